@@ -1,0 +1,1 @@
+"""The three levels of the intermediate representation: graph, loop nest, program."""

@@ -1,0 +1,433 @@
+"""Symbolic integer expressions: the one algebra for shapes, extents, offsets and buffer sizes.
+
+A `Dim` is a Python int or an `Expr`: a polynomial with integer coefficients whose atoms are symbols (``batch``, a
+loop variable) or the opaque operations floor division, floor modulo, maximum and minimum. Expressions are kept in
+one normal form, so structural equality decides polynomial equality, and they are immutable and hashable.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias, Union
+
+Operation: TypeAlias = Literal["//", "%", "max", "min"]
+UNBOUNDED = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A named integer unknown."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """An operation that the polynomial normal form does not look into: ``left op right``."""
+
+    op: Operation
+    left: Dim
+    right: Dim
+
+
+Atom: TypeAlias = Symbol | Opaque
+Monomial: TypeAlias = tuple[Atom, ...]  # sorted by text; a repeated atom is a power
+
+
+def _order(atom: Atom) -> str:
+    return atom.name if isinstance(atom, Symbol) else "~" + _show_atom(atom)
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A non-constant polynomial: (monomial, coefficient) pairs, sorted, no zero coefficients."""
+
+    terms: tuple[tuple[Monomial, int], ...]
+
+    def __add__(self, other: Dim) -> Dim:
+        return add(self, other)
+
+    def __radd__(self, other: int) -> Dim:
+        return add(other, self)
+
+    def __sub__(self, other: Dim) -> Dim:
+        return add(self, multiply(other, -1))
+
+    def __rsub__(self, other: int) -> Dim:
+        return add(other, multiply(self, -1))
+
+    def __mul__(self, other: Dim) -> Dim:
+        return multiply(self, other)
+
+    def __rmul__(self, other: int) -> Dim:
+        return multiply(self, other)
+
+    def __neg__(self) -> Dim:
+        return multiply(self, -1)
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        return floor_divide(self, other)
+
+    def __rfloordiv__(self, other: int) -> Dim:
+        return floor_divide(other, self)
+
+    def __mod__(self, other: Dim) -> Dim:
+        return modulo(self, other)
+
+    def __rmod__(self, other: int) -> Dim:
+        return modulo(other, self)
+
+    def __repr__(self) -> str:
+        return show(self)
+
+
+Dim: TypeAlias = Union[int, Expr]  # noqa: UP007 - evaluated before Expr exists in annotations of Opaque
+
+
+def symbol(name: str) -> Expr:
+    """The expression that is just the symbol `name`."""
+    return Expr((((Symbol(name),), 1),))
+
+
+def _terms(dim: Dim) -> dict[Monomial, int]:
+    if isinstance(dim, Expr):
+        return dict(dim.terms)
+    return {(): int(dim)} if dim else {}
+
+
+def _from_terms(terms: Mapping[Monomial, int]) -> Dim:
+    kept = {monomial: c for monomial, c in terms.items() if c}
+    if not kept:
+        return 0
+    if len(kept) == 1 and () in kept:
+        return kept[()]
+    return Expr(tuple(sorted(kept.items(), key=lambda item: (-len(item[0]), [_order(a) for a in item[0]]))))
+
+
+def add(a: Dim, b: Dim) -> Dim:
+    """a + b"""
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    terms = _terms(a)
+    for monomial, c in _terms(b).items():
+        terms[monomial] = terms.get(monomial, 0) + c
+    return _from_terms(terms)
+
+
+def multiply(a: Dim, b: Dim) -> Dim:
+    """a * b"""
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    product: dict[Monomial, int] = {}
+    right = _terms(b)
+    for m1, c1 in _terms(a).items():
+        for m2, c2 in right.items():
+            monomial = tuple(sorted(m1 + m2, key=_order))
+            product[monomial] = product.get(monomial, 0) + c1 * c2
+    return _from_terms(product)
+
+
+def divide_exact(a: Dim, b: Dim) -> Dim | None:
+    """The q with a = q * b where every term of `a` is divisible by the single term `b`, else None."""
+    if isinstance(b, int):
+        if b == 0:
+            return None
+        terms = _terms(a)
+        return None if any(c % b for c in terms.values()) else _from_terms({m: c // b for m, c in terms.items()})
+    if a == b:
+        return 1
+    if len(b.terms) != 1:
+        return None
+    divisor, factor = b.terms[0]
+    quotient: dict[Monomial, int] = {}
+    for monomial, c in _terms(a).items():
+        rest = list(monomial)
+        for atom in divisor:
+            if atom not in rest:
+                return None
+            rest.remove(atom)
+        if c % factor:
+            return None
+        quotient[tuple(rest)] = c // factor
+    return _from_terms(quotient)
+
+
+def floor_divide(a: Dim, b: Dim) -> Dim:
+    """floor(a / b). Division by zero of constants raises ZeroDivisionError."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if b == 1:
+        return a
+    if a == 0:
+        return 0
+    exact = divide_exact(a, b)
+    if exact is not None:
+        return exact
+    if isinstance(b, int) and b > 0:  # (q*b + r) // b -> q + r // b
+        whole = _from_terms({m: c // b for m, c in _terms(a).items() if c % b == 0})
+        rest = _from_terms({m: c for m, c in _terms(a).items() if c % b})
+        if isinstance(rest, int):
+            return add(whole, rest // b)
+        constant = _terms(rest).get((), 0)
+        if constant >= b or constant < 0:  # keep one normal form of the constant inside
+            whole, rest = add(whole, constant // b), add(rest, -(constant // b) * b)
+        return add(whole, _opaque("//", rest, b))
+    return _opaque("//", a, b)
+
+
+def modulo(a: Dim, b: Dim) -> Dim:
+    """a - floor(a / b) * b"""
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b
+    if divide_exact(a, b) is not None:
+        return 0
+    if isinstance(b, int) and b > 0:
+        reduced = _from_terms({m: c % b for m, c in _terms(a).items()})
+        return reduced % b if isinstance(reduced, int) else _opaque("%", reduced, b)
+    return _opaque("%", a, b)
+
+
+def maximum(*dims: Dim) -> Dim:
+    """The largest of the arguments."""
+    return _fold("max", dims)
+
+
+def minimum(*dims: Dim) -> Dim:
+    """The smallest of the arguments."""
+    return _fold("min", dims)
+
+
+def _fold(op: Literal["max", "min"], dims: Iterable[Dim]) -> Dim:
+    choose = max if op == "max" else min
+    constants = [d for d in dims if isinstance(d, int)]
+    rest: list[Expr] = []
+    for d in dims:
+        if isinstance(d, Expr) and d not in rest:
+            rest.append(d)
+    if not rest:
+        return choose(constants)
+    rest.sort(key=show)
+    result: Dim = rest[0]
+    for d in rest[1:]:
+        result = _opaque(op, result, d)
+    return _opaque(op, result, choose(constants)) if constants else result
+
+
+def ceil_divide(a: Dim, b: Dim) -> Dim:
+    """ceil(a / b)"""
+    return floor_divide(add(a, add(b, -1)), b)
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """The product of all dims; 1 when there is none."""
+    result: Dim = 1
+    for d in dims:
+        result = multiply(result, d)
+    return result
+
+
+def _opaque(op: Operation, left: Dim, right: Dim) -> Expr:
+    return Expr((((Opaque(op, left, right),), 1),))
+
+
+def symbols(dim: Dim) -> frozenset[str]:
+    """The names of all symbols that occur in `dim`."""
+    if isinstance(dim, int):
+        return frozenset()
+    found: set[str] = set()
+    for monomial, _ in dim.terms:
+        for atom in monomial:
+            if isinstance(atom, Symbol):
+                found.add(atom.name)
+            else:
+                found |= symbols(atom.left) | symbols(atom.right)
+    return frozenset(found)
+
+
+def apply(op: str, a: Dim, b: Dim) -> Dim:
+    """The binary operation named `op` (one of + * // % max min)."""
+    match op:
+        case "+":
+            return add(a, b)
+        case "*":
+            return multiply(a, b)
+        case "//":
+            return floor_divide(a, b)
+        case "%":
+            return modulo(a, b)
+        case "max":
+            return maximum(a, b)
+        case "min":
+            return minimum(a, b)
+        case _:
+            raise ValueError(f"unknown operation {op!r} on dims")
+
+
+def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
+    """`dim` with each symbol named in `values` replaced."""
+    if isinstance(dim, int) or not values:
+        return dim
+    total: Dim = 0
+    for monomial, c in dim.terms:
+        term: Dim = c
+        for atom in monomial:
+            if isinstance(atom, Symbol):
+                term = multiply(term, values.get(atom.name, Expr((((atom,), 1),))))
+            else:
+                left, right = substitute(atom.left, values), substitute(atom.right, values)
+                term = multiply(term, apply(atom.op, left, right))
+        total = add(total, term)
+    return total
+
+
+def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
+    """The value of `dim` where every symbol has the value given; KeyError names a symbol without one."""
+    if isinstance(dim, int):
+        return dim
+    missing = symbols(dim) - values.keys()
+    if missing:
+        raise KeyError(f"no value for dim {', '.join(sorted(missing))}")
+    result = substitute(dim, values)
+    assert isinstance(result, int)
+    return result
+
+
+def coefficient(dim: Dim, name: str) -> tuple[Dim, Dim] | None:
+    """(stride, rest) with dim = stride * name + rest where `name` occurs linearly and outside opaque atoms, else None."""
+    stride: dict[Monomial, int] = {}
+    rest: dict[Monomial, int] = {}
+    atom = Symbol(name)
+    for monomial, c in _terms(dim).items():
+        if any(isinstance(a, Opaque) and name in symbols(_from_terms({(a,): 1})) for a in monomial):
+            return None
+        count = monomial.count(atom)
+        if count > 1:
+            return None
+        if count:
+            left = list(monomial)
+            left.remove(atom)
+            stride[tuple(left)] = c
+        else:
+            rest[monomial] = c
+    return _from_terms(stride), _from_terms(rest)
+
+
+def bounds(dim: Dim, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """An interval (both ends included) that contains `dim` for all symbols within `ranges`; default range 0..2**62."""
+    if isinstance(dim, int):
+        return dim, dim
+    low = high = 0
+    for monomial, c in dim.terms:
+        a, b = c, c
+        for atom in monomial:
+            x, y = _atom_bounds(atom, ranges)
+            corners = (a * x, a * y, b * x, b * y)
+            a, b = min(corners), max(corners)
+        low, high = low + a, high + b
+    return max(low, -UNBOUNDED), min(high, UNBOUNDED)
+
+
+def _atom_bounds(atom: Atom, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    if isinstance(atom, Symbol):
+        return ranges.get(atom.name, (0, UNBOUNDED))
+    (a, b), (c, d) = bounds(atom.left, ranges), bounds(atom.right, ranges)
+    match atom.op:
+        case "max":
+            return max(a, c), max(b, d)
+        case "min":
+            return min(a, c), min(b, d)
+        case "%":
+            return (0, max(d - 1, 0)) if c > 0 else (-UNBOUNDED, UNBOUNDED)
+        case "//":
+            if c <= 0:
+                return -UNBOUNDED, UNBOUNDED
+            corners = (a // c, a // d, b // c, b // d)
+            return min(corners), max(corners)
+
+
+@lru_cache(maxsize=65536)
+def show(dim: Dim) -> str:
+    """Text that `parse` reads back: ``2*batch*seq + 3``."""
+    if isinstance(dim, int):
+        return str(dim)
+    text = ""
+    for monomial, c in dim.terms:
+        sign, size = ("-" if c < 0 else "+"), abs(c)
+        factors = ([str(size)] if size != 1 or not monomial else []) + [_show_atom(a) for a in monomial]
+        body = "*".join(factors)
+        if text:
+            text += f" {sign} {body}"
+        else:
+            text = f"-{body}" if c < 0 else body
+    return text
+
+
+def _show_atom(atom: Atom) -> str:
+    if isinstance(atom, Symbol):
+        return atom.name
+    if atom.op in ("max", "min"):
+        return f"{atom.op}({show(atom.left)}, {show(atom.right)})"
+    return f"({_parenthesise(atom.left)} {atom.op} {_parenthesise(atom.right)})"
+
+
+def _parenthesise(dim: Dim) -> str:
+    text = show(dim)
+    return text if (isinstance(dim, int) and dim >= 0) or text.isidentifier() else f"({text})"
+
+
+class DimSyntaxError(ValueError):
+    """The text is not a dim expression."""
+
+
+def parse(text: str) -> Dim:
+    """The dim that `show` writes as `text`; raises DimSyntaxError."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise DimSyntaxError(f"not a dim expression: {text!r}") from error
+    return _from_tree(tree, text)
+
+
+_BINARY: dict[type[ast.operator], str] = {ast.Add: "+", ast.Mult: "*", ast.FloorDiv: "//", ast.Mod: "%"}
+
+
+def _from_tree(tree: ast.expr, text: str) -> Dim:
+    match tree:
+        case ast.Constant(value=int() as value) if not isinstance(value, bool):
+            return value
+        case ast.Name(id=name):
+            return symbol(name)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return multiply(_from_tree(operand, text), -1)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            return add(_from_tree(left, text), multiply(_from_tree(right, text), -1))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            return apply(_BINARY[type(op)], _from_tree(left, text), _from_tree(right, text))
+        case ast.Call(func=ast.Name(id="max" | "min" as name), args=[left, right], keywords=[]):
+            return apply(name, _from_tree(left, text), _from_tree(right, text))
+        case _:
+            raise DimSyntaxError(f"not a dim expression: {text!r}")
+
+
+Serial: TypeAlias = "int | str | list[Serial]"
+
+
+def serialise(dim: Dim) -> Serial:
+    """JSON form, read by the runtime: an int, a symbol's name, or ``[op, left, right]`` with op + * // % max min."""
+    if isinstance(dim, int):
+        return dim
+    total: Serial | None = None
+    for monomial, c in dim.terms:
+        term: Serial | None = c if c != 1 or not monomial else None
+        for atom in monomial:
+            factor: Serial = (
+                atom.name if isinstance(atom, Symbol) else [atom.op, serialise(atom.left), serialise(atom.right)]
+            )
+            term = factor if term is None else ["*", term, factor]
+        assert term is not None
+        total = term if total is None else ["+", total, term]
+    assert total is not None
+    return total

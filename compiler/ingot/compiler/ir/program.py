@@ -1,0 +1,122 @@
+"""Level 3, the program: kernel launches, branches and loops over buffers with lifetimes.
+
+Execution is sequential step by step; inside a launch the chunks of the grid run in parallel. Values that a branch or
+a loop produces are buffers that every path writes: there are no phi nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from numpy.typing import NDArray
+
+from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute
+from ingot.compiler.ir.loops import Axis, Kernel
+from ingot.compiler.ir.types import TensorType
+from ingot.runtime.dtypes import DType
+
+Kind: TypeAlias = Literal["input", "output", "weight", "temp", "status"]
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """A buffer: `size` elements. Inputs and outputs are dense row-major tensors of `type`; a weight has its `data`
+    (1-D, already packed); a temp lives in the arena between its first and last use. The status (at most one, i64, one
+    element) is zero before a run; a kernel that meets bad data stores a fault number there: 1 + an index into
+    `Program.faults`."""
+
+    name: str
+    kind: Kind
+    dtype: DType
+    size: Dim
+    type: TensorType | None = None  # of inputs and outputs
+    data: NDArray[Any] | None = None  # of weights
+    origin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What a kernel's buffer parameter is bound to: element `offset` of `storage`."""
+
+    storage: Storage
+    offset: Dim = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Launch:
+    """Run `kernel` over its grid: `buffers` in the order of ``kernel.buffers``, `dims` in that of ``kernel.dims``."""
+
+    kernel: Kernel
+    buffers: tuple[Argument, ...]
+    dims: tuple[Dim, ...]
+    origin: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> tuple[Axis, ...]:
+        """The kernel's grid in terms of the program's symbols."""
+        values = dict(zip(self.kernel.dims, self.dims, strict=True))
+        return tuple(
+            Axis(a.var, substitute(a.extent, values), substitute(a.grain, values)) for a in self.kernel.grid
+        )
+
+    @property
+    def chunks(self) -> Dim:
+        """Number of chunks of one launch."""
+        return product(ceil_divide(a.extent, a.grain) for a in self.grid)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Branch:
+    """Run `then` if the bool element at `condition` holds, else `otherwise`."""
+
+    condition: Argument
+    then: tuple[Step, ...]
+    otherwise: tuple[Step, ...]
+    origin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Repeat:
+    """``i = 0; while (no trip or i < trip) and (no condition or condition): body; i += 1``.
+
+    `counter` (i64, one element) holds i while the body runs; `trip` (i64) is read once, before; `condition` (bool) is
+    read before every iteration, the body may write it."""
+
+    counter: Argument
+    trip: Argument | None
+    condition: Argument | None
+    body: tuple[Step, ...]
+    origin: tuple[str, ...] = ()
+
+
+Step: TypeAlias = Launch | Branch | Repeat
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A whole model at level 3. `ranges` bounds the symbols (both ends included)."""
+
+    name: str
+    storages: tuple[Storage, ...]
+    steps: tuple[Step, ...]
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    faults: tuple[str, ...] = ()  # messages for what a kernel may report in the status storage
+
+    def of_kind(self, kind: Kind) -> tuple[Storage, ...]:
+        """The storages of one kind, in order."""
+        return tuple(s for s in self.storages if s.kind == kind)
+
+    def launches(self) -> Iterator[Launch]:
+        """All launches, nested ones included, in program order."""
+        stack: list[Step] = list(reversed(self.steps))
+        while stack:
+            step = stack.pop()
+            match step:
+                case Launch():
+                    yield step
+                case Branch(then=then, otherwise=otherwise):
+                    stack.extend(reversed((*then, *otherwise)))
+                case Repeat(body=body):
+                    stack.extend(reversed(body))

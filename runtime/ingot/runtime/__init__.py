@@ -1,0 +1,1 @@
+"""Runs compiled artifacts; needs numpy and nothing else."""
