@@ -53,7 +53,7 @@ def test_accuracy(session: onnxruntime.InferenceSession) -> None:
 @pytest.mark.parametrize("batch", [1, 7])
 def test_two_executors_agree(session: onnxruntime.InferenceSession, batch: int) -> None:
     x = held_out()[0][:batch]
-    expected = np.asarray(list(ReferenceEvaluator(str(model_path())).run(["logits"], {"image": x}))[0])
+    (expected,) = map(np.asarray, ReferenceEvaluator(str(model_path())).run(["logits"], {"image": x}))
     got = np.asarray(session.run(["logits"], {"image": x})[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
 

@@ -1,0 +1,51 @@
+"""Ingot's compiler: ONNX models to native artifacts.
+
+    from ingot.compiler import compile
+    compile("model.onnx").save("model.ingot")
+
+Everything public is here: `compile`, `Artifact`, the front end, pipelines and passes, and the errors. Names are
+imported when they are first used, so that a tool that needs one part does not pay for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ingot.compiler.artifact import Artifact as Artifact
+    from ingot.compiler.driver import compile as compile
+    from ingot.compiler.frontend import load_onnx as load_onnx
+    from ingot.compiler.frontend.errors import ModelError as ModelError
+    from ingot.compiler.frontend.errors import UnsupportedError as UnsupportedError
+    from ingot.compiler.ir.graph import Graph as Graph
+    from ingot.compiler.lower.context import LoweringError as LoweringError
+    from ingot.compiler.passes.default import default_pipeline as default_pipeline
+    from ingot.compiler.pipeline import PassError as PassError
+    from ingot.compiler.pipeline import Pipeline as Pipeline
+    from ingot.compiler.pipeline import rules as rules
+    from ingot.compiler.rewrite import Patch as Patch
+
+_HOME = {
+    "Artifact": "artifact",
+    "Graph": "ir.graph",
+    "LoweringError": "lower.context",
+    "ModelError": "frontend.errors",
+    "PassError": "pipeline",
+    "Patch": "rewrite",
+    "Pipeline": "pipeline",
+    "UnsupportedError": "frontend.errors",
+    "compile": "driver",
+    "default_pipeline": "passes.default",
+    "load_onnx": "frontend",
+    "rules": "pipeline",
+}
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,137 @@
+"""What is known about symbolic dims while a model is imported, and how more is learnt.
+
+A model may only make sense when dims are related: two unnamed dims that are concatenated must be equal, a sequence that
+indexes a table of 512 positions is at most 512 long. Nodes are typed when they are built, so such a relation cannot be
+put in afterwards: it is raised as a `Refinement`, and the import starts again with the assumptions it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim, Expr, Opaque, show, substitute, symbols
+
+Ranges = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """Bounds of symbols (both ends included), symbols that stand for other dims, and the symbols that the model left
+    unnamed (they may be identified with others freely)."""
+
+    ranges: Ranges = field(default_factory=dict[str, tuple[int, int]])
+    aliases: Mapping[str, Dim] = field(default_factory=dict[str, Dim])
+    unnamed: frozenset[str] = frozenset()
+
+    def resolve(self, dim: Dim) -> Dim:
+        """`dim` with all aliases replaced."""
+        for _ in range(len(self.aliases) + 1):
+            if not symbols(dim) & self.aliases.keys():
+                break
+            dim = substitute(dim, self.aliases)
+        return dim
+
+    def at_least(self, a: Dim, b: Dim) -> bool:
+        """True when a >= b is certain. a >= min(b, c) also follows from a >= b, and max(a, c) >= b from a >= b."""
+        if a == b or dims.bounds(a - b, self.ranges)[0] >= 0:
+            return True
+        match single_atom(b):
+            case Opaque("min", left, right) if self.at_least(a, left) or self.at_least(a, right):
+                return True
+            case Opaque("max", left, right) if self.at_least(a, left) and self.at_least(a, right):
+                return True
+            case _:
+                pass
+        match single_atom(a):
+            case Opaque("max", left, right):
+                return self.at_least(left, b) or self.at_least(right, b)
+            case Opaque("min", left, right):
+                return self.at_least(left, b) and self.at_least(right, b)
+            case _:
+                return False
+
+    def differ(self, a: Dim, b: Dim) -> bool:
+        """True when a != b is certain."""
+        low, high = dims.bounds(a - b, self.ranges)
+        return low > 0 or high < 0
+
+    def largest(self, a: Dim, b: Dim) -> Dim:
+        """max(a, b), as one of the two where that is certain."""
+        if self.at_least(a, b):
+            return a
+        return b if self.at_least(b, a) else dims.maximum(a, b)
+
+    def smallest(self, a: Dim, b: Dim) -> Dim:
+        """min(a, b), as one of the two where that is certain."""
+        if self.at_least(b, a):
+            return a
+        return b if self.at_least(a, b) else dims.minimum(a, b)
+
+    def demand_equal(self, a: Dim, b: Dim) -> None:
+        """Raise the Refinement that makes two dims equal, if there is one: the model is only valid when they are."""
+        self._refine(a, b, symbols(a) | symbols(b))
+
+    def suggest_equal(self, a: Dim, b: Dim) -> None:
+        """As `demand_equal` where one of them could also be 1 (broadcasting): only unnamed symbols are identified.
+
+        The compiled model checks at run time that dims of one name are equal, so nothing is computed wrongly.
+        """
+        self._refine(a, b, (symbols(a) | symbols(b)) & self.unnamed)
+
+    def _refine(self, a: Dim, b: Dim, candidates: Iterable[str]) -> None:
+        if a == b or self.differ(a, b):
+            return
+        for clamped, other in ((a, b), (b, a)):
+            self._bound(clamped, other)
+        # Prefer unnamed symbols, then those named last: messages keep the model's own and first names.
+        for name in sorted(candidates, key=lambda s: (s in self.unnamed, s), reverse=True):
+            parts = dims.coefficient(a - b, name)
+            if parts is not None and parts[0] in (1, -1):
+                solution = -parts[1] if parts[0] == 1 else parts[1]
+                low, high = dims.bounds(solution, self.ranges)
+                if high >= 0 and low <= self.ranges.get(name, (0, dims.UNBOUNDED))[1]:
+                    raise Refinement(replace(self, aliases={**self.aliases, name: solution}))
+
+    def _bound(self, clamped: Dim, other: Dim) -> None:
+        """min(s + k, c) = s + k needs s <= c - k; max(s + k, c) = s + k needs s >= c - k."""
+        match single_atom(clamped):
+            case Opaque("min" | "max" as op, left, right):
+                pass
+            case _:
+                return
+        for value, limit in ((left, right), (right, left)):
+            if value != other or not isinstance(limit, int) or len(symbols(value)) != 1:
+                continue
+            (name,) = symbols(value)
+            parts = dims.coefficient(value, name)
+            if parts is None or parts[0] != 1 or not isinstance(parts[1], int):
+                continue
+            low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
+            edge = limit - parts[1]
+            narrowed = (low, min(high, edge)) if op == "min" else (max(low, edge), high)
+            if narrowed[0] <= narrowed[1] and narrowed != (low, high):
+                raise Refinement(replace(self, ranges={**self.ranges, name: narrowed}))
+
+
+class Refinement(Exception):
+    """More is known than when the import began: start again with these assumptions."""
+
+    def __init__(self, assumptions: Assumptions) -> None:
+        super().__init__()
+        self.assumptions = assumptions
+
+
+def single_atom(dim: Dim) -> object:
+    """The one atom that `dim` is, None when it is anything else."""
+    if isinstance(dim, Expr) and len(dim.terms) == 1:
+        monomial, coefficient = dim.terms[0]
+        if coefficient == 1 and len(monomial) == 1:
+            return monomial[0]
+    return None
+
+
+def spell(shape: Iterable[Dim]) -> str:
+    """A shape as text: ``[batch, 3, 2*h + 1]``."""
+    return "[" + ", ".join(show(d) for d in shape) + "]"

@@ -1,0 +1,241 @@
+"""What the row of an operator sees of its node: operands, attributes, shapes as dims, and the means to build values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import onnx
+
+from ingot.compiler.frontend.assumptions import Assumptions, spell
+from ingot.compiler.frontend.errors import ModelError, UnsupportedError
+from ingot.compiler.frontend.folding import fold
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.graph import Array, Constant, Node, Origin, Value, constant
+from ingot.compiler.ops.movement import DimValues
+from ingot.compiler.ops.shape_arithmetic import known_dims
+from ingot.runtime.dtypes import DType, i64
+
+if TYPE_CHECKING:
+    from ingot.compiler.frontend.scope import Scope
+
+Dims = tuple[Dim, ...]
+T = TypeVar("T", int, float, str, tuple[int, ...], tuple[float, ...])
+N = TypeVar("N", bound=Node)
+
+_KINDS = onnx.AttributeProto
+_READERS: dict[int, Callable[[onnx.AttributeProto], Any]] = {
+    _KINDS.INT: lambda a: int(a.i),
+    _KINDS.FLOAT: lambda a: float(a.f),
+    _KINDS.STRING: lambda a: a.s.decode("utf-8"),
+    _KINDS.INTS: lambda a: tuple(int(i) for i in a.ints),
+    _KINDS.FLOATS: lambda a: tuple(float(x) for x in a.floats),
+    _KINDS.TENSOR: lambda a: a.t,
+    _KINDS.GRAPH: lambda a: a.g,
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """One node as its row sees it.
+
+    What the row reads is noted: an input or attribute that is present and never read means that the row would give the
+    node another meaning than the model does, so `unread` makes it an error.
+    """
+
+    node: onnx.NodeProto
+    opset: int
+    origin: Origin
+    scope: Scope
+    attributes: Mapping[str, onnx.AttributeProto]
+    operands: tuple[Value | None, ...]
+    _read: set[str | int] = field(default_factory=set[str | int], repr=False)
+
+    # -- inputs and attributes ---------------------------------------------------------------------------------------
+
+    def operand(self, index: int) -> Value:
+        """Input `index`, which must be there."""
+        value = self.optional(index)
+        if value is None:
+            raise ModelError(f"input {index} is missing", remedy="run onnx.checker on the model")
+        return value
+
+    def optional(self, index: int) -> Value | None:
+        """Input `index`, None when it is left out."""
+        self._read.add(index)
+        return self.operands[index] if index < len(self.operands) else None
+
+    def variadic(self, first: int = 0) -> tuple[Value, ...]:
+        """All inputs from `first` on; at least one."""
+        return tuple(self.operand(i) for i in range(first, max(len(self.operands), first + 1)))
+
+    def attribute(self, name: str, default: T) -> T:
+        """The attribute `name`, or `default`; ModelError when it is of another kind than the default."""
+        value = self.maybe(name, type(default))
+        return default if value is None else value
+
+    def maybe(self, name: str, kind: type[T]) -> T | None:
+        """The attribute `name`, None when it is left out."""
+        value = self._value(name)
+        if value is None:
+            return None
+        if not isinstance(value, kind):
+            raise ModelError(f"attribute {name!r} is a {type(value).__name__}, not a {kind.__name__}")
+        return value
+
+    def ints(self, name: str) -> tuple[int, ...] | None:
+        """The attribute `name` of integers, None when it is left out."""
+        value = self._value(name)
+        if value == ():  # an empty list of either kind
+            return ()
+        if value is not None and not (isinstance(value, tuple) and isinstance(value[0], int)):
+            raise ModelError(f"attribute {name!r} is not a list of integers")
+        return value
+
+    def required_ints(self, name: str) -> tuple[int, ...]:
+        """The attribute `name` of integers, which must be there."""
+        value = self.ints(name)
+        if value is None:
+            raise ModelError(f"attribute {name!r} is missing", remedy="run onnx.checker on the model")
+        return value
+
+    def graph(self, name: str) -> onnx.GraphProto:
+        """The graph attribute `name`, which must be there."""
+        value = self._value(name)
+        if not isinstance(value, onnx.GraphProto):
+            raise ModelError(f"attribute {name!r} must be a graph", remedy="run onnx.checker on the model")
+        return value
+
+    def tensor(self, name: str) -> Array | None:
+        """The contents of the tensor attribute `name`, None when it is left out."""
+        value = self._value(name)
+        if value is None:
+            return None
+        if not isinstance(value, onnx.TensorProto):
+            raise ModelError(f"attribute {name!r} must be a tensor", remedy="run onnx.checker on the model")
+        return self.scope.importer.model.array(value)
+
+    def _value(self, name: str) -> Any:
+        self._read.add(name)
+        attribute = self.attributes.get(name)
+        if attribute is None:
+            return None
+        if attribute.type not in _READERS:
+            kind = _KINDS.AttributeType.Name(attribute.type) if attribute.type in _KINDS.AttributeType.values() else "?"
+            raise UnsupportedError(f"attribute {name!r} has the kind {kind}")
+        return _READERS[attribute.type](attribute)
+
+    def ignore(self, *names: str) -> None:
+        """Attributes that change nothing in inference."""
+        self._read.update(names)
+
+    def unread(self) -> list[str]:
+        """Inputs and attributes that are present and that the row did not read."""
+        inputs = [f"input {i}" for i, v in enumerate(self.operands) if v is not None and i not in self._read]
+        return inputs + [f"attribute {n!r}" for n in self.attributes if n not in self._read]
+
+    # -- what is known of values -------------------------------------------------------------------------------------
+
+    @property
+    def assumptions(self) -> Assumptions:
+        """What is known about symbolic dims."""
+        return self.scope.importer.assumptions
+
+    def known(self, value: Value) -> Dims | None:
+        """The elements of an integer value in row-major order as dims, None when they depend on data."""
+        return known_dims(value)
+
+    def dims(self, index: int, what: str) -> Dims:
+        """The elements of input `index` as dims; UnsupportedError when they depend on data."""
+        found = self.known(self.operand(index))
+        if found is None:
+            raise UnsupportedError(
+                f"{what} (input {index}) is computed from data, so shapes would not be known before the model runs",
+                remedy="make it depend on shapes and constants only, or fold it when the model is exported",
+            )
+        return found
+
+    def fixed(self, index: int, what: str) -> tuple[int, ...]:
+        """As `dims`, but all must be plain ints."""
+        found = self.dims(index, what)
+        if not all(isinstance(d, int) for d in found):
+            raise UnsupportedError(f"{what} (input {index}) is {spell(found)}, but must be constant")
+        return tuple(d for d in found if isinstance(d, int))
+
+    def array(self, value: Value) -> Array | None:
+        """The contents of a small value as an array, None when they depend on data or on symbolic dims."""
+        return fold(value)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """`axis` counted from the front; ModelError when it is out of range."""
+        if not -rank <= axis < rank:
+            raise ModelError(f"axis {axis} is outside {-rank}..{rank - 1}", remedy="run onnx.checker on the model")
+        return axis % rank
+
+    def axes(self, axes: Iterable[int], rank: int) -> tuple[int, ...]:
+        """Distinct axes counted from the front, in the order given."""
+        found = tuple(self.axis(a, rank) for a in axes)
+        if len(set(found)) != len(found):
+            raise ModelError(f"axes {list(found)} name one axis twice")
+        return found
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    def build(self, op: Callable[..., N], *fields: object) -> N:
+        """A node with this node's origin."""
+        return op(*fields, origin=self.origin)
+
+    def constant(self, data: Array | float | int | bool | Sequence[int], dtype: DType | None = None) -> Constant:
+        """A constant with this node's origin."""
+        return constant(np.asarray(data), dtype, self.origin)
+
+    def dim_values(self, values: Dims, scalar: bool) -> Value:
+        """i64 data made of dims: a constant where all are ints."""
+        if all(isinstance(d, int) for d in values):
+            array = np.array(values, np.int64)
+            return self.constant(array.reshape(()) if scalar else array)
+        return self.build(DimValues, values, scalar)
+
+    def is_i64(self, value: Value) -> bool:
+        """True for 64-bit integers, the type that shapes are given in."""
+        return value.dtype == i64
+
+    def equal(self, a: Dim, b: Dim) -> None:
+        """The model is only valid when a == b: learn it where it can be learnt (see `Assumptions.demand_equal`)."""
+        self.assumptions.demand_equal(a, b)
+
+    def broadcast(self, *shapes: Sequence[Dim]) -> None:
+        """The shapes are about to be broadcast: learn what makes different symbolic dims equal."""
+        rank = max((len(s) for s in shapes), default=0)
+        for axis in range(1, rank + 1):
+            column: list[Dim] = []
+            for shape in shapes:
+                if len(shape) >= axis and shape[-axis] != 1 and shape[-axis] not in column:
+                    column.append(shape[-axis])
+            symbolic = [d for d in column if not isinstance(d, int)]
+            if len(symbolic) == len(column):
+                for other in symbolic[1:]:
+                    self.assumptions.suggest_equal(symbolic[0], other)
+
+    def pointwise(self, op: Callable[..., N], *operands: Value) -> N:
+        """A pointwise node, after `broadcast`."""
+        self.broadcast(*(v.shape for v in operands))
+        return self.build(op, *operands)
+
+    # -- refusing ----------------------------------------------------------------------------------------------------
+
+    def error(self, problem: str, remedy: str | None = None) -> ModelError:
+        """An error about this node, to be raised."""
+        return ModelError(problem, remedy=remedy)
+
+    def unsupported(self, problem: str, remedy: str | None = None) -> UnsupportedError:
+        """An error about a use of this operator that is not supported, to be raised."""
+        return UnsupportedError(problem, remedy=remedy)
+
+
+def size_of(shape: Sequence[Dim]) -> Dim:
+    """The number of elements of a shape."""
+    return dims.product(shape)

@@ -1,0 +1,83 @@
+"""What can be wrong with a model: every failure of the import is a `ModelError` that says where and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ModelError(ValueError):
+    """The model cannot be imported.
+
+    `problem` says what is wrong and `remedy` what to do; `file`, `node` (its name and operator) and `opset` say where,
+    as far as they are known.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        remedy: str | None = None,
+        file: str | None = None,
+        node: str | None = None,
+        opset: int | None = None,
+    ) -> None:
+        self.problem = problem
+        self.remedy = remedy
+        self.file = file
+        self.node = node
+        self.opset = opset
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        place = [self.file] if self.file else []
+        if self.node:
+            place.append(f"node {self.node}" + (f", opset {self.opset}" if self.opset is not None else ""))
+        return ": ".join([*place, self.problem]) + (f"; {self.remedy}" if self.remedy else "")
+
+    def __str__(self) -> str:
+        return self._text()
+
+    def at(self, *, file: str | None = None, node: str | None = None, opset: int | None = None) -> ModelError:
+        """This error with the places filled in that were not known where it was raised."""
+        self.file = self.file or file
+        if self.node is None:
+            self.node, self.opset = node, opset
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class UnsupportedOperator:
+    """One operator of the model that the importer does not know: how often it occurs and the first nodes' names."""
+
+    domain: str
+    op_type: str
+    opset: int
+    count: int
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        spelling = f"{self.domain}.{self.op_type}" if self.domain else self.op_type
+        more = ", ..." if self.count > len(self.nodes) else ""
+        return f"{spelling} (opset {self.opset}, {self.count} node(s): {', '.join(self.nodes)}{more})"
+
+
+class UnsupportedError(ModelError):
+    """The model is valid but uses something that the importer does not support.
+
+    `operators` lists every unknown operator of the model at once; it is empty when a known operator is used in a way
+    that is not supported.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        operators: Sequence[UnsupportedOperator] = (),
+        remedy: str | None = None,
+        file: str | None = None,
+        node: str | None = None,
+        opset: int | None = None,
+    ) -> None:
+        self.operators = tuple(operators)
+        super().__init__(problem, remedy=remedy, file=file, node=node, opset=opset)

@@ -1,0 +1,77 @@
+"""Operators that are defined by other operators: function bodies of the model itself and of the ONNX standard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.frontend.weights import CODES
+from ingot.compiler.ir.dims import show
+from ingot.compiler.ir.graph import Value
+
+Opsets = Mapping[str, int]
+
+
+def domain_of(name: str) -> str:
+    """The domain with its default spelling: the empty string for ``ai.onnx``."""
+    return "" if name == "ai.onnx" else name
+
+
+def opsets_of(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Opset versions by domain; ModelError when a domain has two."""
+    found: dict[str, int] = {}
+    for item in imports:
+        domain = domain_of(item.domain)
+        if found.get(domain, item.version) != item.version:
+            raise ModelError(f"domain {domain or 'ai.onnx'!r} is imported with two opsets: {found[domain]}, {item.version}")
+        found[domain] = int(item.version)
+    return found
+
+
+def schema_of(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
+    """The standard's schema for an operator, None when it has none."""
+    try:
+        return onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def static_body(domain: str, op_type: str, opset: int) -> onnx.FunctionProto | None:
+    """The standard's body of an operator that is the same for all types and attributes."""
+    schema = schema_of(domain, op_type, opset)
+    if schema is None or not schema.has_function:
+        return None
+    return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(_best(schema.function_opset_versions, opset)))
+
+
+def has_typed_body(domain: str, op_type: str, opset: int) -> bool:
+    """True when the standard defines an operator by a body that depends on types and attributes."""
+    schema = schema_of(domain, op_type, opset)
+    return schema is not None and schema.has_context_dependent_function
+
+
+def typed_body(
+    domain: str, node: onnx.NodeProto, opset: int, operands: Sequence[Value | None]
+) -> onnx.FunctionProto | None:
+    """The standard's body of `node` for operands of these types; None when it gives none."""
+    schema = schema_of(domain, node.op_type, opset)
+    if schema is None or not schema.has_context_dependent_function:
+        return None
+    version = _best(schema.context_dependent_function_opset_versions, opset)
+    types = [_type_proto(v).SerializeToString() for v in operands]
+    data = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), types)
+    return onnx.FunctionProto.FromString(data) if data else None
+
+
+def _best(versions: Sequence[int], opset: int) -> int:
+    """The newest body not newer than the model; a body imports its own opset, so an older model may take any."""
+    return max((v for v in versions if v <= opset), default=min(versions))
+
+
+def _type_proto(value: Value | None) -> onnx.TypeProto:
+    if value is None:
+        return onnx.TypeProto()
+    shape = [d if isinstance(d, int) else show(d) for d in value.shape]
+    return onnx.helper.make_tensor_type_proto(CODES[value.dtype], shape)

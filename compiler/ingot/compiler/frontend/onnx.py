@@ -1,0 +1,140 @@
+"""`load_onnx`: from an ONNX model to a typed graph with symbolic shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+
+from ingot.compiler.frontend.assumptions import Assumptions, Refinement
+from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.frontend.functions import domain_of, opsets_of
+from ingot.compiler.frontend.operators import TABLE
+from ingot.compiler.frontend.scope import Importer, Scope
+from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_signature
+from ingot.compiler.frontend.support import Functions
+from ingot.compiler.frontend.weights import ModelData, map_file, open_model
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.graph import Graph, Input
+from ingot.compiler.ir.types import TensorType
+
+Source: TypeAlias = "str | Path | bytes | onnx.ModelProto | Any"
+
+REFINEMENTS = 256  # each one relates two dims or bounds one; a model has only so many
+
+
+def load_onnx(model: Source, *, shapes: Shapes | None = None, ranges: Ranges | None = None) -> Graph:
+    """Import a model: a path, serialised bytes, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`.
+
+    Weights of a model given as a path are memory-mapped, never copied, so models beyond 2 GB work. Dims that the model
+    leaves open are symbols: its dim_params as identifiers, unnamed ones as ``<input>_d<axis>``. `shapes` pins or renames
+    dims by input, ``{"x": (1, 3, "height", "width")}``; `ranges` bounds symbols, both ends included,
+    ``{"batch": (1, 64)}``. Where the model only makes sense if dims are equal or bounded (an unnamed dim concatenated
+    with another, a sequence that indexes a table of positions), the result's types and `ranges` say so.
+
+    Initialisers that are also inputs are constants. Nodes that no output needs are left out. Every node's `origin` is
+    the name of the ONNX node, or ``<operator>:<first output>`` where it has none.
+
+    Raises `UnsupportedError` listing all operators that are not supported, and `ModelError` when the model is
+    malformed, contradicts itself or contradicts `shapes` and `ranges`.
+    """
+    opened = _open(model)
+    try:
+        return _import(opened, shapes or {}, ranges or {})
+    except ModelError as error:
+        raise error.at(file=opened.name) from error.__cause__
+
+
+def _open(model: Source) -> ModelData:
+    if isinstance(model, str | Path):
+        path = Path(model)
+        if not path.is_file():
+            raise ModelError(f"there is no file {str(path)!r}", remedy="check the path of the model")
+        return open_model(map_file(path), str(path), path.parent)
+    if isinstance(model, bytes | bytearray | memoryview):
+        return open_model(memoryview(bytes(model)), None, None)
+    if isinstance(model, onnx.ModelProto):
+        return ModelData(model)
+    if type(model).__module__.startswith("onnx_graphsurgeon."):
+        import onnx_graphsurgeon
+
+        return ModelData(onnx_graphsurgeon.export_onnx(model))
+    raise TypeError(
+        f"load_onnx takes a path, bytes, onnx.ModelProto or onnx_graphsurgeon.Graph, not {type(model).__name__}"
+    )
+
+
+def _import(model: ModelData, shapes: Shapes, ranges: Ranges) -> Graph:
+    proto = model.proto
+    opsets = _opsets(proto)
+    graph = proto.graph
+    if not graph.output:
+        raise ModelError("the graph has no outputs", remedy="this is not an ONNX model, or its outputs were removed")
+    outputs = [o.name for o in graph.output]
+    if len(set(outputs)) != len(outputs):
+        twice = next(n for n in outputs if outputs.count(n) > 1)
+        raise ModelError(f"two outputs are named {twice!r}", remedy="names must be unique: run onnx.checker on the model")
+    functions = _functions(proto)
+    signature = read_signature(graph, shapes, ranges)
+    Importer(model, TABLE, functions, signature.symbols, signature.assumptions).require_supported(
+        graph.node, outputs, opsets
+    )
+    assumptions = signature.assumptions
+    for _ in range(REFINEMENTS):
+        try:
+            return _attempt(model, functions, opsets, signature, assumptions)
+        except Refinement as refinement:
+            assumptions = refinement.assumptions
+    raise ModelError(f"the dims of the model are still unrelated after {REFINEMENTS} attempts", remedy="pass shapes")
+
+
+def _attempt(
+    model: ModelData, functions: Functions, opsets: Mapping[str, int], signature: Signature, assumptions: Assumptions
+) -> Graph:
+    """One import under fixed assumptions; Refinement when they do not suffice."""
+    graph = model.proto.graph
+    scope = Scope(Importer(model, TABLE, functions, signature.symbols, assumptions), opsets)
+    inputs: list[Input] = []
+    for name, declared in signature.inputs:
+        shape = tuple(assumptions.resolve(d) for d in declared.shape)
+        inputs.append(Input(name, TensorType(declared.dtype, shape), origin=(name,)))
+    outputs = scope.run(graph, {i.label: i for i in inputs})
+    present = {s for i in inputs for d in i.shape for s in dims.symbols(d)}
+    ranges = {name: bounds for name, bounds in assumptions.ranges.items() if name in present}
+    return Graph(tuple(inputs), outputs, graph.name or "main", ranges)
+
+
+def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+    if proto.ir_version > onnx.IR_VERSION:
+        raise ModelError(
+            f"the model has IR version {proto.ir_version}, the newest known is {onnx.IR_VERSION}",
+            remedy="upgrade the onnx package or export the model for an older version",
+        )
+    if not proto.HasField("graph"):
+        raise ModelError("there is no graph in the model", remedy="this is not an ONNX model")
+    opsets = opsets_of(proto.opset_import)
+    if "" not in opsets:
+        if any(domain_of(node.domain) == "" for node in proto.graph.node) and proto.ir_version >= 3:
+            raise ModelError("the model does not say which opset its operators have", remedy="add an opset import")
+        opsets[""] = 1
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= opsets[""] <= newest:
+        raise ModelError(
+            f"the model has opset {opsets['']}, opsets 1 to {newest} are known",
+            remedy="upgrade the onnx package or convert the model with onnx.version_converter",
+        )
+    return opsets
+
+
+def _functions(proto: onnx.ModelProto) -> Functions:
+    found: dict[tuple[str, str, str], onnx.FunctionProto] = {}
+    for function in proto.functions:
+        key = (domain_of(function.domain), function.name, function.overload)
+        if key in found:
+            raise ModelError(f"two functions are named {function.domain}.{function.name}")
+        found[key] = function
+    return found
+
+

@@ -1,0 +1,53 @@
+"""The table of operators: (domain, ONNX operator) -> functions by the opset version that introduced them.
+
+Each family of operators has its own `Table`; `operators/__init__.py` merges them. A row is a function that takes the
+node's context and returns its results in ONNX order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from ingot.compiler.frontend.context import Context
+from ingot.compiler.ir.graph import Value
+
+Results: TypeAlias = Value | Sequence[Value]
+Row: TypeAlias = Callable[[Context], Results]
+
+
+class Table:
+    """Rows of one family, or of all."""
+
+    def __init__(self, families: Iterable[Table] = ()) -> None:
+        self._rows: dict[tuple[str, str], dict[int, Row]] = {}
+        for family in families:
+            for (domain, op_type), versions in family._rows.items():
+                for since, row in versions.items():
+                    self.add(op_type, row, since, domain)
+
+    def add(self, op_type: str, row: Row, since: int = 1, domain: str = "") -> None:
+        """Enter a row that serves `op_type` from opset `since` up to the next version entered."""
+        versions = self._rows.setdefault((domain, op_type), {})
+        if since in versions:
+            raise ValueError(f"{op_type} has two rows since opset {since}")
+        versions[since] = row
+
+    def onnx_op(self, op_type: str, *, since: int = 1, domain: str = "") -> Callable[[Row], Row]:
+        """Decorator form of `add`."""
+
+        def enter(row: Row) -> Row:
+            self.add(op_type, row, since, domain)
+            return row
+
+        return enter
+
+    def find(self, domain: str, op_type: str, opset: int) -> Row | None:
+        """The newest row that is not newer than `opset`, None when there is none."""
+        versions = self._rows.get((domain, op_type), {})
+        since = max((v for v in versions if v <= opset), default=None)
+        return None if since is None else versions[since]
+
+    def names(self) -> tuple[str, ...]:
+        """All operators, sorted, those of other domains as ``domain.Op``."""
+        return tuple(sorted(f"{domain}.{op_type}" if domain else op_type for domain, op_type in self._rows))

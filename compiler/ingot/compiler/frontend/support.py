@@ -1,0 +1,63 @@
+"""Which operators of a model are unknown: found all at once, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import onnx
+
+from ingot.compiler.frontend.errors import UnsupportedError, UnsupportedOperator
+from ingot.compiler.frontend.functions import Opsets, domain_of, has_typed_body, opsets_of, static_body
+from ingot.compiler.frontend.operators.table import Table
+from ingot.compiler.frontend.topology import label, live_order, producers, subgraphs
+
+Key: TypeAlias = tuple[str, str, str]  # domain, operator or function name, overload
+Functions: TypeAlias = Mapping[Key, onnx.FunctionProto]
+NAMED = 3  # how many nodes of each operator are named in a message
+
+
+class Survey:
+    """A walk over nodes, their sub-graphs and the function bodies they call, noting operators without a meaning."""
+
+    def __init__(self, table: Table, functions: Functions) -> None:
+        self.table = table
+        self.functions = functions
+        self._found: dict[tuple[str, str, int], list[str]] = {}
+        self._visited: set[tuple[str, str, str, int]] = set()
+
+    def require_supported(self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], opsets: Opsets) -> None:
+        """Raise UnsupportedError listing every unknown operator that the outputs need."""
+        self._walk(nodes, outputs, opsets)
+        if not self._found:
+            return
+        operators = [
+            UnsupportedOperator(domain, op_type, opset, len(names), tuple(names[:NAMED]))
+            for (domain, op_type, opset), names in sorted(self._found.items())
+        ]
+        listing = "\n".join(f"  {operator}" for operator in operators)
+        raise UnsupportedError(
+            f"{len(operators)} operator(s) of the model are not supported:\n{listing}\n",
+            operators=operators,
+            remedy="export the model without them, or replace them with supported operators",
+        )
+
+    def _walk(self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], opsets: Opsets) -> None:
+        for index in live_order(nodes, producers(nodes, ()), outputs):
+            node = nodes[index]
+            for graph in subgraphs(node):
+                self._walk(graph.node, [o.name for o in graph.output], opsets)
+            domain = domain_of(node.domain)
+            opset = opsets.get(domain, 0)
+            local = self.functions.get((domain, node.op_type, node.overload))
+            body = local
+            if body is None and self.table.find(domain, node.op_type, opset) is None:
+                body = static_body(domain, node.op_type, opset)
+                if body is None:
+                    if not has_typed_body(domain, node.op_type, opset):
+                        self._found.setdefault((domain, node.op_type, opset), []).append(label(node))
+                    continue
+            key = (domain, node.op_type, node.overload, opset)
+            if body is not None and key not in self._visited:
+                self._visited.add(key)
+                self._walk(body.node, body.output, opsets_of(body.opset_import))

@@ -1,0 +1,1 @@
+"""Lowering: from a graph of groups to a program of kernels over storages."""

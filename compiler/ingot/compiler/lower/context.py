@@ -1,0 +1,163 @@
+"""What all of lowering shares: storages made, steps written, and where each value's elements lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.compiler.ir.dims import Dim, product
+from ingot.compiler.ir.graph import Constant, Graph, Node, Origin, Value, describe, node_of
+from ingot.compiler.ir.program import Kind, Launch, Step, Storage
+from ingot.compiler.ir.types import Shape, TensorType
+from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.views import View, dense_strides
+from ingot.runtime.dtypes import DType, i64
+
+
+class LoweringError(ValueError):
+    """A graph that lowering has no kernel for. The message names the node and says what to do."""
+
+
+@dataclass
+class Context:
+    """The state of one lowering."""
+
+    machine: Machine
+    storages: list[Storage] = field(default_factory=list[Storage])
+    steps: list[Step] = field(default_factory=list[Step])
+    views: dict[Value, View] = field(default_factory=dict[Value, View])
+    # Where a value must be written (a graph output, a part of a concatenation) instead of a storage of its own.
+    placements: dict[Value, View] = field(default_factory=dict[Value, View])
+    # Zero borders (begin, end) per axis that the consumers of a value would like around it.
+    halos: dict[Value, tuple[tuple[int, int], ...]] = field(default_factory=dict[Value, tuple[tuple[int, int], ...]])
+    faults: list[str] = field(default_factory=list[str])
+    _status: Storage | None = None
+    _names: dict[str, int] = field(default_factory=dict[str, int])
+    _weights: dict[tuple[Any, ...], Storage] = field(default_factory=dict[tuple[Any, ...], Storage])
+    _kept: list[Constant] = field(default_factory=list[Constant])  # keeps ids used as keys alive
+
+    def unique(self, stem: str) -> str:
+        """`stem` with a number that makes it unique in this program."""
+        count = self._names.get(stem, 0)
+        self._names[stem] = count + 1
+        return f"{stem}_{count}"
+
+    def storage(
+        self,
+        kind: Kind,
+        dtype: DType,
+        size: Dim,
+        *,
+        stem: str = "t",
+        type: TensorType | None = None,
+        data: NDArray[Any] | None = None,
+        origin: Origin = (),
+    ) -> Storage:
+        """A new storage of `size` elements."""
+        made = Storage(self.unique(stem), kind, dtype, size, type, data, origin)
+        self.storages.append(made)
+        return made
+
+    def temp(self, type: TensorType, halo: tuple[tuple[int, int], ...] = (), origin: Origin = ()) -> View:
+        """A new dense temp for a value of `type`, with a border of `halo` elements per axis (not yet zeroed)."""
+        borders = halo or ((0, 0),) * type.rank
+        padded = tuple(d + low + high for d, (low, high) in zip(type.shape, borders, strict=True))
+        strides = dense_strides(padded)
+        storage = self.storage("temp", type.dtype, product(padded), origin=origin)
+        offset: Dim = 0
+        for stride, (low, _) in zip(strides, borders, strict=True):
+            offset = offset + stride * low
+        return View(storage, type.shape, strides, offset)
+
+    def destination(self, value: Value) -> View:
+        """Where the kernel that produces `value` is to write it; recorded as the value's view."""
+        view = self.placements.get(value)
+        if view is None:
+            halo = self.halos.get(value, ())
+            view = self.temp(value.type, halo, node_of(value).origin)
+            if any(low or high for low, high in halo):
+                from ingot.compiler.lower.movement import zero_border
+
+                zero_border(self, view, halo, node_of(value).origin)
+        self.views[value] = view
+        return view
+
+    def view(self, value: Value) -> View:
+        """Where `value` lies. Constants become weights on first use."""
+        found = self.views.get(value)
+        if found is None:
+            if not isinstance(value, Constant):
+                raise LoweringError(f"{describe(node_of(value))} has not been lowered before its use")
+            found = self.views[value] = View(
+                self.weight(value, ("plain",), value.data), value.type.shape, dense_strides(value.type.shape)
+            )
+        return found
+
+    def weight(self, source: Constant, key: tuple[Any, ...], data: NDArray[Any]) -> Storage:
+        """The weight storage for `data` derived from `source` by what `key` describes; made once."""
+        full = (id(source), *key)
+        if full not in self._weights:
+            self._kept.append(source)
+            flat = np.ascontiguousarray(data).reshape(-1)
+            self._weights[full] = self.storage(
+                "weight", source.type.dtype, int(flat.size), stem="w", data=flat, origin=source.origin
+            )
+        return self._weights[full]
+
+    def run(self, launch: Launch) -> None:
+        """Append a launch."""
+        self.steps.append(launch)
+
+    def fault(self, message: str) -> tuple[View, int]:
+        """The status view and the number that a kernel stores there to report `message`."""
+        if self._status is None:
+            self._status = self.storage("status", i64, 1, stem="status")
+        self.faults.append(message)
+        return View(self._status, (1,), (1,)), len(self.faults)
+
+    def nested(self) -> Context:
+        """A context for a sub-graph's steps: shares everything but the list of steps, placements and halos."""
+        return replace(self, steps=[], placements={}, halos={}, views=dict(self.views))
+
+
+def kernel(context: Context, node: Node) -> KernelBuilder:
+    """A kernel builder named after `node`."""
+    return KernelBuilder(context.unique(node.name))
+
+
+def loop_names(rank: int, stem: str = "i") -> tuple[str, ...]:
+    """Names of loop variables; the leading underscore keeps them apart from the model's symbols."""
+    return tuple(f"_{stem}{axis}" for axis in range(rank))
+
+
+def body_of(node: Node) -> tuple[Graph, tuple[Value, ...]]:
+    """A group's body and the outer values its inputs stand for; a lone node is a group of itself."""
+    import dataclasses
+
+    from ingot.compiler.ir.graph import Input, operands_of, with_operands
+    from ingot.compiler.ops.fused import Fused
+
+    if isinstance(node, Fused):
+        return node.body, node.operands
+    outer: list[Value] = []
+    inner: dict[Value, Value] = {}
+    inputs: list[Input] = []
+    for operand in operands_of(node):
+        if operand not in inner and not isinstance(operand, Constant):
+            stand_in = Input(f"x{len(inputs)}", operand.type)
+            inner[operand] = stand_in
+            inputs.append(stand_in)
+            outer.append(operand)
+    copy = with_operands(node, inner)
+    if copy is node:
+        copy = dataclasses.replace(node)
+    return Graph(tuple(inputs), tuple((f"y{i}", v) for i, v in enumerate(copy.results()))), tuple(outer)
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape for messages."""
+    return "[" + ", ".join(str(d) for d in shape) + "]"

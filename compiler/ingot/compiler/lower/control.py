@@ -1,0 +1,120 @@
+"""If and Loop as program steps over storages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ingot.compiler.ir.dims import symbol
+from ingot.compiler.ir.graph import Graph, Node, Value, describe
+from ingot.compiler.ir.loops import Axis, Const, Let
+from ingot.compiler.ir.program import Argument, Branch, Repeat, Step
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.context import Context, LoweringError
+from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.pointwise import copy, fill, materialise
+from ingot.compiler.lower.views import View
+from ingot.compiler.ops import control as ops
+from ingot.runtime.dtypes import boolean, i64
+
+LowerGraph = Callable[[Context, Graph], None]
+
+
+def lower_control(context: Context, node: Node, lower_graph: LowerGraph) -> bool:
+    """Lower an If or a Loop; False when `node` is neither."""
+    match node:
+        case ops.If():
+            _if(context, node, lower_graph)
+        case ops.Loop():
+            _loop(context, node, lower_graph)
+        case _:
+            return False
+    return True
+
+
+def _if(context: Context, node: ops.If, lower_graph: LowerGraph) -> None:
+    targets = [context.destination(v) for v in node.results()]
+    condition = context.view(node.condition)
+
+    def branch(graph: Graph) -> tuple[Step, ...]:
+        inner = context.nested()
+        for x, value in zip(graph.inputs, node.captures, strict=True):
+            inner.views[x] = context.view(value)
+        lower_graph(inner, graph)
+        for value, target in zip(graph.results, targets, strict=True):
+            copy(inner, inner.view(value), target, node.origin, "yield")
+        return tuple(inner.steps)
+
+    then, otherwise = branch(node.then_graph), branch(node.else_graph)
+    context.steps.append(Branch(Argument(condition.storage, condition.offset), then, otherwise, node.origin))
+
+
+def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
+    results = node.results()
+    count = len(node.carried)
+    scalar_i64, scalar_bool = TensorType(i64, ()), TensorType(boolean, ())
+    carried = [context.destination(v) for v in results[:count]]
+    for value, target in zip(node.carried, carried, strict=True):
+        copy(context, context.view(value), target, node.origin, "carry")
+    scans = [context.destination(v) for v in results[count:]]
+    counter = context.temp(scalar_i64, origin=node.origin)
+    fill(context, counter, Const(0, i64), node.origin, "counter")
+    running = context.temp(scalar_bool, origin=node.origin)
+    if node.condition is None:
+        fill(context, running, Const(True, boolean), node.origin, "running")
+    else:
+        source = context.view(node.condition)
+        copy(context, View(source.storage, (), (), source.offset), running, node.origin, "running")
+    trip: View | None = None
+    if node.trip is not None:
+        trip = context.view(node.trip)
+
+    inner = context.nested()
+    body = node.body
+    captures = [context.view(v) for v in node.captures]
+    for x, view in zip(body.inputs, (counter, running, *carried, *captures), strict=True):
+        inner.views[x] = view
+    lower_graph(inner, body)
+    kept = {view.storage for view in (counter, running, *carried)}
+    produced = [_own(inner, value, kept, node) for value in body.results]
+    for view, scan in zip(produced[1 + count :], scans, strict=True):
+        _store_row(inner, view, scan, counter, node)
+    for view, target in zip(produced[1 : 1 + count], carried, strict=True):
+        copy(inner, View(view.storage, target.shape, view.strides, view.offset), target, node.origin, "carry")
+    done = produced[0]
+    copy(inner, View(done.storage, (), (), done.offset), running, node.origin, "running")
+    context.steps.append(
+        Repeat(
+            Argument(counter.storage),
+            None if trip is None else Argument(trip.storage, trip.offset),
+            Argument(running.storage),
+            tuple(inner.steps),
+            node.origin,
+        )
+    )
+
+
+def _own(context: Context, value: Value, kept: set[object], node: Node) -> View:
+    """Where a body's result lies; copied when that is a carried storage, which the updates are about to overwrite."""
+    view = context.view(value)
+    if view.storage not in kept:
+        return view
+    if view.is_dense:
+        target = context.temp(TensorType(view.storage.dtype, view.shape), origin=node.origin)
+        copy(context, view, target, node.origin)
+        return target
+    return materialise(context, view, node.origin)
+
+
+def _store_row(context: Context, row: View, scan: View, counter: View, node: Node) -> None:
+    """Copy `row` to row number `counter` of `scan`."""
+    from ingot.compiler.lower.movement import loops_over
+
+    if len(scan.shape) != len(row.shape) + 1:
+        raise LoweringError(f"{describe(node)}: a scan element of rank {len(row.shape)} for a rank {len(scan.shape)} scan")
+    build = KernelBuilder(context.unique("scan"))
+    names = tuple(f"_i{a}" for a in range(len(row.shape)))
+    index = [symbol(n) for n in names]
+    value = build.load(row, row.at(index))
+    store = build.store(scan, scan.at([symbol("_row"), *index]), value)
+    start = Let("_row", build.load(counter, counter.offset))
+    context.run(build.launch((Axis("_point", 1),), (start, *loops_over(names, row.shape, (store,))), origin=node.origin))

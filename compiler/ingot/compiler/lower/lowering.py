@@ -1,0 +1,158 @@
+"""Graph to program: every node or group becomes views, kernels and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ingot.compiler.ir.dims import product
+from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, describe, node_of
+from ingot.compiler.ir.program import Program
+from ingot.compiler.lower.context import Context, LoweringError, body_of
+from ingot.compiler.lower.control import lower_control
+from ingot.compiler.lower.linear import conv_halo, lower_contraction
+from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.movement import lower_movement, view_of
+from ingot.compiler.lower.pointwise import copy, lower_pointwise
+from ingot.compiler.lower.pooling import lower_window
+from ingot.compiler.lower.reduction import lower_reduction
+from ingot.compiler.lower.views import View, dense_strides
+from ingot.compiler.ops import composite, linear, movement, reduction
+from ingot.compiler.ops.fused import Fused
+from ingot.compiler.ops.pointwise import Pointwise
+
+ANCHORS = (linear.Conv, linear.MatMul, composite.Attention)
+
+
+def lower(graph: Graph, machine: Machine) -> Program:
+    """The program that computes `graph`, with schedules chosen for `machine`.
+
+    Raises LoweringError for an op that has no kernel.
+    """
+    context = Context(machine)
+    for x in graph.inputs:
+        storage = context.storage("input", x.dtype, product(x.shape), stem=f"in_{x.label}", type=x.type)
+        context.views[x] = View(storage, x.shape, dense_strides(x.shape))
+    targets: list[tuple[Value, View]] = []
+    for label, value in graph.outputs:
+        storage = context.storage("output", value.dtype, product(value.shape), stem=f"out_{label}", type=value.type)
+        targets.append((value, View(storage, value.shape, dense_strides(value.shape))))
+    taken: set[Value] = set()
+    for value, view in targets:
+        if value not in taken and not isinstance(value, (Input, Constant)):
+            context.placements[value] = view
+            taken.add(value)
+    _plan(context, graph)
+    _lower_nodes(context, graph)
+    for value, view in targets:
+        have = context.view(value)
+        if have.storage is not view.storage or have.offset != view.offset:
+            copy(context, have, view, node_of(value).origin, "output")
+    return Program(graph.name, tuple(context.storages), tuple(context.steps), graph.ranges, tuple(context.faults))
+
+
+def _lower_graph(context: Context, graph: Graph) -> None:
+    """Lower a sub-graph whose inputs have views already; its results have views afterwards."""
+    _plan(context, graph)
+    _lower_nodes(context, graph)
+
+
+def _lower_nodes(context: Context, graph: Graph) -> None:
+    for node in graph.nodes():
+        if isinstance(node, (Input, Constant)):
+            continue
+        if node not in context.placements:
+            views = view_of(context, node)
+            if views is not None:
+                for value, view in zip(node.results(), views, strict=True):
+                    if value in context.placements:
+                        copy(context, view, context.destination(value), node.origin)
+                    else:
+                        context.views[value] = view
+                continue
+        elif isinstance(node, (movement.Transpose, movement.Expand, movement.Slice, movement.Reshape)):
+            views = view_of(context, node)
+            place = context.placements[node]
+            if views is not None:
+                context.views[node] = place
+                if views[0].storage is not place.storage:
+                    copy(context, views[0], place, node.origin)
+                continue
+        _lower_node(context, node)
+
+
+def _lower_node(context: Context, node: Node) -> None:
+    if lower_control(context, node, _lower_graph) or lower_movement(context, node) or lower_window(context, node):
+        return
+    body, outer = body_of(node)
+    operands: Mapping[Value, Value] = dict(zip(body.inputs, outer, strict=True))
+    if any(isinstance(n, ANCHORS) for n in body.nodes()):
+        lower_contraction(context, node, body, operands)
+    elif any(isinstance(n, reduction.Reduction) for n in body.nodes()):
+        lower_reduction(context, node, body, operands)
+    elif all(isinstance(n, (Pointwise, Input, Constant)) for n in body.nodes()):
+        lower_pointwise(context, node, body, operands)
+    else:
+        raise LoweringError(
+            f"no kernel for {describe(node)}: run the `expand` pass before lowering, or leave it in the pipeline"
+        )
+
+
+def _plan(context: Context, graph: Graph) -> None:
+    """Decide, from the last node to the first, where values are written: placements and halos."""
+    uses = graph.uses()
+    for node in reversed(graph.nodes()):
+        _demand_halo(context, node)
+        if isinstance(node, movement.Concat):
+            _place_parts(context, node, uses)
+        elif isinstance(node, movement.Reshape) and node in context.placements and uses.get(node.x) == 1:
+            target = context.placements[node]
+            if _is_kernel(node.x) and node.x not in context.placements and target.is_dense:
+                reshaped = target.reshape(node.x.type.shape)
+                if reshaped is not None:
+                    context.placements[node.x] = reshaped
+    for value in [v for v in context.halos if v in context.placements]:
+        del context.halos[value]
+
+
+def _demand_halo(context: Context, node: Node) -> None:
+    """Ask for a zero border around what a convolution reads, if a kernel of ours writes it."""
+    body, outer = body_of(node) if isinstance(node, (Fused, linear.Conv)) else (None, ())
+    if body is None:
+        return
+    inner = dict(zip(body.inputs, outer, strict=True))
+    for anchor in body.nodes():
+        if not isinstance(anchor, linear.Conv) or not anchor.channels_last:
+            continue
+        value = inner.get(anchor.x, anchor.x)
+        need = conv_halo(anchor)
+        if not any(low or high for low, high in need) or not _is_kernel(value):
+            continue
+        have = context.halos.get(value, ((0, 0),) * len(need))
+        context.halos[value] = tuple(
+            (max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(have, need, strict=True)
+        )
+
+
+def _place_parts(context: Context, node: movement.Concat, uses: Mapping[Value, int]) -> None:
+    """Let the producers of a concatenation's parts write straight into it."""
+    if node not in context.placements:
+        halo = context.halos.get(node)
+        if halo is not None:
+            return
+        context.placements[node] = context.temp(node.type, origin=node.origin)
+    target = context.placements[node]
+    start = 0
+    for part in node.parts:
+        size = part.type.shape[node.axis]
+        starts = tuple(start if a == node.axis else 0 for a in range(node.rank))
+        if _is_kernel(part) and uses.get(part) == 1 and part not in context.placements and part not in context.halos:
+            context.placements[part] = target.slice(starts, part.type.shape, (1,) * node.rank)
+        start = start + size
+
+
+def _is_kernel(value: Value) -> bool:
+    """Whether the producer of `value` writes it through strides (and so can write anywhere)."""
+    node = node_of(value)
+    if isinstance(node, (Input, Constant)):
+        return False
+    return not isinstance(node, (movement.Transpose, movement.Expand, movement.Slice, movement.Split, movement.Reshape))

@@ -1,0 +1,270 @@
+"""Data movement: views where strides can say it, copy kernels where they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ingot.compiler.ir.dims import Dim, maximum, minimum, multiply, product, symbol
+from ingot.compiler.ir.graph import Constant, Node, describe
+from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
+from ingot.compiler.ir.types import Shape
+from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
+from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.pointwise import CHUNK, copy, fill, grain_for, index_value, materialise, scalar_constant
+from ingot.compiler.lower.views import View
+from ingot.compiler.ops import movement as ops
+from ingot.runtime.dtypes import boolean, i64
+
+
+def view_of(context: Context, node: Node) -> Sequence[View] | None:
+    """The views of the results of an op that moves no data, else None."""
+    match node:
+        case ops.Reshape(x=x):
+            reshaped = context.view(x).reshape(node.type.shape)
+            return None if reshaped is None else (reshaped,)
+        case ops.Transpose(x=x, perm=perm):
+            return (context.view(x).transpose(perm),)
+        case ops.Expand(x=x):
+            return (context.view(x).expand(node.type.shape),)
+        case ops.Slice(x=x, starts=starts, sizes=sizes, steps=steps):
+            return (context.view(x).slice(starts, sizes, steps),)
+        case ops.Split(x=x, axis=axis, sizes=sizes):
+            return _split(context.view(x), axis, sizes)
+        case _:
+            return None
+
+
+def _split(view: View, axis: int, sizes: Shape) -> list[View]:
+    parts: list[View] = []
+    start: Dim = 0
+    for size in sizes:
+        starts = tuple(start if a == axis else 0 for a in range(len(view.shape)))
+        shape = tuple(size if a == axis else d for a, d in enumerate(view.shape))
+        parts.append(view.slice(starts, shape, (1,) * len(shape)))
+        start = start + size
+    return parts
+
+
+def lower_movement(context: Context, node: Node) -> bool:
+    """Lower a data movement op; False when `node` is not one."""
+    match node:
+        case ops.Reshape(x=x):
+            dense = materialise(context, context.view(x), node.origin).reshape(node.type.shape)
+            assert dense is not None
+            _deliver(context, node, dense)
+        case ops.Concat(parts=parts, axis=axis):
+            target = context.destination(node)
+            for part, place in zip(parts, _split(target, axis, tuple(p.type.shape[axis] for p in parts)), strict=True):
+                source = context.view(part)
+                if source.storage is not place.storage or source.offset != place.offset:
+                    copy(context, source, place, node.origin, "concat")
+        case ops.Pad():
+            _pad(context, node)
+        case ops.Gather():
+            _gather(context, node)
+        case ops.DimValues(dims=dims):
+            target = context.destination(node)
+            build = kernel(context, node)
+            stores = [build.store(target, target.offset + i, index_value(d)) for i, d in enumerate(dims)]
+            context.run(build.launch((Axis("_point", 1),), stores, origin=node.origin))
+        case ops.Iota():
+            _iota(context, node)
+        case _:
+            return False
+    return True
+
+
+def _deliver(context: Context, node: Node, source: View) -> None:
+    """Make `source` the view of `node`'s result, copying it when the result has its place already."""
+    if node in context.placements:
+        copy(context, source, context.destination(node), node.origin)
+    else:
+        context.views[node] = source
+
+
+def zero_border(context: Context, view: View, halo: Sequence[tuple[int, int]], origin: tuple[str, ...]) -> None:
+    """A kernel that zeroes the `halo` elements around `view`. Axes with a border must not be the last one."""
+    bordered = [a for a, (low, high) in enumerate(halo) if low or high]
+    inner = bordered[-1]
+    rank = len(view.shape)
+    names = loop_names(rank, "z")
+    tail = product(view.shape[inner + 1 :])
+    if not View(view.storage, view.shape[inner + 1 :], view.strides[inner + 1 :]).is_dense:
+        raise LoweringError("a border needs dense axes inside it")
+    build = KernelBuilder(context.unique("border"))
+    zero = Const(0 if not view.storage.dtype.is_float else 0.0, view.storage.dtype)
+    index = [symbol(n) - halo[a][0] for a, n in enumerate(names[: inner + 1])] + [0] * (rank - inner - 1)
+
+    def clear(start: Dim, count: Dim, name: str) -> Stmt:
+        """Zero `count` positions of axis `inner` from `start` on."""
+        place = [*index[:inner], start, *([0] * (rank - inner - 1))]
+        return For(name, multiply(count, tail), (build.store(view, view.at(place) + symbol(name), zero),), "vector")
+
+    low, high = halo[inner]
+    extent = view.shape[inner]
+    sides = [clear(-low, low, "_left")] if low else []
+    if high:
+        sides.append(clear(extent, high, "_right"))
+    outer = [a for a in bordered if a != inner]
+    body: tuple[Stmt, ...] = tuple(sides)
+    if outer:
+        outside: Expr = Const(False, boolean)
+        for a in outer:
+            below = Call("lt", (Index(symbol(names[a])), Const(halo[a][0], i64)), boolean)
+            beyond = Call("ge", (Index(symbol(names[a])), index_value(view.shape[a] + halo[a][0])), boolean)
+            for test in (below, beyond):
+                outside = Call("or", (outside, test), boolean)
+        whole = clear(-low, extent + low + high, "_all")
+        body = (When(outside, (whole,), body),)
+    grid = [Axis(names[a], view.shape[a] + halo[a][0] + halo[a][1]) for a in range(inner)]
+    if not grid:
+        grid = [Axis("_point", 1)]
+    else:
+        last = grid[-1]
+        grid[-1] = Axis(last.var, last.extent, grain_for(multiply(extent, tail), CHUNK * 4))
+    context.run(build.launch(grid, body, origin=origin))
+
+
+def _pad(context: Context, node: ops.Pad) -> None:
+    source = context.view(node.x)
+    target = context.destination(node)
+    rank = node.x.rank
+    begin, end = node.pads[:rank], node.pads[rank:]
+    if node.mode == "constant":
+        fill_value: Expr = Const(0.0 if node.type.dtype.is_float else 0, node.type.dtype)
+        if isinstance(node.value, Constant):
+            fill_value = scalar_constant(node.value)
+        elif node.value is not None:
+            raise LoweringError(f"{describe(node)}: the pad value must be a constant")
+        if any(p != 0 for p in node.pads):
+            fill(context, target, fill_value, node.origin, "pad_fill")
+        # Negative pads crop: the part of the source that survives goes to its place.
+        starts = tuple(maximum(0, -b) if b != 0 else 0 for b in begin)
+        sizes = tuple(
+            d + minimum(0, b) + minimum(0, e) for d, b, e in zip(node.x.type.shape, begin, end, strict=True)
+        )
+        places = tuple(maximum(0, b) if b != 0 else 0 for b in begin)
+        ones = (1,) * rank
+        copy(context, source.slice(starts, sizes, ones), target.slice(places, sizes, ones), node.origin, "pad")
+        return
+    names = loop_names(rank)
+    index: list[Dim] = []
+    for name, b, n in zip(names, begin, node.x.type.shape, strict=True):
+        i = symbol(name) - b
+        match node.mode:
+            case "edge":
+                i = minimum(maximum(i, 0), n - 1)
+            case "reflect":
+                i = maximum(i, -i)
+                back = n - 1 - i
+                i = n - 1 - maximum(back, -back)
+            case "wrap":
+                i = i % n
+            case _:
+                raise LoweringError(f"{describe(node)}: unknown pad mode {node.mode!r}")
+        index.append(i)
+    build = kernel(context, node)
+    value = build.load(source, source.at(index))
+    store = build.store(target, target.at([symbol(n) for n in names]), value)
+    _launch_over(context, build, names, node.type.shape, (store,), node.origin)
+
+
+def loops_over(names: Sequence[str], shape: Shape, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """`body` for all points of `shape`: nested loops, the innermost one a vector loop."""
+    for position, (name, extent) in enumerate(zip(reversed(names), reversed(shape), strict=True)):
+        body = (For(name, extent, body, "vector" if position == 0 else "serial"),)
+    return body
+
+
+def _launch_over(
+    context: Context,
+    build: KernelBuilder,
+    names: Sequence[str],
+    shape: Shape,
+    body: tuple[Stmt, ...],
+    origin: tuple[str, ...],
+) -> None:
+    """Launch `body` over all points of `shape`, the first of several axes on the grid."""
+    if len(shape) < 2:
+        context.run(build.launch((Axis("_point", 1),), loops_over(names, shape, body), origin=origin))
+        return
+    grid = (Axis(names[0], shape[0], grain_for(product(shape[1:]), CHUNK)),)
+    context.run(build.launch(grid, loops_over(names[1:], shape[1:], body), origin=origin))
+
+
+def _gather(context: Context, node: ops.Gather) -> None:
+    data, indices = context.view(node.data), context.view(node.indices)
+    target = context.destination(node)
+    axis, extent = node.axis, node.data.type.shape[node.axis]
+    before, picks, after = node.data.type.shape[:axis], node.indices.type.shape, node.data.type.shape[axis + 1 :]
+    names = loop_names(len(before) + len(picks) + len(after))
+    where = [symbol(n) for n in names]
+    outer, chosen, inner = where[: len(before)], where[len(before) : len(before) + len(picks)], where[len(where) - len(after) :]
+    build = kernel(context, node)
+    status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
+    dtype = node.indices.type.dtype
+    raw: Expr = build.load(indices, indices.at(chosen))
+    if dtype != i64:
+        raw = Call("cast", (raw,), i64)
+    pick = Local("_raw", i64)
+    zero = Const(0, i64)
+    wrapped = Call("select", (Call("lt", (pick, zero), boolean), Call("add", (pick, index_value(extent)), i64), pick), i64)
+    place = Local("_wrapped", i64)
+    bad = Call(
+        "or",
+        (Call("lt", (place, zero), boolean), Call("ge", (place, index_value(extent)), boolean)),
+        boolean,
+    )
+    source = data.at([*outer, symbol("_wrapped"), *inner])
+    body: tuple[Stmt, ...] = (build.store(target, target.at(where), build.load(data, source)),)
+    body = loops_over(names[len(names) - len(after) :], after, body)
+    statements: tuple[Stmt, ...] = (
+        Let("_raw", raw),
+        Let("_wrapped", wrapped),
+        When(bad, (build.store(status, 0, Const(number, i64)),), body),
+    )
+    loops = names[: len(before) + len(picks)]
+    extents = (*before, *picks)
+    if not loops:
+        grid = [Axis("_point", 1)]
+    else:
+        grid = [Axis(n, e) for n, e in zip(loops, extents, strict=True)]
+        grid[-1] = Axis(grid[-1].var, grid[-1].extent, grain_for(product(after), CHUNK))
+    context.run(build.launch(grid, statements, origin=node.origin))
+
+
+def copy_where_inside(context: Context, b: View, target: View, width: int, origin: tuple[str, ...]) -> None:
+    """Pack run-time matrices [..., K, N] into `target` [..., panel, K, width], zero past column N."""
+    *lead, depth, n = b.shape
+    names = loop_names(len(lead) + 2)
+    outer = [symbol(x) for x in names[:-2]]
+    panel, k, c = symbol(names[-2]), symbol(names[-1]), symbol("_c")
+    build = KernelBuilder(context.unique("pack"))
+    column = panel * width + c
+    inside = minimum(width, n - panel * width)
+    place = target.at([*outer, panel, k, c])
+    value = build.load(b, b.at([*outer, k, column]))
+    zero = Const(0.0 if b.storage.dtype.is_float else 0, b.storage.dtype)
+    rest = target.at([*outer, panel, k, inside + symbol("_rest")])
+    body: tuple[Stmt, ...] = (
+        For("_c", inside, (build.store(target, place, value),), "vector"),
+        For("_rest", width - inside, (build.store(target, rest, zero),)),
+    )
+    grid = [Axis(x, d) for x, d in zip(names[:-2], lead, strict=True)]
+    grid.append(Axis(names[-2], target.shape[-3]))
+    context.run(build.launch(grid, (For(names[-1], depth, body),), origin=origin))
+
+
+def _iota(context: Context, node: ops.Iota) -> None:
+    start, step = context.view(node.start), context.view(node.step)
+    target = context.destination(node)
+    dtype = node.type.dtype
+    build = kernel(context, node)
+    position: Expr = Index(symbol("_i0"))
+    if dtype != i64:
+        position = Call("cast", (position,), dtype)
+    first = scalar_constant(node.start) if isinstance(node.start, Constant) else build.load(start, start.offset)
+    stride = scalar_constant(node.step) if isinstance(node.step, Constant) else build.load(step, step.offset)
+    value = Call("add", (first, Call("mul", (position, stride), dtype)), dtype)
+    store = build.store(target, target.at([symbol("_i0")]), value)
+    context.run(build.launch((Axis("_point", 1),), (For("_i0", node.length, (store,), "vector"),), origin=node.origin))

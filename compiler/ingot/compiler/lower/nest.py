@@ -1,0 +1,138 @@
+"""Building level-2 kernels: parameters, free symbols, substitution and merging of loop axes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from ingot.compiler.ir.dims import Dim, Expr as DimExpr, coefficient, multiply, substitute, symbol, symbols
+from ingot.compiler.ir.loops import Axis, Buffer, Expr, For, Index, Kernel, Let, Load, Scratch, Stmt, Store, Template
+from ingot.compiler.ir.program import Argument, Launch, Storage
+from ingot.compiler.lower.views import View
+
+
+class KernelBuilder:
+    """Collects the buffer parameters of one kernel while its body is written.
+
+    Parameters are bound to (storage, launch-time offset), so that kernels that differ only in where their operands
+    lie are structurally identical.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._parameters: dict[tuple[Storage, Dim], str] = {}
+        self._access: dict[str, str] = {}
+
+    def parameter(self, view: View, access: str) -> str:
+        """The name of the buffer parameter for `view`'s storage and base offset."""
+        key = (view.storage, view.offset)
+        name = self._parameters.setdefault(key, f"b{len(self._parameters)}")
+        before = self._access.get(name, access)
+        self._access[name] = access if before == access else "readwrite"
+        return name
+
+    def load(self, view: View, offset: Dim) -> Load:
+        """The load of `view` at `offset`, an offset that includes the view's own."""
+        return Load(self.parameter(view, "read"), offset - view.offset)
+
+    def store(self, view: View, offset: Dim, value: Expr) -> Store:
+        """The store to `view` at `offset`, an offset that includes the view's own."""
+        return Store(self.parameter(view, "write"), offset - view.offset, value)
+
+    def launch(
+        self,
+        grid: Sequence[Axis],
+        body: Sequence[Stmt] | Template,
+        *,
+        origin: tuple[str, ...] = (),
+        flops: Dim = 0,
+    ) -> Launch:
+        """The finished kernel, bound."""
+        statements = tuple(cast(Sequence[Stmt], body)) if isinstance(body, (list, tuple)) else cast(Template, body)
+        names = tuple(sorted(free_symbols((tuple(grid), statements))))
+        parameters = list(self._parameters.items())
+        buffers = tuple(Buffer(n, s.dtype, cast(Any, self._access[n])) for (s, _), n in parameters)
+        kernel = Kernel(self.name, buffers, names, tuple(grid), statements, flops)
+        arguments = tuple(Argument(storage, offset) for (storage, offset), _ in parameters)
+        return Launch(kernel, arguments, tuple(symbol(n) for n in names), origin)
+
+
+def free_symbols(item: Any) -> set[str]:
+    """Symbols in the dims of a piece of level-2 IR that it does not itself define."""
+    used: set[str] = set()
+    bound: set[str] = set()
+    stack: list[Any] = [item]
+    while stack:
+        thing = stack.pop()
+        if isinstance(thing, DimExpr):
+            used |= symbols(thing)
+        elif isinstance(thing, (tuple, list)):
+            stack.extend(cast(Sequence[Any], thing))
+        elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+            if isinstance(thing, (For, Axis)):
+                bound.add(thing.var)
+            elif isinstance(thing, (Let, Scratch)):
+                bound.add(thing.name)
+            stack.extend(getattr(thing, f.name) for f in dataclasses.fields(thing))
+    return used - bound
+
+
+def map_dims(item: Any, change: Callable[[Dim], Dim]) -> Any:
+    """A piece of level-2 IR with `change` applied to every symbolic dim in it."""
+    if isinstance(item, DimExpr):
+        return change(item)
+    if isinstance(item, tuple):
+        return tuple(map_dims(x, change) for x in cast(tuple[Any, ...], item))
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        values = {f.name: getattr(item, f.name) for f in dataclasses.fields(item)}
+        changed = {name: map_dims(value, change) for name, value in values.items()}
+        if all(changed[name] is values[name] for name in values):
+            return item
+        return dataclasses.replace(item, **changed)
+    return item
+
+
+def _offsets(item: Any) -> list[Dim]:
+    found: list[Dim] = []
+    stack: list[Any] = [item]
+    while stack:
+        thing = stack.pop()
+        if isinstance(thing, (Load, Store)):
+            found.append(thing.offset)
+        elif isinstance(thing, Index):
+            found.append(thing.dim)
+        if isinstance(thing, (tuple, list)):
+            stack.extend(cast(Sequence[Any], thing))
+        elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+            stack.extend(getattr(thing, f.name) for f in dataclasses.fields(thing))
+    return found
+
+
+def merge_axes(axes: Sequence[Axis], item: Any) -> tuple[tuple[Axis, ...], Any]:
+    """Merge neighbouring axes that every load and store of `item` walks with one stride; drop axes of extent 1.
+
+    Keeps at least one axis. Returns the axes and `item` rewritten for them.
+    """
+    merged: list[Axis] = []
+    for axis in axes:
+        if axis.extent == 1:
+            zero: Mapping[str, Dim] = {axis.var: 0}
+            item = map_dims(item, lambda d, zero=zero: substitute(d, zero))
+            continue
+        if merged and _walks_as_one(merged[-1], axis, _offsets(item)):
+            outer = merged.pop()
+            joined: Mapping[str, Dim] = {outer.var: 0, axis.var: symbol(axis.var)}
+            item = map_dims(item, lambda d, joined=joined: substitute(d, joined))
+            merged.append(Axis(axis.var, multiply(outer.extent, axis.extent)))
+        else:
+            merged.append(axis)
+    return tuple(merged) or (Axis(axes[-1].var, 1),), item
+
+
+def _walks_as_one(outer: Axis, inner: Axis, offsets: Sequence[Dim]) -> bool:
+    for offset in offsets:
+        a, b = coefficient(offset, outer.var), coefficient(offset, inner.var)
+        if a is None or b is None or a[0] != multiply(b[0], inner.extent):
+            return False
+    return True

@@ -1,0 +1,234 @@
+"""Pointwise groups: translation of pointwise ops to level-2 expressions, and their loop nests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+
+
+from ingot.compiler.ir.dims import Dim, ceil_divide, maximum, minimum, product, symbol
+from ingot.compiler.ir.graph import Constant, Graph, Node, Value, operands_of
+from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Stmt
+
+from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
+from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.views import View, coalesce
+from ingot.compiler.ops import pointwise as ops
+
+# Elements of a cheap pointwise kernel that make a chunk: some 5 us of work.
+CHUNK = 16384
+# Scalar functions that cost about this many additions.
+EXPENSIVE: Mapping[str, int] = {
+    **dict.fromkeys(("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus"), 12),
+    **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), 24),
+    **dict.fromkeys(("pow", "atan2"), 40),
+    **dict.fromkeys(("div", "sqrt", "reciprocal", "mod", "fmod"), 4),
+}
+
+
+def translate(value: Value, leaf: Callable[[Value], Expr | None], memo: dict[Value, Expr]) -> Expr:
+    """The level-2 expression of one element of `value`; `leaf` gives values that are not to be looked into."""
+    found = memo.get(value)
+    if found is not None:
+        return found
+    result = leaf(value)
+    if result is None:
+        if isinstance(value, Constant) and value.data.size == 1:
+            result = scalar_constant(value)
+        elif isinstance(value, ops.Pointwise):
+            result = scalar_call(value, [translate(x, leaf, memo) for x in operands_of(value)])
+        else:
+            raise LoweringError(f"{value!r} cannot be part of a pointwise expression")
+    memo[value] = result
+    return result
+
+
+def scalar_constant(value: Constant) -> Const:
+    """The literal of a constant with one element."""
+    item = value.data.reshape(-1)[0]
+    return Const(item.item() if hasattr(item, "item") and value.data.dtype.kind != "V" else float(item), value.dtype)
+
+
+def scalar_call(node: ops.Pointwise, args: Sequence[Expr]) -> Expr:
+    """One element of `node` from one element of each operand."""
+    match node:
+        case ops.Identity():
+            return args[0]
+        case ops.Cast(x=x, to=to) if x.dtype == to:
+            return args[0]
+        case ops.Clip():
+            return _clip(node, args)
+        case _:
+            return Call(node.scalar, tuple(args), node.type.dtype)
+
+
+def _clip(node: ops.Clip, args: Sequence[Expr]) -> Expr:
+    dtype = node.type.dtype
+    rest = list(args[1:])
+    result = args[0]
+    if node.low is not None:
+        result = Call("max", (result, rest.pop(0)), dtype)
+    if node.high is not None:
+        result = Call("min", (result, rest.pop(0)), dtype)
+    return result
+
+
+def cost(graph: Graph) -> int:
+    """Additions' worth of work for one element of a pointwise body."""
+    return 1 + sum(EXPENSIVE.get(n.scalar, 1) for n in graph.nodes() if isinstance(n, ops.Pointwise))
+
+
+def chunk_elements(work: int) -> int:
+    """Elements a chunk for a body of that much work an element."""
+    return max(1024, CHUNK * 2 // (work + 1))
+
+
+def lower_pointwise(context: Context, node: Node, body: Graph, outer: Mapping[Value, Value]) -> None:
+    """One kernel for a body of pointwise ops whose results share one shape."""
+    shape = body.results[0].type.shape
+    if any(v.type.shape != shape for v in body.results):
+        raise LoweringError(f"the results of pointwise group {node!r} have different shapes")
+    sources = {x: context.view(outer[x]).expand(shape) for x in body.inputs}
+    for n in body.nodes():
+        if isinstance(n, Constant) and n.data.size != 1:
+            sources[n] = context.view(n).expand(shape)
+    targets = [context.destination(value) for value in node.results()]
+    views = [*sources.values(), *targets]
+    extents, strides = coalesce(shape, [v.strides for v in views])
+    nest = LoopOrder.choose(extents, strides[len(sources) :] + strides[: len(sources)])
+    index = nest.index()
+    build = kernel(context, node)
+
+    def offset(position: int) -> Dim:
+        total = views[position].offset
+        for i, stride in zip(index, strides[position], strict=True):
+            total = total + i * stride
+        return total
+
+    loads = {v: build.load(view, offset(i)) for i, (v, view) in enumerate(sources.items())}
+    memo: dict[Value, Expr] = {}
+    stores: list[Stmt] = []
+    for i, (value, target) in enumerate(zip(body.results, targets, strict=True)):
+        expr = translate(value, loads.get, memo)
+        stores.append(build.store(target, offset(len(sources) + i), expr))
+    work = cost(body)
+    grid, statements = nest.wrap(tuple(stores), chunk_elements(work))
+    context.run(build.launch(grid, statements, origin=node.origin, flops=product(shape) * work))
+
+
+class LoopOrder:
+    """Loops over coalesced axes: which one is the vector loop, which make the grid."""
+
+    def __init__(self, extents: Sequence[Dim], vector: int) -> None:
+        self.extents = list(extents)
+        self.vector = vector
+        self.names = loop_names(len(extents))
+
+    @staticmethod
+    def choose(extents: Sequence[Dim], strides: Sequence[Sequence[Dim]]) -> LoopOrder:
+        """The axis with most unit strides (the first operand, the output, counts double) is the vector axis."""
+        best, vector = -1, len(extents) - 1
+        for axis in range(len(extents)):
+            score = sum((2 if i == 0 else 1) for i, s in enumerate(strides) if s[axis] == 1)
+            score -= sum(1 for s in strides if s[axis] not in (0, 1))
+            extent = extents[axis]
+            if isinstance(extent, int) and extent < 4:
+                score -= 2 * len(strides)
+            if axis == 0 or score >= best:
+                best, vector = score, axis
+        return LoopOrder(extents, vector)
+
+    def index(self) -> list[Dim]:
+        """The index expression per axis."""
+        if len(self.extents) == 1:
+            return [symbol("_block") * self._block() + symbol(self.names[0])]
+        return [symbol(name) for name in self.names]
+
+    def _block(self) -> int:
+        n = self.extents[0]
+        if isinstance(n, int):
+            return max(1024, min(CHUNK, -(-n // 16 // 64) * 64))
+        return 4096
+
+    def wrap(self, stores: tuple[Stmt, ...], elements: int) -> tuple[tuple[Axis, ...], tuple[Stmt, ...]]:
+        """Grid and body around `stores`, with some `elements` a chunk."""
+        if not self.extents:
+            return (Axis("_block", 1),), stores
+        if len(self.extents) == 1:
+            n, block = self.extents[0], self._block()
+            inner = minimum(block, n - symbol("_block") * block)
+            grain = max(1, elements // block)
+            loop = For(self.names[0], inner, stores, "vector")
+            return (Axis("_block", ceil_divide(n, block), grain),), (loop,)
+        order = [a for a in range(len(self.extents)) if a != self.vector]
+        inside = product(self.extents[a] for a in (*order[1:], self.vector))
+        grid = [Axis(self.names[order[0]], self.extents[order[0]], grain_for(inside, elements))]
+        serial = order[1:]
+        if len(order) > 1 and not _at_least(self.extents[order[0]], 16):
+            inside = product(self.extents[a] for a in (*order[2:], self.vector))
+            grid = [
+                Axis(self.names[order[0]], self.extents[order[0]]),
+                Axis(self.names[order[1]], self.extents[order[1]], grain_for(inside, elements)),
+            ]
+            serial = order[2:]
+        body: tuple[Stmt, ...] = (For(self.names[self.vector], self.extents[self.vector], stores, "vector"),)
+        for axis in reversed(serial):
+            body = (For(self.names[axis], self.extents[axis], body),)
+        return tuple(grid), body
+
+
+def grain_for(inside: Dim, elements: int) -> Dim:
+    """Iterations a chunk when each covers `inside` elements."""
+    return max(1, elements // max(inside, 1)) if isinstance(inside, int) else maximum(1, elements // maximum(inside, 1))
+
+
+def _at_least(extent: Dim, n: int) -> bool:
+    return isinstance(extent, int) and extent >= n
+
+
+def copy(context: Context, source: View, target: View, origin: tuple[str, ...], stem: str = "copy") -> None:
+    """A kernel that copies `source` to `target`, views of equal shape."""
+    extents, strides = coalesce(target.shape, [target.strides, source.strides])
+    nest = LoopOrder.choose(extents, strides)
+    index = nest.index()
+    build = KernelBuilder(context.unique(stem))
+
+    def offset(view: View, steps: Sequence[Dim]) -> Dim:
+        total = view.offset
+        for i, stride in zip(index, steps, strict=True):
+            total = total + i * stride
+        return total
+
+    value = build.load(source, offset(source, strides[1]))
+    grid, body = nest.wrap((build.store(target, offset(target, strides[0]), value),), CHUNK)
+    context.run(build.launch(grid, body, origin=origin))
+
+
+def fill(context: Context, target: View, value: Expr, origin: tuple[str, ...], stem: str = "fill") -> None:
+    """A kernel that stores `value` everywhere in `target`."""
+    extents, strides = coalesce(target.shape, [target.strides])
+    nest = LoopOrder.choose(extents, strides)
+    build = KernelBuilder(context.unique(stem))
+    total = target.offset
+    for i, stride in zip(nest.index(), strides[0], strict=True):
+        total = total + i * stride
+    grid, body = nest.wrap((build.store(target, total, value),), CHUNK)
+    context.run(build.launch(grid, body, origin=origin))
+
+
+def materialise(context: Context, view: View, origin: tuple[str, ...]) -> View:
+    """`view` itself when dense, else a dense copy."""
+    if view.is_dense:
+        return view
+    from ingot.compiler.ir.types import TensorType
+
+    target = context.temp(TensorType(view.storage.dtype, view.shape), origin=origin)
+    copy(context, view, target, origin)
+    return target
+
+
+def index_value(dim: Dim) -> Expr:
+    """A dim as an i64 expression: a literal where it is constant."""
+    from ingot.runtime.dtypes import i64
+
+    return Const(dim, i64) if isinstance(dim, int) else Index(dim)

@@ -1,0 +1,151 @@
+"""Strided views of storages: how lowering says where a value's elements lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ingot.compiler.ir.dims import Dim, multiply, product
+from ingot.compiler.ir.program import Storage
+from ingot.compiler.ir.types import Shape
+
+
+def dense_strides(shape: Shape) -> Shape:
+    """Row-major strides in elements."""
+    strides: list[Dim] = []
+    step: Dim = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step = multiply(step, extent)
+    return tuple(reversed(strides))
+
+
+@dataclass(frozen=True)
+class View:
+    """Element [i...] of the value lies at ``offset + sum(i * stride)`` elements of `storage`."""
+
+    storage: Storage
+    shape: Shape
+    strides: Shape
+    offset: Dim = 0
+
+    @property
+    def is_dense(self) -> bool:
+        """True when the elements lie row-major without gaps (the start may be anywhere)."""
+        step: Dim = 1
+        for extent, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if extent != 1 and stride != step:
+                return False
+            step = multiply(step, extent)
+        return True
+
+    @property
+    def covers_storage(self) -> bool:
+        """True when the view is its whole storage, in order."""
+        return self.is_dense and self.offset == 0 and product(self.shape) == self.storage.size
+
+    def at(self, index: Sequence[Dim]) -> Dim:
+        """The element offset of `index`, one entry an axis."""
+        result = self.offset
+        for i, stride in zip(index, self.strides, strict=True):
+            result = result + multiply(i, stride)
+        return result
+
+    def broadcast_at(self, index: Sequence[Dim], reference: Shape) -> Dim:
+        """The offset that the view, broadcast to the shape `reference`, reads for `index`."""
+        result = self.offset
+        skip = len(reference) - len(self.shape)
+        for axis, (extent, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
+            if extent != 1 or reference[axis + skip] == 1:
+                result = result + multiply(index[axis + skip], stride)
+        return result
+
+    def transpose(self, perm: Sequence[int]) -> View:
+        """Axis i of the result is axis perm[i]."""
+        return replace(
+            self, shape=tuple(self.shape[p] for p in perm), strides=tuple(self.strides[p] for p in perm)
+        )
+
+    def slice(self, starts: Shape, sizes: Shape, steps: Sequence[int]) -> View:
+        """Elements starts + i * steps for i < sizes, per axis."""
+        return replace(
+            self,
+            shape=sizes,
+            offset=self.at(starts),
+            strides=tuple(multiply(s, step) for s, step in zip(self.strides, steps, strict=True)),
+        )
+
+    def expand(self, shape: Shape) -> View:
+        """Broadcast to `shape`: new and stretched axes get stride 0."""
+        skip = len(shape) - len(self.shape)
+        strides: list[Dim] = [0] * skip
+        for axis, (extent, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
+            strides.append(stride if extent == shape[axis + skip] and extent != 1 else 0)
+        return replace(self, shape=shape, strides=tuple(strides))
+
+    def reshape(self, shape: Shape) -> View | None:
+        """The view as `shape` if strides can say it, else None."""
+        if self.is_dense:
+            return replace(self, shape=shape, strides=dense_strides(shape))
+        strides = _reshape_strides(self.shape, self.strides, shape)
+        return None if strides is None else replace(self, shape=shape, strides=strides)
+
+
+def _reshape_strides(old: Shape, strides: Shape, new: Shape) -> Shape | None:
+    """Strides of `new` over elements laid out as (old, strides): matches groups of axes with equal products."""
+    kept = [(d, s) for d, s in zip(old, strides, strict=True) if d != 1]
+    result: list[Dim] = []
+    i = j = 0
+    while i < len(kept) or j < len(new):
+        if j < len(new) and new[j] == 1:
+            result.append(0)
+            j += 1
+            continue
+        match = _match_group([d for d, _ in kept[i:]], list(new[j:]))
+        if match is None:
+            return None
+        a, b = match
+        group = kept[i : i + a]
+        for (_, outer), (extent, inner) in zip(group, group[1:], strict=False):
+            if outer != multiply(extent, inner):
+                return None
+        step = group[-1][1]
+        inside: list[Dim] = []
+        for extent in reversed(new[j : j + b]):
+            inside.append(step)
+            step = multiply(step, extent)
+        result.extend(reversed(inside))
+        i, j = i + a, j + b
+    return tuple(result)
+
+
+def _match_group(old: list[Dim], new: list[Dim]) -> tuple[int, int] | None:
+    """The smallest (a, b), both positive, with product(old[:a]) == product(new[:b])."""
+    for total in range(2, len(old) + len(new) + 1):
+        for a in range(max(1, total - len(new)), min(len(old), total - 1) + 1):
+            if product(old[:a]) == product(new[: total - a]):
+                return a, total - a
+    return None
+
+
+def coalesce(extents: Sequence[Dim], strides: Sequence[Sequence[Dim]]) -> tuple[list[Dim], list[list[Dim]]]:
+    """Merge neighbouring axes that every operand walks as one, and drop axes of extent 1.
+
+    `strides` holds one sequence of strides per operand. Returns the new extents and strides, outermost first.
+    """
+    new_extents: list[Dim] = []
+    new_strides: list[list[Dim]] = [[] for _ in strides]
+    for axis, extent in enumerate(extents):
+        if extent == 1:
+            continue
+        if new_extents and all(
+            mine[-1] == multiply(s[axis], extent) for mine, s in zip(new_strides, strides, strict=True)
+        ):
+            new_extents[-1] = multiply(new_extents[-1], extent)
+            for mine, s in zip(new_strides, strides, strict=True):
+                mine[-1] = s[axis]
+        else:
+            new_extents.append(extent)
+            for mine, s in zip(new_strides, strides, strict=True):
+                mine.append(s[axis])
+    return new_extents, new_strides

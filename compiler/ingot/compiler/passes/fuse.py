@@ -1,0 +1,246 @@
+"""Grouping: which nodes become one kernel.
+
+Three kinds of group: a contraction with the pointwise ops after it; reductions over one set of trailing or leading axes
+with the pointwise ops around them; pointwise ops of one shape. Nodes join the group of an operand, in topological
+order, where that makes no cycle between groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ingot.compiler.ir.graph import (
+    Constant,
+    Graph,
+    Input,
+    Node,
+    Value,
+    node_of,
+    operands_of,
+    subgraphs_of,
+    with_operands,
+)
+from ingot.compiler.ir.types import Shape
+from ingot.compiler.ops.composite import Attention
+from ingot.compiler.ops.fused import Fused
+from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.movement import Reshape
+from ingot.compiler.ops.pointwise import Pointwise
+from ingot.compiler.ops.reduction import Reduction
+from ingot.compiler.rewrite import Patch, rewrite
+
+NODE_LIMIT = 48  # nodes a group: longer chains spill registers
+OPERAND_LIMIT = 14
+
+
+def keep_reduced_axes(node: Reduction, graph: Graph) -> Patch | None:
+    """reduce(x, axes, keepdims=false) -> reshape(reduce(x, axes, keepdims=true))"""
+    if node.keepdims:
+        return None
+    return {node: Reshape(dataclasses.replace(node, keepdims=True), node.type.shape)}
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes that will be one kernel. `axes` is set for row groups, `anchor` for contraction groups."""
+
+    shape: Shape  # of the anchor, of what is reduced, or of every node
+    nodes: list[Node] = field(default_factory=list[Node])
+    anchor: Node | None = None
+    axes: tuple[int, ...] | None = None
+
+    @property
+    def row_shape(self) -> Shape:
+        """The shape of a row value: 1 along the reduced axes."""
+        return tuple(1 if a in (self.axes or ()) else d for a, d in enumerate(self.shape))
+
+    def admits(self, node: Node) -> bool:
+        """Whether `node`, which reads a value of this group, may join it."""
+        if len(self.nodes) >= NODE_LIMIT or isinstance(self.anchor, Attention):
+            return False
+        if isinstance(node, Reduction):
+            if node.axes != (node.axes if self.axes is None else self.axes) or node.x.type.shape != self.shape:
+                return False
+            return self.anchor is None
+        if not isinstance(node, Pointwise):
+            return False
+        return node.type.shape == self.shape or (self.axes is not None and node.type.shape == self.row_shape)
+
+    def add(self, node: Node) -> None:
+        """Take `node` in."""
+        self.nodes.append(node)
+        if isinstance(node, Reduction):
+            self.axes = node.axes
+
+
+def fuse(graph: Graph) -> Graph:
+    """`graph` with every group of two or more nodes as one Fused node; sub-graphs too."""
+    graph = rewrite(graph, [keep_reduced_axes])
+    graph = _fuse_bodies(graph)
+    groups = _Grouping(graph)
+    groups.run()
+    return groups.rebuilt()
+
+
+def _fuse_bodies(graph: Graph) -> Graph:
+    from ingot.compiler.rewrite import rebuild
+
+    mapping: dict[Value, Value] = {}
+    for node in graph.nodes():
+        if isinstance(node, Fused) or not subgraphs_of(node):
+            continue
+        changes = {
+            f.name: fuse(item) for f in dataclasses.fields(node) if isinstance(item := getattr(node, f.name), Graph)
+        }
+        renewed = dataclasses.replace(node, **changes)
+        mapping.update(zip(node.results(), renewed.results(), strict=True))
+    return rebuild(graph, mapping) if mapping else graph
+
+
+class _Grouping:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.of: dict[Node, Group] = {}
+        self.order = {node: i for i, node in enumerate(graph.nodes())}
+
+    def run(self) -> None:
+        """Assign every node that can be fused to a group."""
+        for node in self.graph.nodes():
+            if not isinstance(node, (Pointwise, Reduction, Conv, MatMul, Attention)):
+                continue
+            group = self._joinable(node)
+            if group is None:
+                shape = node.x.type.shape if isinstance(node, Reduction) else node.type.shape
+                anchor = node if isinstance(node, (Conv, MatMul, Attention)) else None
+                group = Group(shape, anchor=anchor)
+            group.add(node)
+            self.of[node] = group
+
+    def _joinable(self, node: Node) -> Group | None:
+        """The group of an operand that `node` may join: the one reached last, so that the others come before it."""
+        if isinstance(node, (Conv, MatMul, Attention)):
+            return None
+        producers = sorted({node_of(x) for x in operands_of(node)}, key=self.order.__getitem__, reverse=True)
+        for producer in producers:
+            group = self.of.get(producer)
+            if group is None or not group.admits(node):
+                continue
+            others = [p for p in producers if self.of.get(p) is not group]
+            if self._reaches(others, group) or self._operands(group, node) > OPERAND_LIMIT:
+                continue
+            return group
+        return None
+
+    def _operands(self, group: Group, node: Node) -> int:
+        inside = {*group.nodes, node}
+        outside = {x for n in inside for x in operands_of(n) if node_of(x) not in inside}
+        return sum(1 for x in outside if not isinstance(x, Constant))
+
+    def _reaches(self, nodes: Iterable[Node], group: Group) -> bool:
+        """Whether any of `nodes` depends on a node of `group`."""
+        first = min(self.order[n] for n in group.nodes)
+        stack, seen = list(nodes), set[Node]()
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            mine = self.of.get(node)
+            if mine is group:
+                return True
+            below = mine.nodes if mine is not None else [node]
+            for member in below:
+                seen.add(member)
+                for x in operands_of(member):
+                    if self._may_reach(node_of(x), first):
+                        stack.append(node_of(x))
+        return False
+
+    def _may_reach(self, node: Node, first: int) -> bool:
+        mine = self.of.get(node)
+        last = max(self.order[n] for n in mine.nodes) if mine is not None else self.order[node]
+        return last >= first
+
+    def rebuilt(self) -> Graph:
+        """The graph with the groups as Fused nodes."""
+        mapping: dict[Value, Value] = {}
+        uses = _users(self.graph)
+        units = _units(self.graph, self.of)
+        for unit in units:
+            if len(unit) == 1:
+                renewed = with_operands(unit[0], mapping)
+                mapping.update(zip(unit[0].results(), renewed.results(), strict=True))
+            else:
+                _build(unit, mapping, uses)
+        outputs = tuple((name, mapping[value]) for name, value in self.graph.outputs)
+        return dataclasses.replace(self.graph, outputs=outputs)
+
+
+def _users(graph: Graph) -> dict[Value, set[Node | None]]:
+    users: dict[Value, set[Node | None]] = {}
+    for node in graph.nodes():
+        for x in operands_of(node):
+            users.setdefault(x, set()).add(node)
+    for value in graph.results:
+        users.setdefault(value, set()).add(None)
+    return users
+
+
+def _units(graph: Graph, of: dict[Node, Group]) -> list[list[Node]]:
+    """Groups and lone nodes, each after everything it reads."""
+    done: set[Node] = set()
+    result: list[list[Node]] = []
+    for root in graph.nodes():
+        stack: list[tuple[Node, bool]] = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node in done:
+                continue
+            unit = of[node].nodes if node in of else [node]
+            if ready:
+                done.update(unit)
+                result.append(list(unit))
+                continue
+            stack.append((node, True))
+            inside = set(unit)
+            for member in unit:
+                for x in operands_of(member):
+                    if node_of(x) not in done and node_of(x) not in inside:
+                        stack.append((node_of(x), False))
+    return result
+
+
+def _build(unit: list[Node], mapping: dict[Value, Value], users: dict[Value, set[Node | None]]) -> None:
+    """Make the Fused node of `unit` and map the values that are read outside it."""
+    inside = set(unit)
+    inner: dict[Value, Value] = {}
+    operands: list[Value] = []
+    inputs: list[Input] = []
+    for node in unit:
+        for x in operands_of(node):
+            if node_of(x) in inside or x in inner:
+                continue
+            if isinstance(x, Constant):
+                inner[x] = x
+                continue
+            stand_in = Input(f"x{len(inputs)}", x.type)
+            inner[x] = stand_in
+            inputs.append(stand_in)
+            operands.append(mapping[x])
+    outputs: list[tuple[str, Value]] = []
+    escaping: list[Value] = []
+    for node in unit:
+        copy = with_operands(node, inner)
+        if copy is node:
+            copy = dataclasses.replace(node)
+        for value, renewed in zip(node.results(), copy.results(), strict=True):
+            inner[value] = renewed
+            if users.get(value, set()) - inside:
+                escaping.append(value)
+                outputs.append((f"y{len(outputs)}", renewed))
+    origin = tuple(dict.fromkeys(name for node in unit for name in node.origin))
+    fused = Fused(tuple(operands), Graph(tuple(inputs), tuple(outputs), name="group"), origin=origin)
+    for i, value in enumerate(escaping):
+        mapping[value] = fused.result(i)

@@ -1,0 +1,150 @@
+# pyright: basic
+# llvmlite is untyped.
+"""Instruction set levels: what compiled kernels may assume of the processor that runs them.
+
+A level is spelled out in full (triple, CPU, features), so that the code compiled for it does not depend on the machine
+that compiles. `native` is no exception: it is resolved to the features of this machine by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llvmlite import binding as llvm
+
+from ingot.compiler.ir.types import IrError
+
+Arch = Literal["x86-64", "aarch64"]
+
+_V3 = ("avx", "avx2", "bmi", "bmi2", "cmov", "crc32", "cx16", "cx8", "f16c", "fma", "fxsr", "lzcnt", "mmx", "movbe")
+_V3 += ("popcnt", "sahf", "sse", "sse2", "sse3", "sse4.1", "sse4.2", "ssse3", "xsave")
+_AVX512 = ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_ARM = ("neon", "fp-armv8", "fullfp16", "rdm", "lse", "crc", "dotprod")
+
+
+@dataclass(frozen=True)
+class Level:
+    """An instruction set level.
+
+    vector_bytes: width of a vector register; vector_registers: how many there are. masked_bytes: the narrowest element,
+    in bytes, for which masked loads and stores are one instruction; 0 where there are none. The cache sizes, in bytes,
+    are what a schedule may count on, not what a machine reports.
+    """
+
+    name: str
+    arch: Arch
+    triple: str
+    cpu: str
+    features: tuple[str, ...]  # LLVM's names with + or -
+    vector_bytes: int
+    vector_registers: int
+    masked_bytes: int = 0
+    fma: bool = True
+    l1: int = 32 << 10
+    l2: int = 512 << 10
+    l3: int = 8 << 20
+    required: frozenset[str] = field(default=frozenset())  # the features a machine must have
+
+    @property
+    def feature_string(self) -> str:
+        """The features as LLVM's target machine takes them."""
+        return ",".join(self.features)
+
+    def lanes(self, element_bytes: int) -> int:
+        """Elements of a vector register."""
+        return max(1, self.vector_bytes // element_bytes)
+
+
+def _x86(name: str, cpu: str, names: tuple[str, ...], off: tuple[str, ...] = ()) -> Level:
+    have = frozenset(names)
+    wide = have.issuperset(_AVX512)
+    vector = 64 if wide else 32 if "avx2" in have else 16
+    return Level(
+        name,
+        "x86-64",
+        "x86_64-unknown-linux-gnu",
+        cpu,
+        # Kernels choose their vectors themselves; the tuning flag would split 512-bit ones.
+        (*(f"+{f}" for f in sorted(have)), *(f"-{f}" for f in sorted(off)), *(("-prefer-256-bit",) if wide else ())),
+        vector_bytes=vector,
+        vector_registers=32 if wide else 16,
+        masked_bytes=1 if wide else 4 if "avx2" in have else 0,
+        fma="fma" in have,
+        required=have,
+    )
+
+
+_LEVELS: dict[str, Level] = {
+    level.name: level
+    for level in (
+        _x86("x86-64-v3", "x86-64-v3", _V3),
+        _x86("x86-64-v4", "x86-64-v4", (*_V3, *_AVX512)),
+        Level(
+            "aarch64",
+            "aarch64",
+            "aarch64-unknown-linux-gnu",
+            "generic",
+            ("+v8.2a", *(f"+{f}" for f in _ARM)),
+            vector_bytes=16,
+            vector_registers=32,
+            l1=64 << 10,
+            required=frozenset(_ARM),
+        ),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names `level` takes."""
+    return (*_LEVELS, "native")
+
+
+def level(name: str) -> Level:
+    """The level called `name`: x86-64-v3 (AVX2, FMA, F16C), x86-64-v4 (AVX-512), aarch64 (Armv8.2-A with half
+    precision and dot products) or native (this machine). Raises IrError for other names."""
+    if name == "native":
+        return _native()
+    try:
+        return _LEVELS[name]
+    except KeyError:
+        raise IrError(f"no instruction set level {name!r}; there are {', '.join(names())}") from None
+
+
+@functools.cache
+def _host() -> tuple[str, dict[str, bool]]:
+    return llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
+
+
+def _native() -> Level:
+    cpu, features = _host()
+    on = tuple(name for name, present in features.items() if present)
+    off = tuple(name for name, present in features.items() if not present)
+    if host_arch() == "aarch64":
+        generic = _LEVELS["aarch64"]
+        spelled = (*(f"+{f}" for f in sorted(on)), *(f"-{f}" for f in sorted(off)))
+        return Level("native", "aarch64", generic.triple, cpu, spelled, 16, 32, l1=generic.l1, required=frozenset(on))
+    if not {"avx2", "fma", "f16c"} <= set(on):
+        raise IrError("kernels need AVX2, FMA and F16C; this machine has not got them, compile for another level")
+    return _x86("native", cpu, on, off)
+
+
+def host_arch() -> Arch:
+    """The architecture of this machine; IrError when kernels cannot be made for it."""
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
+        return "x86-64"
+    if machine in ("aarch64", "arm64"):
+        return "aarch64"
+    raise IrError(f"no kernels can be made for {machine} processors; x86-64 and AArch64 are supported")
+
+
+def host_level() -> Level:
+    """The highest portable level that this machine runs. Raises IrError when it runs none."""
+    arch, (_, features) = host_arch(), _host()
+    for candidate in reversed(_LEVELS.values()):
+        if candidate.arch == arch and all(features.get(f, f in ("fp-armv8", "cx8")) for f in candidate.required):
+            return candidate
+    raise IrError(f"this machine runs none of the levels {', '.join(_LEVELS)}")

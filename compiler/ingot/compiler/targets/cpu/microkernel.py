@@ -1,0 +1,233 @@
+"""The register micro-kernel: a tile of rows times packed panels, accumulated over the whole depth in registers.
+
+Per k it loads each panel's row of `width` elements once, broadcasts one element of every row of A and issues
+rows x vectors fused multiply-adds. With at least two FMAs in flight for every cycle of their latency and no more loads
+than FMAs, the loop runs at the speed of the FMA units (Goto and van de Geijn, "Anatomy of High-Performance Matrix
+Multiplication", 2008).
+"""
+
+# pyright: basic
+# llvmlite is untyped.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from ingot.compiler.targets.cpu import flow, functions
+from ingot.compiler.targets.cpu.flow import Value, const
+from ingot.compiler.targets.cpu.functions import constant, memory_type, register_type, widened
+from ingot.runtime.dtypes import DType
+
+UNROLL = 4  # k steps a round of the innermost loop
+UNROLL_WHOLE = 12  # a run of at most this many steps is written out without a loop
+LATENCY = 8  # independent accumulators that keep two FMA units of latency 4 busy
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`rows` x `panels` panels of `vectors` vectors of `lanes` elements; `chains` partial sums along k for each."""
+
+    rows: int
+    panels: int
+    vectors: int
+    lanes: int
+    chains: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The k loops: (extent, stride in elements of A) for each segment axis, outermost first, then the run's."""
+
+    segments: tuple[tuple[Value, Value], ...]
+    run: tuple[Value, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One stream of the micro-kernel: elements at ``pointer[displacement + index]``."""
+
+    pointer: Value
+    displacement: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Fetch ahead: each round of `UNROLL` k steps touches `lines` cache lines from `pointer` on and moves by `step`
+    bytes."""
+
+    pointer: Value
+    step: Value
+    lines: int
+
+
+def plan(rows: int, width: int, lanes: int, registers: int, panels: int = 1) -> Tile:
+    """The tile for `rows` rows and `panels` panels, with as many chains along k as hide the FMA latency."""
+    lanes = min(lanes, width)
+    while width % lanes:
+        lanes //= 2
+    vectors = width // lanes
+    count = rows * panels * vectors
+    chains = 1
+    while count * chains < LATENCY and count * chains * 2 <= registers - 4 and chains < UNROLL:
+        chains *= 2
+    return Tile(rows, panels, vectors, lanes, chains)
+
+
+def prefetch(b: ir.IRBuilder, pointer: Value, *, write: bool = False, locality: int = 3) -> None:
+    """Ask for the cache line at `pointer`; never faults. `locality` 3 is L1, 2 is L2."""
+    i32 = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), i32, i32, i32])
+    name = "llvm.prefetch.p0"
+    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
+    b.call(function, [pointer, i32(int(write)), i32(locality), i32(1)])
+
+
+def multiply_add(b: ir.IRBuilder, x: Value, y: Value, total: Value, dtype: DType) -> Value:
+    """x * y + total: one FMA where the target has it, wrapping arithmetic for integers."""
+    if not dtype.is_float:
+        return b.add(b.mul(x, y), total)
+    return functions.intrinsic(b, "fmuladd", total.type, [x, y, total], total.type)
+
+
+class MicroKernel:
+    """Emits the k loops of one tile into a builder.
+
+    `rows` and `panels` name where each row of A and each panel of B starts; both are indexed in elements.
+    """
+
+    def __init__(
+        self,
+        b: ir.IRBuilder,
+        tile: Tile,
+        dtypes: tuple[DType, DType, DType],
+        rows: Sequence[Operand],
+        panels: Sequence[Operand],
+        depth: Depth,
+        ahead: Prefetch | None = None,
+    ) -> None:
+        self.b = b
+        self.tile = tile
+        self.a_dtype, self.b_dtype, self.dtype = dtypes
+        self.rows = rows
+        self.panels = panels
+        self.depth = depth
+        self.ahead = ahead
+        self.width = tile.vectors * tile.lanes
+        self.lanes = tile.lanes if tile.lanes > 1 else None
+
+    def emit(self) -> list[list[list[Value]]]:
+        """Emit the loops; returns the sums as ``[panel][row][vector]``."""
+        tile, b = self.tile, self.b
+        count = tile.panels * tile.rows * tile.vectors * tile.chains
+        zero = constant(0, widened(register_type(self.dtype), self.lanes))
+        state = [const(0), *([self.ahead.pointer] if self.ahead else []), *[zero] * count]
+        state = self._segment(0, const(0), state)
+        sums = state[2:] if self.ahead else state[1:]
+        while len(sums) > count // tile.chains:
+            half = len(sums) // 2
+            combine = b.fadd if self.dtype.is_float else b.add
+            sums = [combine(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
+        per_row, per_panel = tile.vectors, tile.vectors * tile.rows
+        return [
+            [sums[p * per_panel + r * per_row : p * per_panel + (r + 1) * per_row] for r in range(tile.rows)]
+            for p in range(tile.panels)
+        ]
+
+    def _segment(self, level: int, offset: Value, state: list[Value]) -> list[Value]:
+        """The loops from segment axis `level` inwards; `offset` is where this segment starts in every row of A."""
+        if level == len(self.depth.segments):
+            return self._run(offset, state)
+        extent, stride = self.depth.segments[level]
+
+        def body(_: Value, carried: list[Value]) -> list[Value]:
+            start, *inner = carried
+            inner = self._segment(level + 1, start, inner)
+            return [flow.add(self.b, start, stride), *inner]
+
+        if flow.as_constant(extent) == 1:
+            return self._segment(level + 1, offset, state)
+        return flow.loop(self.b, const(0), extent, 1, [offset, *state], body)[1:]
+
+    def _run(self, offset: Value, state: list[Value]) -> list[Value]:
+        """The innermost loop: `UNROLL` steps a round, then what is left."""
+        extent, stride = self.depth.run
+        b = self.b
+        steps = flow.as_constant(extent)
+        if steps is not None and steps <= UNROLL_WHOLE:
+            return self._steps(offset, state, steps)
+        if steps is not None:
+            whole: Value = const(steps - steps % UNROLL)
+        else:
+            whole = b.and_(extent, const(-UNROLL))
+
+        def round_(_: Value, carried: list[Value]) -> list[Value]:
+            position, *inner = carried
+            inner = self._steps(position, inner, UNROLL, fetch=True)
+            return [flow.add(b, position, flow.multiply(b, stride, UNROLL)), *inner]
+
+        def single(_: Value, carried: list[Value]) -> list[Value]:
+            position, *inner = carried
+            return [flow.add(b, position, stride), *self._steps(position, inner, 1)]
+
+        position, *state = flow.loop(b, const(0), whole, UNROLL, [offset, *state], round_)
+        if steps is not None:
+            return self._steps(position, state, steps % UNROLL)
+        return flow.loop(b, whole, extent, 1, [position, *state], single)[1:]
+
+    def _steps(self, position: Value, state: list[Value], count: int, *, fetch: bool = False) -> list[Value]:
+        """`count` consecutive k steps from element `position` of every row; advances the panel index."""
+        b, tile = self.b, self.tile
+        if count == 0:
+            return state
+        index, *rest = state
+        pointer = rest.pop(0) if self.ahead else None
+        sums = list(rest)
+        stride = flow.as_constant(self.depth.run[1])
+        per_chain = tile.panels * tile.rows * tile.vectors
+        if fetch and self.ahead and pointer is not None:
+            for line in range(self.ahead.lines):
+                prefetch(b, b.gep(pointer, [const(64 * line)], source_etype=ir.IntType(8)), locality=2)
+            pointer = b.gep(pointer, [self.ahead.step], source_etype=ir.IntType(8))
+        for k in range(count):
+            if stride is None:
+                here, shift = flow.add(b, position, flow.multiply(b, self.depth.run[1], k)), 0
+            else:
+                here, shift = position, k * stride
+            columns = [
+                [self._vector(panel, index, k * self.width + v * tile.lanes) for v in range(tile.vectors)]
+                for panel in self.panels
+            ]
+            slot = (k % tile.chains) * per_chain
+            for r, row in enumerate(self.rows):
+                x = self._broadcast(row, here, shift)
+                for p in range(tile.panels):
+                    for v in range(tile.vectors):
+                        at = slot + (p * tile.rows + r) * tile.vectors + v
+                        sums[at] = multiply_add(b, x, columns[p][v], sums[at], self.dtype)
+        index = flow.add(b, index, count * self.width)
+        return [index, *([pointer] if pointer is not None else []), *sums]
+
+    def _vector(self, panel: Operand, index: Value, shift: int) -> Value:
+        kind = widened(memory_type(self.b_dtype), self.lanes)
+        at = self._address(panel, index, shift, self.b_dtype)
+        return self._widen(self.b.load(at, align=self.b_dtype.bytes, typ=kind), self.b_dtype)
+
+    def _broadcast(self, row: Operand, index: Value, shift: int) -> Value:
+        at = self._address(row, index, shift, self.a_dtype)
+        scalar = self.b.load(at, align=self.a_dtype.bytes, typ=memory_type(self.a_dtype))
+        return functions.splat(self.b, self._widen(scalar, self.a_dtype), self.lanes)
+
+    def _widen(self, loaded: Value, dtype: DType) -> Value:
+        return functions.cast(self.b, functions.from_memory(self.b, loaded, dtype), dtype, self.dtype)
+
+    def _address(self, operand: Operand, index: Value, shift: int, dtype: DType) -> Value:
+        at, element = operand.pointer, memory_type(dtype)
+        if flow.as_constant(index) is not None:
+            shift += flow.as_constant(index) or 0
+        else:
+            at = self.b.gep(at, [index], source_etype=element)
+        shift += operand.displacement
+        return self.b.gep(at, [const(shift)], source_etype=element) if shift else at

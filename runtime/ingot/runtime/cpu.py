@@ -1,0 +1,57 @@
+"""What this machine's processor can do, in the names that artifacts use for it.
+
+Features carry LLVM's names (`avx2`, `sse4.1`, `dotprod`). The Linux kernel lists them in /proc/cpuinfo under names of its
+own, and only those that it has enabled for programs; most differ in punctuation alone, the rest stands in the tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from ingot.runtime.elf import EM_X86_64, host_machine
+from ingot.runtime.errors import UnsupportedCpuError
+
+ARCHITECTURES: Final = ("x86-64", "aarch64")
+
+_KERNEL_NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = MappingProxyType({
+    "x86-64": {
+        "64bit": ("lm",), "bmi": ("bmi1",), "crc32": ("sse42",), "lzcnt": ("abm",), "pclmul": ("pclmulqdq",),
+        "prfchw": ("3dnowprefetch",), "rdrnd": ("rdrand",), "sahf": ("lahflm",), "sha": ("shani",), "sse3": ("pni",),
+    },
+    "aarch64": {
+        "complxnum": ("fcma",), "crc": ("crc32",), "dotprod": ("asimddp",), "fp-armv8": ("fp",),
+        "fp16fml": ("asimdfhm",), "fullfp16": ("fphp", "asimdhp"), "jsconv": ("jscvt",), "lse": ("atomics",),
+        "neon": ("asimd",), "rcpc": ("lrcpc",), "rdm": ("asimdrdm",), "sha2": ("sha1", "sha2"),
+    },
+})  # fmt: skip
+
+
+def host_architecture() -> str:
+    """The architecture of this process, one of ARCHITECTURES. Raises UnsupportedCpuError on any other machine."""
+    return ARCHITECTURES[0] if host_machine() == EM_X86_64 else ARCHITECTURES[1]
+
+
+def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
+    """The processor flags that the Linux kernel reports, without punctuation. Raises UnsupportedCpuError if it is silent."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                name, _, flags = line.partition(":")
+                if name.strip() in ("flags", "Features"):
+                    return frozenset(_plain(flag) for flag in flags.split())
+    except OSError as error:
+        raise UnsupportedCpuError(f"the processor's features cannot be read: {error}") from error
+    raise UnsupportedCpuError(f"{path} does not list the processor's features")
+
+
+def missing_features(required: Iterable[str], architecture: str, flags: frozenset[str]) -> tuple[str, ...]:
+    """Those of the `required` features that a processor with these kernel flags lacks, sorted."""
+    names = _KERNEL_NAMES[architecture]
+    return tuple(sorted(f for f in required if not flags.issuperset(names.get(f, (_plain(f),)))))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

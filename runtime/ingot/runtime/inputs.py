@@ -1,0 +1,125 @@
+"""What callers hand in: arrays checked against the model's signature, symbolic dims solved from their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ingot.runtime.dims import compile_dims, show
+from ingot.runtime.dtypes import DType
+from ingot.runtime.errors import ArtifactError, InputError
+from ingot.runtime.manifest import Manifest, Signature
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Name, element type and shape of an input or output; a symbolic extent is its expression as text (``"batch"``)."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+
+def describe(signatures: Sequence[Signature]) -> tuple[TensorInfo, ...]:
+    """The signatures as callers see them. Raises ArtifactError for an element type that numpy lacks here."""
+    return tuple(
+        TensorInfo(s.name, _numpy_dtype(s.dtype), tuple(d if isinstance(d, int) else show(d) for d in s.shape))
+        for s in signatures
+    )
+
+
+def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    try:
+        return dtype.to_numpy()
+    except TypeError as error:
+        raise ArtifactError(f"the model has {dtype.name} inputs or outputs: {error}") from error
+
+
+def collect(inputs: Mapping[str, ArrayLike], expected: Sequence[TensorInfo]) -> list[NDArray[Any]]:
+    """One array per expected input, in that order, each of the exact dtype in native byte order.
+
+    Raises InputError for names that are missing or unknown and for values of another dtype.
+    """
+    if len(inputs) != len(expected) or any(info.name not in inputs for info in expected):
+        _refuse_names(inputs, expected)
+    return [_as_array(info, inputs[info.name]) for info in expected]
+
+
+def _refuse_names(inputs: Mapping[str, ArrayLike], expected: Sequence[TensorInfo]) -> None:
+    names = [info.name for info in expected]
+    missing = [repr(name) for name in names if name not in inputs]
+    unknown = [repr(name) for name in inputs if name not in names]
+    problems = ["there is no input " + ", ".join(unknown)] if unknown else []
+    problems += ["no value is given for " + ", ".join(missing)] if missing else []
+    raise InputError(f"{'; '.join(problems)}; the model's inputs are {', '.join(map(repr, names)) or 'none'}")
+
+
+def _as_array(info: TensorInfo, value: Any) -> NDArray[Any]:
+    """`value` as an array of the input's dtype. Only Python numbers and lists, which have no dtype of their own, are
+    converted, and only where no value changes its kind."""
+    if isinstance(value, bool | int | float | list | tuple):
+        try:
+            array = np.asarray(value)
+            if array.size and not np.can_cast(array.dtype, info.dtype, "same_kind"):
+                raise InputError(f"input {info.name!r} is a list of {array.dtype}, the model needs {info.dtype}")
+            return np.array(value, info.dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"input {info.name!r} does not fit an array of {info.dtype}: {error}") from error
+    array = np.asarray(value)
+    if array.dtype == info.dtype:
+        return array
+    if array.dtype.newbyteorder("=") == info.dtype:
+        return array.astype(info.dtype)
+    raise InputError(
+        f"input {info.name!r} has dtype {array.dtype}, the model needs {info.dtype}; "
+        f"convert it with numpy.asarray(x, {str(info.dtype)!r}) if that is meant"
+    )
+
+
+def solve(manifest: Manifest, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    """The symbols' values that give the inputs these shapes, in the order of ``manifest.inputs``.
+
+    Raises InputError for a wrong rank or extent, for a symbol that would need two values or is out of range.
+    """
+    values: dict[str, int] = {}
+    sources: dict[str, str] = {}
+    for signature, shape in zip(manifest.inputs, shapes, strict=True):
+        if len(shape) != len(signature.shape):
+            raise InputError(f"{_input(signature, shape)} has {len(shape)} axes, {len(signature.shape)} are needed")
+        for axis, (dim, extent) in enumerate(zip(signature.shape, shape, strict=True)):
+            if not isinstance(dim, str):
+                continue
+            low, high = manifest.symbols[dim]
+            if not low <= extent <= high:
+                raise InputError(f"{_axis(signature, shape, axis)}, but {dim} must be in {low} to {high}")
+            if values.setdefault(dim, extent) != extent:
+                raise InputError(f"{_axis(signature, shape, axis)}, but {sources[dim]} has {dim} = {values[dim]}")
+            sources.setdefault(dim, f"axis {axis} of input {signature.name!r}")
+    fixed = [
+        (signature, shape, axis)
+        for signature, shape in zip(manifest.inputs, shapes, strict=True)
+        for axis, dim in enumerate(signature.shape)
+        if not isinstance(dim, str)
+    ]
+    wanted = compile_dims(signature.shape[axis] for signature, _, axis in fixed).evaluate(values)
+    for (signature, shape, axis), expected in zip(fixed, wanted, strict=True):
+        if shape[axis] != expected:
+            dim = signature.shape[axis]
+            meaning = str(dim) if isinstance(dim, int) else f"{show(dim)} = {expected}"
+            raise InputError(f"{_axis(signature, shape, axis)}, but {meaning} is needed")
+    return values
+
+
+def _input(signature: Signature, shape: tuple[int, ...]) -> str:
+    wanted = ", ".join(show(d) for d in signature.shape)
+    return f"input {signature.name!r} of shape {list(shape)} (the model needs [{wanted}])"
+
+
+def _axis(signature: Signature, shape: tuple[int, ...], axis: int) -> str:
+    return f"{_input(signature, shape)} has {shape[axis]} on axis {axis}"

@@ -1,0 +1,132 @@
+"""An artifact opened and mapped: its manifest, the machine code that fits this processor, its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.runtime import container
+from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
+from ingot.runtime.environment import Environment
+from ingot.runtime.errors import ArtifactError, InputError, UnsupportedCpuError
+from ingot.runtime.image import Image
+from ingot.runtime.manifest import (
+    ALIGNMENT,
+    DIGEST_CHUNK,
+    MANIFEST_MEMBER,
+    MAX_MANIFEST_BYTES,
+    RUN_SYMBOL,
+    STOP_SYMBOL,
+    TEAM_INIT_SYMBOL,
+    TEAM_SIZE_SYMBOL,
+    WEIGHTS_MEMBER,
+    WORKER_SYMBOL,
+    Code,
+    Manifest,
+    code_member,
+    parse_manifest,
+)
+from ingot.runtime.threads import TeamFunctions
+
+Verify: TypeAlias = Literal["code", "full"]
+_RECOMPILE: Final = "compile the model again with --target for this machine"
+
+
+class Library:
+    """The parts of an artifact that a session works with.
+
+    The manifest is compared with its CRC-32 and the machine code with its SHA-256; with ``verify="full"`` the weights
+    are too, which reads all of them. Weights are mapped from the file, read-only, shared with other processes.
+
+    Raises ArtifactError for a file that is damaged or not an artifact, UnsupportedCpuError when it holds no code for
+    this processor, OSError when it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, verify: Verify, environment: Environment) -> None:
+        if verify not in get_args(Verify):
+            raise InputError(f"verify is {verify!r}; 'code' or 'full' can be asked for")
+        with container.read(path) as file:
+            try:
+                self.manifest: Manifest = _read_manifest(file)
+                self.code: Code = _choose_code(self.manifest)
+                member = code_member(self.code.level)
+                _verify(file, member, self.manifest)
+                self._weights = _map_weights(file, self.manifest, verify)
+            except UnsupportedCpuError as error:
+                raise UnsupportedCpuError(f"{file.path}: {error}") from None
+            except ArtifactError as error:
+                raise ArtifactError(f"{file.path}: {error}") from None
+            entry = file.entry(member)
+            name = re.sub(r"[^A-Za-z0-9_.-]", "-", self.manifest.name)[:80] + "-" + self.code.level
+            self._image = Image(file.fileno(), entry.offset, entry.size, name=name, debug_dir=environment.debug_dir)
+        try:
+            symbol = self._image.symbol
+            self.run: int = symbol(RUN_SYMBOL)
+            self.team_functions: TeamFunctions = TeamFunctions(
+                symbol(TEAM_SIZE_SYMBOL), symbol(TEAM_INIT_SYMBOL), symbol(WORKER_SYMBOL), symbol(STOP_SYMBOL)
+            )
+        except ArtifactError:
+            self.close()
+            raise
+
+    @property
+    def weights_address(self) -> int:
+        """Address of the first weight; 0 without weights."""
+        return self._weights.ctypes.data if self._weights.size else 0
+
+    def close(self) -> None:
+        """Unmap code and weights. No thread may be running the code."""
+        self._image.close()
+        self._weights = np.empty(0, np.uint8)
+
+
+def _read_manifest(file: container.Container) -> Manifest:
+    if file.entry(MANIFEST_MEMBER).size > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"the manifest has more than {MAX_MANIFEST_BYTES} bytes")
+    file.verify(MANIFEST_MEMBER)
+    return parse_manifest(file.view(MANIFEST_MEMBER).tobytes())
+
+
+def _choose_code(manifest: Manifest) -> Code:
+    here = host_architecture()
+    if manifest.architecture != here:
+        raise UnsupportedCpuError(f"it holds code for {manifest.architecture}, this is {here}: {_RECOMPILE}")
+    flags = kernel_flags()
+    missing = {code: missing_features(code.features, here, flags) for code in manifest.code}
+    for code, features in missing.items():
+        if not features:
+            return code
+    nearest = min(missing, key=lambda code: len(missing[code]))
+    raise UnsupportedCpuError(
+        f"this processor cannot run any of its code levels ({', '.join(code.level for code in missing)}); "
+        f"{nearest.level} needs {', '.join(missing[nearest])}: {_RECOMPILE}"
+    )
+
+
+def _verify(file: container.Container, member: str, manifest: Manifest) -> None:
+    digest, data = manifest.digests[member], file.view(member)
+    if data.size != digest.size:
+        raise ArtifactError(f"member {member!r} has {data.size} bytes, the manifest says {digest.size}")
+    for index, expected in enumerate(digest.chunks):
+        start = index * DIGEST_CHUNK
+        chunk = data[start : start + DIGEST_CHUNK]
+        if hashlib.sha256(chunk.data).hexdigest() != expected:
+            raise ArtifactError(f"member {member!r} is damaged between bytes {start} and {start + chunk.size}")
+
+
+def _map_weights(file: container.Container, manifest: Manifest, verify: Verify) -> NDArray[np.uint8]:
+    digest = manifest.digests.get(WEIGHTS_MEMBER)
+    if digest is None:
+        return np.empty(0, np.uint8)
+    entry = file.entry(WEIGHTS_MEMBER)
+    if entry.size != digest.size or entry.offset % ALIGNMENT:
+        raise ArtifactError(f"the weights are not {digest.size} bytes at a multiple of {ALIGNMENT}")
+    if verify == "full":
+        _verify(file, WEIGHTS_MEMBER, manifest)
+    weights: NDArray[Any] = file.view(WEIGHTS_MEMBER)
+    return weights

@@ -1,0 +1,62 @@
+"""How much of the machine this process may use: CPUs by affinity and cgroup quota, memory by cgroup and by what is built in.
+
+Control groups as in the kernel's cgroup-v2.rst and, for older systems, cgroup-v1/memory.rst and sched-bwc.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from math import ceil
+
+
+def available_cpus(root: str = "/") -> int:
+    """Threads that can run at the same time: the CPUs this process may be scheduled on, less where a cgroup limits the
+    CPU time to the worth of fewer (rounded up). At least 1."""
+    count = len(os.sched_getaffinity(0))
+    for folder, version in _groups(root):
+        if version == 2:
+            quota, _, period = _read(f"{folder}/cpu.max").partition(" ")
+        else:
+            quota, period = _read(f"{folder}/cpu.cfs_quota_us"), _read(f"{folder}/cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):
+            count = min(count, ceil(int(quota) / int(period)))
+    return max(count, 1)
+
+
+def available_memory(root: str = "/") -> int:
+    """Bytes of memory that this process may use in all: physical memory, or what a cgroup allows if that is less."""
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for folder, version in _groups(root):
+        limit = _read(f"{folder}/memory.max" if version == 2 else f"{folder}/memory.limit_in_bytes")
+        if limit.isdigit():
+            size = min(size, int(limit))
+    return size
+
+
+def _groups(root: str) -> Iterator[tuple[str, int]]:
+    """Folders of the process's control groups and of all groups around them, with the cgroup version."""
+    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            mounts = [(os.path.join(root, "sys/fs/cgroup"), 2)]
+        else:
+            mounts = [
+                (os.path.join(root, "sys/fs/cgroup", name), 1)
+                for name in controllers.split(",")
+                if name in ("cpu", "memory")
+            ]
+        for mount, version in mounts:
+            # Inside a container the path may be that of the host; its own group is then mounted as the root.
+            parts = [part for part in path.split("/") if part and part != ".."]
+            for depth in range(len(parts), -1, -1):
+                yield "/".join([mount, *parts[:depth]]), version
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

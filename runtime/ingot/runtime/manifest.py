@@ -1,0 +1,426 @@
+"""The manifest of an artifact: what it holds, how to call its code, what its memory must look like.
+
+This is the definition of the format. The compiler fills a `Manifest` and writes `encode`'s bytes; the runtime reads them
+back with `parse_manifest`, which believes nothing: every name, kind, dtype, index and range is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, cast
+
+from ingot.runtime.cpu import ARCHITECTURES
+from ingot.runtime.dims import Dim, parse_dim
+from ingot.runtime.dtypes import BY_NAME, DType
+from ingot.runtime.errors import ArtifactError
+
+FORMAT_VERSION: Final = 1
+
+MANIFEST_MEMBER: Final = "manifest.json"
+WEIGHTS_MEMBER: Final = "weights.bin"
+VECTORS_MEMBER: Final = "test/vectors.npz"
+ALIGNMENT: Final = 64
+"""Bytes that the addresses of weights and temps are multiples of. Inputs and outputs are aligned to one element."""
+
+RUN_SYMBOL: Final = "ingot_run"
+TEAM_SIZE_SYMBOL: Final = "ingot_team_size"
+TEAM_INIT_SYMBOL: Final = "ingot_team_init"
+WORKER_SYMBOL: Final = "ingot_worker"
+STOP_SYMBOL: Final = "ingot_stop"
+EXPORTS: Final = (RUN_SYMBOL, TEAM_SIZE_SYMBOL, TEAM_INIT_SYMBOL, WORKER_SYMBOL, STOP_SYMBOL)
+
+DIGEST_CHUNK: Final = 1 << 20
+"""Bytes of a member that one digest covers; the last chunk may be shorter."""
+MAX_MANIFEST_BYTES: Final = 1 << 28
+MAX_SIZE: Final = 1 << 56
+"""Bound of offsets and sizes that do not depend on shapes, in bytes."""
+
+StorageKind: TypeAlias = Literal["input", "output", "weight", "temp", "status"]
+STORAGE_KINDS: Final = ("input", "output", "weight", "temp", "status")
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_+=@.-]{1,64}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_T = TypeVar("_T")
+
+
+def code_member(level: str) -> str:
+    """Name of the member that holds the machine code of a level."""
+    return f"code/{level}.so"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Machine code for one instruction set level; it runs on processors with all of `features` (LLVM's names)."""
+
+    level: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One input or output: `storage` indexes `Manifest.storages`. A symbol's value follows from an input axis whose
+    dim is that symbol and nothing else."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+    storage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A buffer of `size` elements. A temp is `live` from its first step to its last, both included; a weight lies
+    `offset` bytes into the weights member."""
+
+    kind: StorageKind
+    dtype: DType
+    size: Dim
+    live: tuple[int, int] | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An argument word that holds the value of a dim."""
+
+    dim: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """An argument word that holds the address of element `element` of storage number `storage`."""
+
+    storage: int
+    element: Dim
+
+
+Argument: TypeAlias = Value | Pointer
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """SHA-256 of a member's bytes, DIGEST_CHUNK at a time. It shows damage; it does not show who wrote the file."""
+
+    size: int
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that the runtime must know of a model.
+
+    `target` is what the user asked the compiler for; `code` holds the levels in the file, best first. `symbols` gives
+    each symbolic dim's range, both ends included. `args` describes the table of 64-bit words that the code is called
+    with. `chunks` are the chunk counts of the parallel steps: where none exceeds 1, one thread does all. A run that
+    leaves n > 0 in the status storage failed with the message `faults[n - 1]`.
+    """
+
+    name: str
+    producer: str
+    architecture: str
+    target: str
+    code: tuple[Code, ...]
+    symbols: Mapping[str, tuple[int, int]]
+    inputs: tuple[Signature, ...]
+    outputs: tuple[Signature, ...]
+    storages: tuple[Storage, ...]
+    args: tuple[Argument, ...]
+    chunks: tuple[Dim, ...] = ()
+    faults: tuple[str, ...] = ()
+    digests: Mapping[str, Digest] = field(default_factory=dict[str, Digest])
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def encode(self) -> bytes:
+        """The manifest as UTF-8 JSON; equal manifests give equal bytes. Raises ArtifactError, as reading would, for one
+        that the runtime would refuse."""
+        document = {
+            "format": FORMAT_VERSION,
+            "producer": self.producer,
+            "name": self.name,
+            "target": {"arch": self.architecture, "asked": self.target},
+            "code": [{"level": code.level, "features": list(code.features)} for code in self.code],
+            "symbols": {name: list(bounds) for name, bounds in self.symbols.items()},
+            "inputs": [_encode_signature(each) for each in self.inputs],
+            "outputs": [_encode_signature(each) for each in self.outputs],
+            "storages": [_encode_storage(each) for each in self.storages],
+            "args": [["d", a.dim] if isinstance(a, Value) else ["p", a.storage, a.element] for a in self.args],
+            "chunks": self.chunks,
+            "faults": self.faults,
+            "digests": {name: {"size": d.size, "chunks": d.chunks} for name, d in self.digests.items()},
+            "provenance": self.provenance,
+        }
+        try:
+            data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"the manifest cannot be written as JSON: {error}") from error
+        parse_manifest(data)
+        return data
+
+
+def _encode_signature(signature: Signature) -> dict[str, Any]:
+    name, dtype, shape, storage = signature.name, signature.dtype.name, signature.shape, signature.storage
+    return {"name": name, "dtype": dtype, "shape": shape, "storage": storage}
+
+
+def _encode_storage(storage: Storage) -> dict[str, Any]:
+    record: dict[str, Any] = {"kind": storage.kind, "dtype": storage.dtype.name, "size": storage.size}
+    if storage.live is not None:
+        record["live"] = storage.live
+    if storage.offset is not None:
+        record["offset"] = storage.offset
+    return record
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read and check a manifest. Raises ArtifactError for anything that is not one of this format version."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"the manifest has {len(data)} bytes; {MAX_MANIFEST_BYTES} is the most")
+    try:
+        document = json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"the manifest is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ArtifactError("the manifest is not a JSON object")
+    version = cast("dict[str, object]", document).get("format")
+    if version != FORMAT_VERSION or isinstance(version, bool | float):
+        raise ArtifactError(
+            f"the artifact has format version {str(version)[:20]}, this runtime reads version {FORMAT_VERSION}: "
+            "update ingot, or compile the model again"
+        )
+    return _parse_document(_Record("manifest", document))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a key is given twice")
+    return record
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+class _Record:
+    """A decoded JSON object that is taken apart key by key; each error says where it is."""
+
+    def __init__(self, where: str, value: object) -> None:
+        if not isinstance(value, dict):
+            raise ArtifactError(f"{where} is not a JSON object")
+        self.where = where
+        self._rest = dict(cast("dict[str, object]", value))
+
+    def take(self, key: str) -> object:
+        if key not in self._rest:
+            raise ArtifactError(f"{self.where} has no {key!r}")
+        return self._rest.pop(key)
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._rest)
+
+    def text(self, key: str, *, longest: int = 1 << 16) -> str:
+        return _text(self.take(key), f"{self.where}.{key}", longest)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        return _integer(self.take(key), f"{self.where}.{key}", low, high)
+
+    def sequence(self, key: str) -> list[object]:
+        return _sequence(self.take(key), f"{self.where}.{key}")
+
+    def choice(self, key: str, values: Sequence[str]) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or value not in values:
+            raise ArtifactError(f"{self.where}.{key} is {str(value)[:40]!r}; known are {', '.join(values)}")
+        return value
+
+    def end(self) -> None:
+        if self._rest:
+            raise ArtifactError(f"{self.where} has unknown keys: {', '.join(sorted(self._rest))[:200]}")
+
+
+def _text(value: object, where: str, longest: int = 1 << 16) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise ArtifactError(f"{where} is not a string of at most {longest} characters")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise ArtifactError(f"{where} is not valid Unicode")
+    return value
+
+
+def _integer(value: object, where: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ArtifactError(f"{where} is {str(value)[:40]}, not an integer of {low} to {high}")
+    return value
+
+
+def _sequence(value: object, where: str) -> list[object]:
+    if not isinstance(value, list):
+        raise ArtifactError(f"{where} is not a JSON array")
+    return cast("list[object]", value)
+
+
+def _parse_document(top: _Record) -> Manifest:
+    top.take("format")
+    target = _Record("target", top.take("target"))
+    symbols = _parse_symbols(_Record("symbols", top.take("symbols")))
+    storages = tuple(
+        _parse_storage(_Record(f"storages[{i}]", s), symbols) for i, s in enumerate(top.sequence("storages"))
+    )
+    known = symbols.keys()
+    manifest = Manifest(
+        name=top.text("name"),
+        producer=top.text("producer", longest=256),
+        architecture=target.choice("arch", ARCHITECTURES),
+        target=target.text("asked", longest=4096),
+        code=tuple(_parse_code(_Record(f"code[{i}]", c)) for i, c in enumerate(top.sequence("code"))),
+        symbols=symbols,
+        inputs=_parse_signatures("inputs", "input", top, symbols, storages),
+        outputs=_parse_signatures("outputs", "output", top, symbols, storages),
+        storages=storages,
+        args=_each("args", top.sequence("args"), lambda a: _parse_argument(a, symbols, len(storages))),
+        chunks=_each("chunks", top.sequence("chunks"), lambda c: parse_dim(c, known)),
+        faults=_each("faults", top.sequence("faults"), lambda f: _text(f, "a message")),
+        digests=_parse_digests(_Record("digests", top.take("digests"))),
+        provenance=_provenance(top.take("provenance")),
+    )
+    target.end()
+    top.end()
+    _check_whole(manifest)
+    return manifest
+
+
+def _each(where: str, values: Iterable[object], parse: Callable[[object], _T]) -> tuple[_T, ...]:
+    parsed: list[_T] = []
+    for index, value in enumerate(values):
+        try:
+            parsed.append(parse(value))
+        except ArtifactError as error:
+            raise ArtifactError(f"{where}[{index}]: {error}") from None
+    return tuple(parsed)
+
+
+def _parse_symbols(record: _Record) -> dict[str, tuple[int, int]]:
+    symbols: dict[str, tuple[int, int]] = {}
+    for name in record.keys():
+        bounds = record.sequence(name)
+        if len(bounds) != 2:
+            raise ArtifactError(f"symbols.{name[:80]} is not [lowest, highest]")
+        low = _integer(bounds[0], f"symbols.{name[:80]}", 0, 2**62)
+        symbols[_text(name, "a symbol's name", 256)] = low, _integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
+    return symbols
+
+
+def _parse_code(record: _Record) -> Code:
+    level = record.text("level", longest=64)
+    if not _NAME.fullmatch(level):
+        raise ArtifactError(f"{record.where}.level is {level!r}, which cannot be part of a member's name")
+    features = _each(f"{record.where}.features", record.sequence("features"), lambda f: _text(f, "a feature", 64))
+    record.end()
+    return Code(level, features)
+
+
+def _parse_storage(record: _Record, symbols: Mapping[str, tuple[int, int]]) -> Storage:
+    kind = cast("StorageKind", record.choice("kind", STORAGE_KINDS))
+    dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
+    try:
+        size = parse_dim(record.take("size"), symbols.keys())
+    except ArtifactError as error:
+        raise ArtifactError(f"{record.where}.size: {error}") from None
+    if isinstance(size, int) and not 0 <= size <= MAX_SIZE:
+        raise ArtifactError(f"{record.where}.size is {size}")
+    live = offset = None
+    if kind == "temp":
+        steps = record.sequence("live")
+        if len(steps) != 2:
+            raise ArtifactError(f"{record.where}.live is not [first, last]")
+        first = _integer(steps[0], f"{record.where}.live", 0, 2**31)
+        live = first, _integer(steps[1], f"{record.where}.live", first, 2**31)
+    elif kind == "weight":
+        offset = record.integer("offset", 0, MAX_SIZE)
+        if offset % ALIGNMENT or not isinstance(size, int):
+            raise ArtifactError(f"{record.where}: a weight has a constant size and an offset of whole {ALIGNMENT} bytes")
+    elif kind == "status" and (dtype.name != "i64" or size != 1):
+        raise ArtifactError(f"{record.where}: the status is one i64")
+    record.end()
+    return Storage(kind, dtype, size, live, offset)
+
+
+def _parse_signatures(
+    key: str,
+    kind: StorageKind,
+    top: _Record,
+    symbols: Mapping[str, tuple[int, int]],
+    storages: Sequence[Storage],
+) -> tuple[Signature, ...]:
+    signatures: list[Signature] = []
+    for index, value in enumerate(top.sequence(key)):
+        record = _Record(f"{key}[{index}]", value)
+        name = record.text("name", longest=4096)
+        dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
+        shape = _each(f"{record.where}.shape", record.sequence("shape"), lambda d: parse_dim(d, symbols.keys()))
+        storage = record.integer("storage", 0, len(storages) - 1)
+        record.end()
+        if len(shape) > 64 or any(isinstance(d, int) and d < 0 for d in shape):
+            raise ArtifactError(f"{record.where}.shape has a negative extent or more than 64 axes")
+        if storages[storage].kind != kind or storages[storage].dtype != dtype:
+            raise ArtifactError(f"{record.where}: storages[{storage}] is not an {kind} of {dtype.name}")
+        signatures.append(Signature(name, dtype, shape, storage))
+    if len({s.name for s in signatures}) != len(signatures) or len({s.storage for s in signatures}) != len(signatures):
+        raise ArtifactError(f"{key}: two have the same name or the same storage")
+    if len(signatures) != sum(s.kind == kind for s in storages):
+        raise ArtifactError(f"{key}: not every storage of that kind has a name")
+    return tuple(signatures)
+
+
+def _parse_argument(value: object, symbols: Mapping[str, tuple[int, int]], storages: int) -> Argument:
+    match value:
+        case ["d", dim]:
+            return Value(parse_dim(dim, symbols.keys()))
+        case ["p", storage, dim]:
+            return Pointer(_integer(storage, "the storage", 0, storages - 1), parse_dim(dim, symbols.keys()))
+        case _:
+            raise ArtifactError('neither ["d", dim] nor ["p", storage, dim]')
+
+
+def _parse_digests(record: _Record) -> dict[str, Digest]:
+    digests: dict[str, Digest] = {}
+    for name in record.keys():
+        entry = _Record(f"digests.{name[:80]}", record.take(name))
+        size = entry.integer("size", 0, MAX_SIZE)
+        chunks = _each(f"{entry.where}.chunks", entry.sequence("chunks"), lambda c: _text(c, "a digest", 64))
+        entry.end()
+        if len(chunks) != -(-size // DIGEST_CHUNK) or not all(_DIGEST.fullmatch(c) for c in chunks):
+            raise ArtifactError(f"{entry.where}: these are not the SHA-256 digests of {size} bytes")
+        digests[name] = Digest(size, chunks)
+    return digests
+
+
+def _provenance(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ArtifactError("provenance is not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _check_whole(manifest: Manifest) -> None:
+    """What no entry can be asked alone."""
+    solved = {d for each in manifest.inputs for d in each.shape if isinstance(d, str)}
+    if unsolved := manifest.symbols.keys() - solved:
+        raise ArtifactError(f"no input has an axis that gives the symbol {', '.join(sorted(unsolved))[:200]}")
+    if sum(s.kind == "status" for s in manifest.storages) > 1:
+        raise ArtifactError("there are two status storages")
+    levels = [code.level for code in manifest.code]
+    if not levels or len(set(levels)) != len(levels):
+        raise ArtifactError("there is no machine code, or one level of it twice")
+    wanted = {code_member(level) for level in levels}
+    weights = [s for s in manifest.storages if s.kind == "weight"]
+    if weights:
+        wanted.add(WEIGHTS_MEMBER)
+    if missing := wanted - manifest.digests.keys():
+        raise ArtifactError(f"there is no digest of {', '.join(sorted(missing))[:200]}")
+    for storage in weights:
+        assert storage.offset is not None and isinstance(storage.size, int)
+        end = storage.offset + storage.size * storage.dtype.bytes
+        if end > manifest.digests[WEIGHTS_MEMBER].size:
+            raise ArtifactError(f"a weight ends {end} bytes into the weights member, beyond its end")

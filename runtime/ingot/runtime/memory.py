@@ -1,0 +1,109 @@
+"""Working memory: where each temporary lies for concrete shapes, and the mappings that hold them."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.runtime.errors import InputError, RuntimeFault
+
+ALIGNMENT: Final = 64
+_HUGE: Final = 4 << 20  # from here on huge pages save more misses than their clearing costs
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Offsets in bytes, one per temporary, and the bytes that all need together."""
+
+    offsets: tuple[int, ...]
+    total: int
+
+
+def place(sizes: Sequence[int], lives: Sequence[tuple[int, int]], *, limit: int) -> Placement:
+    """Give temporaries of `sizes` bytes, live from a first step to a last (both included), places in one arena.
+
+    Temporaries that are live at the same step do not overlap; offsets are multiples of 64 bytes. The largest is placed
+    first, each into the smallest gap that holds it: "greedy by size" of Pisarchyk and Lee, Efficient Memory Management
+    for Deep Neural Net Inference, 2020. The same arguments give the same places.
+
+    Raises InputError when more than `limit` bytes are needed.
+    """
+    count = len(sizes)
+    rounded = [(size + ALIGNMENT - 1) & -ALIGNMENT for size in sizes]
+    check_limit(max(rounded, default=0), limit)
+    offsets = [0] * count
+    order = sorted((i for i in range(count) if rounded[i]), key=lambda i: (-rounded[i], lives[i], i))
+    # The temporaries placed so far, in parallel arrays.
+    starts, ends, firsts, lasts = np.zeros((4, len(order)), np.int64)
+    total = 0
+    for placed, index in enumerate(order):
+        size, (first, last) = rounded[index], lives[index]
+        met = np.flatnonzero((firsts[:placed] <= last) & (lasts[:placed] >= first))
+        offset = _best_gap(starts[met], ends[met], size) if met.size else 0
+        offsets[index] = offset
+        starts[placed], ends[placed], firsts[placed], lasts[placed] = offset, offset + size, first, last
+        total = max(total, offset + size)
+        check_limit(total, limit)
+    return Placement(tuple(offsets), total)
+
+
+def _best_gap(starts: NDArray[np.int64], ends: NDArray[np.int64], size: int) -> int:
+    """Start of the smallest gap of `size` bytes or more between the intervals; past all of them if there is none."""
+    order = np.argsort(starts, kind="stable")
+    reached = np.maximum.accumulate(ends[order])
+    gap_starts = np.concatenate((np.zeros(1, np.int64), reached[:-1]))
+    gaps = starts[order] - gap_starts
+    fitting = np.flatnonzero(gaps >= size)
+    if not fitting.size:
+        return int(reached[-1])
+    return int(gap_starts[fitting[np.argmin(gaps[fitting])]])
+
+
+def check_limit(size: int, limit: int) -> None:
+    """Raises InputError when `size` bytes of working memory are more than `limit`."""
+    if size > limit:
+        raise InputError(
+            f"a run with these shapes needs {show_bytes(size)} of working memory or more, the limit is "
+            f"{show_bytes(limit)}: use a smaller batch or smaller inputs, or raise INGOT_MEMORY_LIMIT"
+        )
+
+
+def show_bytes(size: int) -> str:
+    """A number of bytes as people read it: 1536 is ``1.5 KiB``."""
+    amount, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.4g} {unit}"
+
+
+class Arena:
+    """Zeroed, page-aligned anonymous memory. It is unmapped once neither the arena nor a view of it is held."""
+
+    def __init__(self, size: int) -> None:
+        """Map at least `size` bytes. Raises RuntimeFault when the system refuses."""
+        self.size: int = max(size + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, mmap.PAGESIZE)
+        try:
+            memory = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError, ValueError) as error:
+            raise RuntimeFault(f"the system gives no {show_bytes(self.size)} of memory: {error}") from error
+        if self.size >= _HUGE:
+            with suppress(OSError):  # a kernel without huge pages
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+        self.address: int = self._bytes.ctypes.data
+
+    def view(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """A writable array over the memory that begins `offset` bytes into it; it keeps the memory mapped."""
+        return np.ndarray(shape, dtype, self._bytes.data, offset)
+
+    def poison(self) -> None:
+        """Fill the memory with 0xFF: NaN in every floating-point type, -1 or the largest value in the others."""
+        self._bytes.fill(0xFF)

@@ -1,0 +1,247 @@
+"""Plans and frames: the argument table of a model for concrete shapes, and the memory it points into.
+
+A plan belongs to one set of input shapes and holds everything that does not depend on addresses. A frame is a plan bound
+to the working memory of one lane; a lane is what one run needs for itself while it lasts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.runtime.dims import compile_dims
+from ingot.runtime.errors import InputError
+from ingot.runtime.inputs import TensorInfo, solve
+from ingot.runtime.manifest import MAX_SIZE, Manifest, Pointer, Storage, Value
+from ingot.runtime.memory import ALIGNMENT, Arena, check_limit, place
+
+STAGED_BYTES: Final = 64 << 10
+"""Inputs and outputs up to this size are copied to and from fixed places, larger ones are read and written in place."""
+
+_ARENA: Final = 0
+_FIXED: Final = 1
+_STATUS: Final = 2
+_CALLER: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output at concrete shapes: staged `offset` bytes into the arena, or, where that is None, in memory
+    of the caller whose address + bytes goes into the table words `patches` (word, bytes)."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int | None
+    patches: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Plan:
+    """The argument table for concrete shapes. `template` needs the arena's address added at `arena_words` and that of
+    the status at `status_words`."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    template: NDArray[np.int64]
+    arena_words: NDArray[np.intp]
+    status_words: NDArray[np.intp]
+    arena_size: int
+    is_parallel: bool
+    has_status: bool
+
+
+class Planner:
+    """Makes plans for one loaded model."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+        weights_address: int,
+        memory_limit: int,
+    ) -> None:
+        self._manifest = manifest
+        self._inputs = inputs
+        self._outputs = outputs
+        self._limit = memory_limit
+        args, storages = manifest.args, manifest.storages
+        self._dims = compile_dims((
+            *(a.dim if isinstance(a, Value) else a.element for a in args),
+            *(storage.size for storage in storages),
+            *manifest.chunks,
+            *(dim for signature in manifest.outputs for dim in signature.shape),
+        ))
+        pointers = [(word, a.storage) for word, a in enumerate(args) if isinstance(a, Pointer)]
+        self._pointers = np.array([word for word, _ in pointers], np.intp)
+        self._targets = np.array([storage for _, storage in pointers], np.intp)
+        self._itemsizes = np.array([storages[storage].dtype.bytes for _, storage in pointers], np.int64)
+        self._bases = np.array(
+            [weights_address + s.offset if s.offset is not None else 0 for s in storages], np.int64
+        )
+        self._temps = [i for i, storage in enumerate(storages) if storage.kind == "temp"]
+        self._lives = [storage.live for storage in storages if storage.live is not None]
+
+    def plan(self, shapes: tuple[tuple[int, ...], ...], *, staged_bytes: int = STAGED_BYTES) -> Plan:
+        """The plan for inputs of these shapes, in the order of the model's inputs.
+
+        Raises InputError for shapes that the model does not take or that need more memory than the limit.
+        """
+        manifest = self._manifest
+        values = self._dims.evaluate(solve(manifest, shapes))
+        counts = (len(manifest.args), len(manifest.storages), len(manifest.chunks))
+        words, rest = np.array(values[: counts[0]], np.int64), values[counts[0] :]
+        sizes, rest = rest[: counts[1]], rest[counts[1] :]
+        chunks, extents = rest[: counts[2]], rest[counts[2] :]
+        sizes = [_byte_size(storage, size) for storage, size in zip(manifest.storages, sizes, strict=True)]
+        if words.size and np.abs(words[self._pointers]).max(initial=0) > MAX_SIZE:
+            raise InputError("the shapes of the inputs are too large: an address is beyond 2**56 elements")
+
+        bases = self._bases.copy()
+        regions = np.array([_region(storage, size, staged_bytes) for storage, size in zip(manifest.storages, sizes)])
+        arena_size = 0
+        for index, storage in enumerate(manifest.storages):
+            if storage.kind in ("input", "output") and regions[index] == _ARENA:
+                bases[index] = arena_size
+                arena_size += (sizes[index] + ALIGNMENT - 1) & -ALIGNMENT
+        placement = place([sizes[i] for i in self._temps], self._lives, limit=self._limit)
+        for index, offset in zip(self._temps, placement.offsets, strict=True):
+            bases[index] = arena_size + offset
+        arena_size += placement.total
+        check_limit(arena_size, self._limit)
+
+        words[self._pointers] = words[self._pointers] * self._itemsizes + bases[self._targets]
+        pointed = regions[self._targets]
+        shapes_out = _split(extents, [len(signature.shape) for signature in manifest.outputs])
+        ports = [
+            Port(
+                info.name,
+                info.dtype,
+                shape,
+                int(bases[signature.storage]) if regions[signature.storage] == _ARENA else None,
+                self._patches(words, signature.storage) if regions[signature.storage] == _CALLER else (),
+            )
+            for signature, info, shape in zip(
+                (*manifest.inputs, *manifest.outputs),
+                (*self._inputs, *self._outputs),
+                (*shapes, *shapes_out),
+                strict=True,
+            )
+        ]
+        for port, signature in zip(ports, (*manifest.inputs, *manifest.outputs), strict=True):
+            _check_port(port, sizes[signature.storage])
+        words.setflags(write=False)
+        return Plan(
+            shapes=shapes,
+            inputs=tuple(ports[: len(shapes)]),
+            outputs=tuple(ports[len(shapes) :]),
+            template=words,
+            arena_words=self._pointers[pointed == _ARENA],
+            status_words=self._pointers[pointed == _STATUS],
+            arena_size=arena_size,
+            is_parallel=max(chunks, default=0) > 1,
+            has_status=any(storage.kind == "status" for storage in manifest.storages),
+        )
+
+    def _patches(self, words: NDArray[np.int64], storage: int) -> tuple[tuple[int, int], ...]:
+        return tuple((int(word), int(words[word])) for word in self._pointers[self._targets == storage])
+
+
+def _byte_size(storage: Storage, size: int) -> int:
+    if not 0 <= size <= MAX_SIZE:
+        raise InputError(f"with these shapes a buffer of the model would have {size} elements; the model cannot run so")
+    return size * storage.dtype.bytes
+
+
+def _region(storage: Storage, size: int, staged_bytes: int) -> int:
+    if storage.kind in ("input", "output"):
+        return _ARENA if size <= staged_bytes else _CALLER
+    return {"temp": _ARENA, "weight": _FIXED, "status": _STATUS}[storage.kind]
+
+
+def _split(values: Sequence[int], counts: Sequence[int]) -> list[tuple[int, ...]]:
+    parts: list[tuple[int, ...]] = []
+    start = 0
+    for count in counts:
+        parts.append(tuple(values[start : start + count]))
+        start += count
+    return parts
+
+
+def _check_port(port: Port, size: int) -> None:
+    """An array of the port's shape must be all of its storage: the code reads or writes that many bytes."""
+    bytes_needed = port.dtype.itemsize
+    for extent in port.shape:
+        bytes_needed *= extent
+    if min(port.shape, default=0) < 0 or bytes_needed != size:
+        raise InputError(f"with these shapes {port.name!r} would be {list(port.shape)}; the model cannot run so")
+
+
+class Frame:
+    """A plan bound to memory: a table that the code can be called with, arrays over the staged inputs and outputs.
+
+    `inputs` has (name, dtype, shape, array or None), `outputs` the same; None means that the address of an array is put
+    into the table with `point` before the call.
+    """
+
+    __slots__ = ("arena", "inputs", "is_staged", "outputs", "plan", "pointer", "results", "status", "table", "words")
+
+    def __init__(self, plan: Plan, arena: Arena) -> None:
+        self.plan = plan
+        self.arena = arena
+        count = plan.template.size
+        # The word after the table is the status.
+        self.table = np.zeros(count + 1, np.int64)
+        address = self.table.ctypes.data
+        self.table[:count] = plan.template
+        self.table[plan.arena_words] += arena.address
+        self.table[plan.status_words] += address + 8 * count
+        self.pointer = ctypes.c_void_p(address)
+        self.words = (ctypes.c_int64 * count).from_buffer(self.table.data)
+        self.status = ctypes.c_int64.from_buffer(self.table.data, 8 * count)
+        self.inputs = tuple((p.name, p.dtype, p.shape, self._view(p)) for p in plan.inputs)
+        self.outputs = tuple((p.name, p.dtype, p.shape, self._view(p)) for p in plan.outputs)
+        self.is_staged = not plan.is_parallel and all(p.offset is not None for p in (*plan.inputs, *plan.outputs))
+        self.results = tuple((name, view.copy) for name, _, _, view in self.outputs if view is not None)
+
+    def _view(self, port: Port) -> NDArray[Any] | None:
+        return None if port.offset is None else self.arena.view(port.offset, port.dtype, port.shape)
+
+    def point(self, port: Port, array: NDArray[Any]) -> None:
+        """Let the port's table words point into `array`, which the caller keeps alive during the call."""
+        address = array.ctypes.data
+        for word, offset in port.patches:
+            self.words[word] = address + offset
+
+
+class Lane:
+    """The memory of one run at a time: an arena that all shapes share, and frames over it."""
+
+    __slots__ = ("arena", "current", "frames")
+
+    def __init__(self) -> None:
+        self.arena: Arena | None = None
+        self.frames: dict[Plan, Frame] = {}
+        self.current: Frame | None = None
+
+    def frame(self, plan: Plan, keep: int) -> Frame:
+        """The frame for `plan`, made current; at most `keep` frames are held. Raises RuntimeFault without memory."""
+        frame = self.frames.get(plan)
+        if frame is None:
+            if self.arena is None or self.arena.size < plan.arena_size:
+                # The old memory goes first: both together may be more than there is.
+                self.arena = self.current = None
+                self.frames.clear()
+                self.arena = Arena(plan.arena_size)
+            while len(self.frames) >= keep:
+                del self.frames[next(iter(self.frames))]
+            frame = self.frames[plan] = Frame(plan, self.arena)
+        self.current = frame
+        return frame
