@@ -20,7 +20,7 @@ import pytest
 
 from ingot.runtime import container as container_format
 from ingot.runtime.container import Container, Entry, Member, read, write
-from ingot.runtime.errors import ArtifactError, InputError
+from ingot.runtime.errors import ArtifactError, InputError, RuntimeFault
 
 MANIFEST = b'{"format": 1}'
 CODE = bytes(range(256)) * 20
@@ -70,7 +70,7 @@ def test_views_outlive_the_container(artifact: Path) -> None:
     gc.collect()
     np.testing.assert_array_equal(view, WEIGHTS.reshape(-1))
     for use in (container.fileno, lambda: container.view("weights.bin")):
-        with pytest.raises(ArtifactError, match="closed"):
+        with pytest.raises(RuntimeFault, match="closed"):
             use()
     with pytest.raises(ValueError, match="read-only"):
         view[0] = 1

@@ -1,6 +1,6 @@
 """The way of a model through the compiler, on one page.
 
-    model.onnx --frontend--> Graph --pipeline--> Graph --lower--> Program --target--> code --artifact--> file
+model.onnx --frontend--> Graph --pipeline--> Graph --lower--> Program --target--> code --artifact--> file
 """
 
 from __future__ import annotations

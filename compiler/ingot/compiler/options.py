@@ -74,10 +74,10 @@ def split_specs(text: str) -> list[str]:
     specs: list[str] = []
     depth = start = 0
     for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[(){},]', text):
-        found = token.group()
-        if found in "({":
+        found: str = token.group()
+        if found in ("(", "{"):
             depth += 1
-        elif found in ")}":
+        elif found in (")", "}"):
             depth -= 1
         elif found == "," and depth == 0:
             specs.append(text[start : token.start()].strip())

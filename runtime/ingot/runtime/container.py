@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from ingot.runtime.errors import ArtifactError, InputError
+from ingot.runtime.errors import ArtifactError, InputError, RuntimeFault
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 
@@ -152,9 +152,9 @@ class Container:
             raise
 
     def fileno(self) -> int:
-        """Descriptor of the open file, for mapping members in other ways. Raises ArtifactError once closed."""
+        """Descriptor of the open file, for mapping members in other ways. Raises RuntimeFault once closed."""
         if self._file.closed:
-            raise ArtifactError(f"{self.path}: the container is closed")
+            raise RuntimeFault(f"{self.path}: the container is closed")
         return self._file.fileno()
 
     def entry(self, name: str) -> Entry:
@@ -168,7 +168,7 @@ class Container:
         """A member's bytes as a read-only array over the mapped file, aligned as the member was written."""
         entry = self.entry(name)
         if self._bytes is None:
-            raise ArtifactError(f"{self.path}: the container is closed")
+            raise RuntimeFault(f"{self.path}: the container is closed")
         return self._bytes[entry.offset : entry.offset + entry.size]
 
     def sha256(self, name: str) -> str:

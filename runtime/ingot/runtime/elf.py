@@ -207,8 +207,7 @@ def _check_relro(relro: tuple[int, int], segments: list[Segment], page_size: int
     start, end = relro
     for segment in segments:
         if segment.flags & PF_W and segment.address <= start < end <= round_up(segment.end, page_size):
-            start, end = round_down(start, page_size), round_down(end, page_size)
-            return (start, end) if start < end else (start, start)
+            return round_down(start, page_size), round_down(end, page_size)
     raise ArtifactError("machine code: the range to protect after relocation is not part of a writable segment")
 
 

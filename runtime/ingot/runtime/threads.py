@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ingot.runtime.errors import RuntimeFault
 from ingot.runtime.memory import Arena
@@ -76,7 +76,7 @@ class Team:
 class Threads:
     """One team for all callers of a session, made when first needed, led by one caller at a time.
 
-    A child of fork has none of the threads; it forgets the team and makes its own when it needs one.
+    A child of fork has none of the threads: its owner must call `forget` there.
     """
 
     def __init__(self, functions: TeamFunctions, count: int) -> None:
@@ -86,7 +86,6 @@ class Threads:
         self._busy = threading.Lock()
         self._team: Team | None = None
         self._closed = count <= 1
-        _all.add(self)
 
     def lead(self) -> ctypes.c_void_p | None:
         """The team's address, to be given back with `release`; None when there are no workers or another caller leads
@@ -122,11 +121,20 @@ class Threads:
         self._busy = threading.Lock()
 
 
-_all: Final[weakref.WeakSet[Threads]] = weakref.WeakSet()
+class _Forgetful(Protocol):
+    def forget(self) -> None: ...
+
+
+_tracked: Final[weakref.WeakSet[_Forgetful]] = weakref.WeakSet()
+
+
+def forget_after_fork(each: _Forgetful) -> None:
+    """From now on call ``each.forget()`` in every child of fork, for as long as `each` lives."""
+    _tracked.add(each)
 
 
 def _forget_all() -> None:
-    for each in list(_all):
+    for each in list(_tracked):
         each.forget()
 
 

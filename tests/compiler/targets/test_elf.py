@@ -215,6 +215,21 @@ def test_smallest_objects() -> None:
     assert len(code) < 2048
 
 
+@pytest.mark.parametrize("target", [X86_64, AARCH64], ids=["x86-64", "aarch64"])
+def test_objects_without_size(target: tuple[str, str]) -> None:
+    text = """@none = internal global [0 x i32] zeroinitializer
+    @empty = constant [0 x i32] zeroinitializer
+    @pointers = global [2 x ptr] [ptr @none, ptr @empty]
+    define internal void @never() { unreachable }
+    define ptr @f() { ret ptr @none }
+    define ptr @g() { ret ptr @never }"""
+    code = link([compile_ir(text, target)], soname="x.so", exports=["f", "g"])
+    layout = read_layout(code, machine=MACHINES[target], page_size=4096)
+    assert all(0 <= addend <= layout.span for _, addend in layout.relocations)
+    with pytest.raises(LinkError, match="without code"):
+        link([compile_ir("define void @f() { unreachable }", target)], soname="x.so", exports=["f"])
+
+
 @on_x86_64
 def test_strong_definition_wins_over_weak_ones(tmp_path: Path) -> None:
     weak = "define weak i32 @value() { ret i32 %d }\n"

@@ -88,8 +88,10 @@ class Assumptions:
         # Prefer unnamed symbols, then those named last: messages keep the model's own and first names.
         for name in sorted(candidates, key=lambda s: (s in self.unnamed, s), reverse=True):
             parts = dims.coefficient(a - b, name)
-            if parts is not None and parts[0] in (1, -1):
-                solution = -parts[1] if parts[0] == 1 else parts[1]
+            if parts is None or not isinstance(parts[0], int) or parts[0] == 0:
+                continue
+            solution = dims.divide_exact(-parts[1], parts[0])
+            if solution is not None:
                 low, high = dims.bounds(solution, self.ranges)
                 if high >= 0 and low <= self.ranges.get(name, (0, dims.UNBOUNDED))[1]:
                     raise Refinement(replace(self, aliases={**self.aliases, name: solution}))
@@ -115,7 +117,7 @@ class Assumptions:
                 raise Refinement(replace(self, ranges={**self.ranges, name: narrowed}))
 
 
-class Refinement(Exception):
+class Refinement(Exception):  # noqa: N818 - it steers the import, nothing has gone wrong
     """More is known than when the import began: start again with these assumptions."""
 
     def __init__(self, assumptions: Assumptions) -> None:

@@ -12,18 +12,19 @@ import onnx
 from ingot.compiler.frontend.assumptions import Assumptions, spell
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.folding import fold
-from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Array, Constant, Node, Origin, Value, constant
-from ingot.compiler.ops.movement import DimValues
+from ingot.compiler.ir.types import broadcast_shapes
+from ingot.compiler.ops.movement import DimValues, Expand, Reshape, Slice
 from ingot.compiler.ops.shape_arithmetic import known_dims
-from ingot.runtime.dtypes import DType, i64
+from ingot.runtime.dtypes import DType
 
 if TYPE_CHECKING:
     from ingot.compiler.frontend.scope import Scope
 
 Dims = tuple[Dim, ...]
-T = TypeVar("T", int, float, str, tuple[int, ...], tuple[float, ...])
+T = TypeVar("T", int, float, str)
+L = TypeVar("L", int, float)
 N = TypeVar("N", bound=Node)
 
 _KINDS = onnx.AttributeProto
@@ -88,12 +89,20 @@ class Context:
 
     def ints(self, name: str) -> tuple[int, ...] | None:
         """The attribute `name` of integers, None when it is left out."""
+        return self._list(name, int, "integers")
+
+    def floats(self, name: str) -> tuple[float, ...] | None:
+        """The attribute `name` of floats, None when it is left out."""
+        return self._list(name, float, "floats")
+
+    def _list(self, name: str, kind: type[L], what: str) -> tuple[L, ...] | None:
         value = self._value(name)
-        if value == ():  # an empty list of either kind
-            return ()
-        if value is not None and not (isinstance(value, tuple) and isinstance(value[0], int)):
-            raise ModelError(f"attribute {name!r} is not a list of integers")
-        return value
+        if value is None:
+            return None
+        items: tuple[object, ...] | None = value if isinstance(value, tuple) else None
+        if items is None or not all(isinstance(x, kind) for x in items):
+            raise ModelError(f"attribute {name!r} is not a list of {what}")
+        return tuple(x for x in items if isinstance(x, kind))
 
     def required_ints(self, name: str) -> tuple[int, ...]:
         """The attribute `name` of integers, which must be there."""
@@ -199,9 +208,28 @@ class Context:
             return self.constant(array.reshape(()) if scalar else array)
         return self.build(DimValues, values, scalar)
 
-    def is_i64(self, value: Value) -> bool:
-        """True for 64-bit integers, the type that shapes are given in."""
-        return value.dtype == i64
+    def scalar(self, value: Value) -> Value:
+        """A value of one element with shape []."""
+        if value.rank == 0:
+            return value
+        for d in value.shape:
+            self.equal(d, 1)
+        return self.build(Reshape, value, ())
+
+    def element(self, value: Value, index: int) -> Value:
+        """Element `index` of a value of rank 1, with shape []."""
+        if value.rank != 1:
+            raise self.error(f"a list is needed, not {value.type}")
+        return self.build(Reshape, self.build(Slice, value, (index,), (1,), (1,)), ())
+
+    def expand(self, value: Value, shape: Dims) -> Value:
+        """`value` broadcast to exactly `shape`."""
+        return value if value.shape == shape else self.build(Expand, value, shape)
+
+    def common_shape(self, *shapes: Dims) -> Dims:
+        """What the shapes broadcast to, after `broadcast`."""
+        self.broadcast(*shapes)
+        return broadcast_shapes(shapes)
 
     def equal(self, a: Dim, b: Dim) -> None:
         """The model is only valid when a == b: learn it where it can be learnt (see `Assumptions.demand_equal`)."""
@@ -234,8 +262,3 @@ class Context:
     def unsupported(self, problem: str, remedy: str | None = None) -> UnsupportedError:
         """An error about a use of this operator that is not supported, to be raised."""
         return UnsupportedError(problem, remedy=remedy)
-
-
-def size_of(shape: Sequence[Dim]) -> Dim:
-    """The number of elements of a shape."""
-    return dims.product(shape)

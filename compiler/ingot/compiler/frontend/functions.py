@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import onnx
 
@@ -25,15 +26,33 @@ def opsets_of(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
     for item in imports:
         domain = domain_of(item.domain)
         if found.get(domain, item.version) != item.version:
-            raise ModelError(f"domain {domain or 'ai.onnx'!r} is imported with two opsets: {found[domain]}, {item.version}")
+            shown = f"{found[domain]} and {item.version}"
+            raise ModelError(f"domain {domain or 'ai.onnx'!r} is imported with two opsets, {shown}")
         found[domain] = int(item.version)
     return found
 
 
-def schema_of(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
+class Schema(Protocol):
+    """What is used of `onnx.defs.OpSchema`; its type stubs leave these out."""
+
+    has_function: bool
+    has_context_dependent_function: bool
+    function_opset_versions: list[int]
+    context_dependent_function_opset_versions: list[int]
+
+    def get_function_with_opset_version(self, version: int) -> bytes:
+        """A serialised FunctionProto."""
+        ...
+
+    def get_context_dependent_function_with_opset_version(self, version: int, node: bytes, types: list[bytes]) -> bytes:
+        """A serialised FunctionProto for a serialised node and the types of its inputs; empty when there is none."""
+        ...
+
+
+def schema_of(domain: str, op_type: str, opset: int) -> Schema | None:
     """The standard's schema for an operator, None when it has none."""
     try:
-        return onnx.defs.get_schema(op_type, opset, domain)
+        return cast(Schema, onnx.defs.get_schema(op_type, opset, domain))
     except onnx.defs.SchemaError:
         return None
 
@@ -43,7 +62,8 @@ def static_body(domain: str, op_type: str, opset: int) -> onnx.FunctionProto | N
     schema = schema_of(domain, op_type, opset)
     if schema is None or not schema.has_function:
         return None
-    return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(_best(schema.function_opset_versions, opset)))
+    version = _best(schema.function_opset_versions, opset)
+    return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
 
 
 def has_typed_body(domain: str, op_type: str, opset: int) -> bool:

@@ -29,8 +29,8 @@ def load_onnx(model: Source, *, shapes: Shapes | None = None, ranges: Ranges | N
     """Import a model: a path, serialised bytes, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`.
 
     Weights of a model given as a path are memory-mapped, never copied, so models beyond 2 GB work. Dims that the model
-    leaves open are symbols: its dim_params as identifiers, unnamed ones as ``<input>_d<axis>``. `shapes` pins or renames
-    dims by input, ``{"x": (1, 3, "height", "width")}``; `ranges` bounds symbols, both ends included,
+    leaves open are symbols: its dim_params as identifiers, unnamed ones as ``<input>_d<axis>``. `shapes` pins or
+    renames dims by input, ``{"x": (1, 3, "height", "width")}``; `ranges` bounds symbols, both ends included,
     ``{"batch": (1, 64)}``. Where the model only makes sense if dims are equal or bounded (an unnamed dim concatenated
     with another, a sequence that indexes a table of positions), the result's types and `ranges` say so.
 
@@ -53,8 +53,8 @@ def _open(model: Source) -> ModelData:
         if not path.is_file():
             raise ModelError(f"there is no file {str(path)!r}", remedy="check the path of the model")
         return open_model(map_file(path), str(path), path.parent)
-    if isinstance(model, bytes | bytearray | memoryview):
-        return open_model(memoryview(bytes(model)), None, None)
+    if isinstance(model, bytes):
+        return open_model(memoryview(model), None, None)
     if isinstance(model, onnx.ModelProto):
         return ModelData(model)
     if type(model).__module__.startswith("onnx_graphsurgeon."):
@@ -75,7 +75,7 @@ def _import(model: ModelData, shapes: Shapes, ranges: Ranges) -> Graph:
     outputs = [o.name for o in graph.output]
     if len(set(outputs)) != len(outputs):
         twice = next(n for n in outputs if outputs.count(n) > 1)
-        raise ModelError(f"two outputs are named {twice!r}", remedy="names must be unique: run onnx.checker on the model")
+        raise ModelError(f"two outputs are named {twice!r}", remedy="names must be unique: run onnx.checker")
     functions = _functions(proto)
     signature = read_signature(graph, shapes, ranges)
     Importer(model, TABLE, functions, signature.symbols, signature.assumptions).require_supported(
@@ -136,5 +136,3 @@ def _functions(proto: onnx.ModelProto) -> Functions:
             raise ModelError(f"two functions are named {function.domain}.{function.name}")
         found[key] = function
     return found
-
-

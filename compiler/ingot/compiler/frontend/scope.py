@@ -96,7 +96,7 @@ class Scope:
             value: Value = Constant(self.importer.model.array(self.tensors[name]), origin=(name,))
         elif self.parent is None:
             raise ModelError(
-                f"the name {name!r} is used but never defined", remedy="run onnx.checker on the model or export it again"
+                f"the name {name!r} is used but never defined", remedy="run onnx.checker or export the model again"
             )
         else:
             value = self._capture(name, self.parent.lookup(name))
@@ -214,14 +214,12 @@ class Scope:
         if self.depth >= CALL_DEPTH:
             raise ModelError(f"functions call each other more than {CALL_DEPTH} deep, or without end")
         if len(operands) > len(function.input):
-            raise ModelError(f"function {function.name!r} takes {len(function.input)} inputs, {len(operands)} are passed")
+            raise ModelError(f"function {function.name!r} has {len(function.input)} inputs, {len(operands)} are passed")
         unknown = [a for a in attributes if a not in function.attribute and a not in _defaults(function)]
         if unknown and function.domain:  # the standard's bodies leave out attributes that do not matter to them
             raise ModelError(f"function {function.name!r} has no attribute {', '.join(map(repr, unknown))}")
         bindings = {**_defaults(function), **attributes}
-        inner = Scope(
-            self.importer, opsets_of(function.opset_import), None, None, bindings, origin, self.depth + 1
-        )
+        inner = Scope(self.importer, opsets_of(function.opset_import), None, None, bindings, origin, self.depth + 1)
         for position, name in enumerate(function.input):
             value = operands[position] if position < len(operands) else None
             missing = Absent(ModelError(f"function {function.name!r} uses its input {name!r}, which is left out"))

@@ -1,7 +1,7 @@
 """The types of a model's inputs: dim_params become symbols, unnamed dims get names, the caller's shapes pin or rename.
 
-Symbols are identifiers: a dim_param such as ``batch size`` becomes ``batch_size``. A dim_param that is an expression over
-other dim_params (``past + 1``) stays one.
+Symbols are identifiers: a dim_param such as ``batch size`` becomes ``batch_size``. A dim_param that is an expression
+over other dim_params (``past + 1``) stays one.
 """
 
 from __future__ import annotations
@@ -84,12 +84,13 @@ def read_signature(graph: onnx.GraphProto, shapes: Shapes, ranges: Ranges) -> Si
     initialised = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     inputs = [i for i in graph.input if i.name not in initialised]
     names = [i.name for i in graph.input]
+    passed = {i.name for i in inputs}
     for name in shapes:
-        if name not in {i.name for i in inputs}:
-            raise ModelError(f"shapes names {name!r}, which is no input; the inputs are {_listing(i.name for i in inputs)}")
+        if name not in passed:
+            raise ModelError(f"shapes names {name!r}, which is no input; the inputs are {_listing(passed)}")
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
-        raise ModelError(f"two inputs are named {twice!r}", remedy="names must be unique: run onnx.checker on the model")
+        raise ModelError(f"two inputs are named {twice!r}", remedy="names must be unique: run onnx.checker")
     table = Symbols()
     for i in inputs:  # plain names first, so that expressions over them are understood in any order
         for d in i.type.tensor_type.shape.dim:
@@ -188,7 +189,8 @@ def _given(wish: int | str, name: str, axis: int, table: Symbols) -> Dim:
         try:
             parsed = dims.parse(wish)
         except dims.DimSyntaxError:
-            raise ModelError(f"shapes gives axis {axis} of input {name!r} as {wish!r}: a name or a number is needed") from None
+            place = f"axis {axis} of input {name!r}"
+            raise ModelError(f"shapes gives {place} as {wish!r}: a name or a number is needed") from None
         return dims.substitute(parsed, {s: dims.symbol(table.named(s)) for s in sorted(dims.symbols(parsed))})
     if int(wish) < 0:
         raise ModelError(f"shapes gives axis {axis} of input {name!r} as {wish}: a dim is not negative")
@@ -203,7 +205,7 @@ def _pin(own: Dim, given: Dim, name: str, axis: int, aliases: dict[str, Dim]) ->
         return
     if isinstance(settled, int):
         why = f"the model fixes it to {own}" if isinstance(own, int) else f"{show(own)} is {settled} by another entry"
-        raise ModelError(f"shapes gives {place} as {show(given)}, but {why}", remedy="correct shapes, or export the model anew")
+        raise ModelError(f"shapes gives {place} as {show(given)}, but {why}", remedy="correct shapes")
     if settled != dims.symbol(show(settled)):
         raise ModelError(f"shapes gives {place} as {show(given)}, but the model computes it as {show(own)}")
     if dims.symbols(wanted) & dims.symbols(settled):

@@ -129,10 +129,10 @@ class ModelData:
         folder = self.folder.resolve()
         try:
             path = (folder / location).resolve()
-            inside = path.is_relative_to(folder) and not Path(location).is_absolute() and ".." not in Path(location).parts
+            plain = not Path(location).is_absolute() and ".." not in Path(location).parts
         except (ValueError, OSError, RuntimeError) as error:  # a null byte, a loop of links
             raise ModelError(f"{what} names the file {location!r}, which is not a usable path: {error}") from error
-        if not inside:
+        if not (plain and path.is_relative_to(folder)):
             raise ModelError(
                 f"{what} names the file {location!r}, which is outside the model's folder {str(self.folder)!r}",
                 remedy="external data must lie beside the model or below it",

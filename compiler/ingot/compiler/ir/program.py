@@ -57,9 +57,7 @@ class Launch:
     def grid(self) -> tuple[Axis, ...]:
         """The kernel's grid in terms of the program's symbols."""
         values = dict(zip(self.kernel.dims, self.dims, strict=True))
-        return tuple(
-            Axis(a.var, substitute(a.extent, values), substitute(a.grain, values)) for a in self.kernel.grid
-        )
+        return tuple(Axis(a.var, substitute(a.extent, values), substitute(a.grain, values)) for a in self.kernel.grid)
 
     @property
     def chunks(self) -> Dim:

@@ -60,10 +60,6 @@ def _error_function(x: Array) -> Array:
     return np.asarray(_erf(x)).astype(np.float64)
 
 
-def _shift_left(a: Array, b: Array) -> Array:
-    return np.left_shift(a, b)
-
-
 def _fma(a: Array, b: Array, c: Array) -> Array:
     if a.dtype == np.float32:
         return a.astype(np.float64) * b + c  # one rounding, up to a tie that f64 has decided already

@@ -71,9 +71,7 @@ class Contraction:
             k = k * axis.extent + symbol(axis.var)
         n = symbol(self.columns.var)
         packed = self.b_offset + ((n // self.width) * self.depth + k) * self.width + n % self.width
-        step: Stmt = Accumulate(
-            "acc", "add", Call("mul", (self.a, Load(self.b, packed)), self.accumulator)
-        )
+        step: Stmt = Accumulate("acc", "add", Call("mul", (self.a, Load(self.b, packed)), self.accumulator))
         for axis in reversed((*self.segments, self.run)):
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.batch, *self.rows, self.columns))

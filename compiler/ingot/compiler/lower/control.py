@@ -110,11 +110,15 @@ def _store_row(context: Context, row: View, scan: View, counter: View, node: Nod
     from ingot.compiler.lower.movement import loops_over
 
     if len(scan.shape) != len(row.shape) + 1:
-        raise LoweringError(f"{describe(node)}: a scan element of rank {len(row.shape)} for a rank {len(scan.shape)} scan")
+        raise LoweringError(
+            f"{describe(node)}: a scan element of rank {len(row.shape)} for a rank {len(scan.shape)} scan"
+        )
     build = KernelBuilder(context.unique("scan"))
     names = tuple(f"_i{a}" for a in range(len(row.shape)))
     index = [symbol(n) for n in names]
     value = build.load(row, row.at(index))
     store = build.store(scan, scan.at([symbol("_row"), *index]), value)
     start = Let("_row", build.load(counter, counter.offset))
-    context.run(build.launch((Axis("_point", 1),), (start, *loops_over(names, row.shape, (store,))), origin=node.origin))
+    context.run(
+        build.launch((Axis("_point", 1),), (start, *loops_over(names, row.shape, (store,))), origin=node.origin)
+    )

@@ -128,9 +128,7 @@ def _demand_halo(context: Context, node: Node) -> None:
         if not any(low or high for low, high in need) or not _is_kernel(value):
             continue
         have = context.halos.get(value, ((0, 0),) * len(need))
-        context.halos[value] = tuple(
-            (max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(have, need, strict=True)
-        )
+        context.halos[value] = tuple((max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(have, need, strict=True))
 
 
 def _place_parts(context: Context, node: movement.Concat, uses: Mapping[Value, int]) -> None:

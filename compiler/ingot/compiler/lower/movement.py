@@ -140,9 +140,7 @@ def _pad(context: Context, node: ops.Pad) -> None:
             fill(context, target, fill_value, node.origin, "pad_fill")
         # Negative pads crop: the part of the source that survives goes to its place.
         starts = tuple(maximum(0, -b) if b != 0 else 0 for b in begin)
-        sizes = tuple(
-            d + minimum(0, b) + minimum(0, e) for d, b, e in zip(node.x.type.shape, begin, end, strict=True)
-        )
+        sizes = tuple(d + minimum(0, b) + minimum(0, e) for d, b, e in zip(node.x.type.shape, begin, end, strict=True))
         places = tuple(maximum(0, b) if b != 0 else 0 for b in begin)
         ones = (1,) * rank
         copy(context, source.slice(starts, sizes, ones), target.slice(places, sizes, ones), node.origin, "pad")
@@ -199,7 +197,11 @@ def _gather(context: Context, node: ops.Gather) -> None:
     before, picks, after = node.data.type.shape[:axis], node.indices.type.shape, node.data.type.shape[axis + 1 :]
     names = loop_names(len(before) + len(picks) + len(after))
     where = [symbol(n) for n in names]
-    outer, chosen, inner = where[: len(before)], where[len(before) : len(before) + len(picks)], where[len(where) - len(after) :]
+    outer, chosen, inner = (
+        where[: len(before)],
+        where[len(before) : len(before) + len(picks)],
+        where[len(where) - len(after) :],
+    )
     build = kernel(context, node)
     status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
     dtype = node.indices.type.dtype
@@ -208,7 +210,9 @@ def _gather(context: Context, node: ops.Gather) -> None:
         raw = Call("cast", (raw,), i64)
     pick = Local("_raw", i64)
     zero = Const(0, i64)
-    wrapped = Call("select", (Call("lt", (pick, zero), boolean), Call("add", (pick, index_value(extent)), i64), pick), i64)
+    wrapped = Call(
+        "select", (Call("lt", (pick, zero), boolean), Call("add", (pick, index_value(extent)), i64), pick), i64
+    )
     place = Local("_wrapped", i64)
     bad = Call(
         "or",

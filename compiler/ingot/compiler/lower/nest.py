@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from ingot.compiler.ir.dims import Dim, Expr as DimExpr, coefficient, multiply, substitute, symbol, symbols
+from ingot.compiler.ir.dims import Dim, coefficient, multiply, substitute, symbol, symbols
+from ingot.compiler.ir.dims import Expr as DimExpr
 from ingot.compiler.ir.loops import Axis, Buffer, Expr, For, Index, Kernel, Let, Load, Scratch, Stmt, Store, Template
 from ingot.compiler.ir.program import Argument, Launch, Storage
 from ingot.compiler.lower.views import View

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-
-
 from ingot.compiler.ir.dims import Dim, ceil_divide, maximum, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, operands_of
 from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Stmt
-
 from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.views import View, coalesce

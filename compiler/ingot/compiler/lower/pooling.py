@@ -112,7 +112,11 @@ def _arg(context: Context, node: reduction.ArgMax | reduction.ArgMin) -> None:
         Let("best", Const(lowest(dtype) if biggest else highest(dtype), dtype)),
         For(names[axis], extent, (Accumulate("best", "max" if biggest else "min", value),)),
         Let("found", miss),
-        For(names[axis] + "b", extent, _renamed(names[axis], Accumulate("found", "max" if node.last else "min", candidate))),
+        For(
+            names[axis] + "b",
+            extent,
+            _renamed(names[axis], Accumulate("found", "max" if node.last else "min", candidate)),
+        ),
         build.store(y, y.at(where), Local("found", i64)),
     )
     grid = [Axis(n, d) for a, (n, d) in enumerate(zip(names, node.x.type.shape, strict=True)) if a != axis]

@@ -22,10 +22,12 @@ from ingot.compiler.ir.loops import (
     Let,
     Load,
     Local,
-    Reduction as Fold,
     Scratch,
     Stmt,
     Store,
+)
+from ingot.compiler.ir.loops import (
+    Reduction as Fold,
 )
 from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
 from ingot.compiler.lower.nest import KernelBuilder, map_dims

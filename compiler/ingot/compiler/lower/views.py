@@ -62,9 +62,7 @@ class View:
 
     def transpose(self, perm: Sequence[int]) -> View:
         """Axis i of the result is axis perm[i]."""
-        return replace(
-            self, shape=tuple(self.shape[p] for p in perm), strides=tuple(self.strides[p] for p in perm)
-        )
+        return replace(self, shape=tuple(self.shape[p] for p in perm), strides=tuple(self.strides[p] for p in perm))
 
     def slice(self, starts: Shape, sizes: Shape, steps: Sequence[int]) -> View:
         """Elements starts + i * steps for i < sizes, per axis."""

@@ -180,7 +180,7 @@ def max_to_relu(node: Max, graph: Graph) -> Patch | None:
 
 
 def minmax_to_clip(node: Min | Max, graph: Graph) -> Patch | None:
-    """min(max(x, low), high) -> clip(x, low, high) for scalar constants; max(min(x, high), low) too where low <= high"""
+    """min(max(x, low), high) -> clip(x, low, high) for scalar constants; max(min(x, high), low) if low <= high"""
     outer = node.b
     if not (isinstance(outer, Constant) and outer.rank == 0):
         return None

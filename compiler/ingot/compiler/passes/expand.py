@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ingot.compiler.ir.graph import Graph, Node, Value
-from ingot.compiler.ops.composite import COMPOSITES
 from ingot.compiler.rewrite import Patch, Trace, rewrite
 
 
@@ -21,6 +20,3 @@ def expand(graph: Graph, keep: frozenset[type[Node]] = frozenset(), *, trace: Tr
         return dict(zip(node.results(), results, strict=True))
 
     return rewrite(graph, (expand_composite,), trace=trace, pass_name="expand")
-
-
-__all__ = ["COMPOSITES", "expand"]

@@ -118,7 +118,7 @@ def inline_loop(node: Loop, graph: Graph) -> Patch | None:
     """a loop of no trip -> its carried values; a loop of one trip -> its body"""
     trips = None if node.trip is None else known_dims(node.trip)
     starts = True if node.condition is None else _known_bool(node.condition)
-    if starts is False or trips in ((0,), ()) or (trips and isinstance(trips[0], int) and trips[0] < 0):
+    if starts is False or (trips is not None and isinstance(trips[0], int) and trips[0] <= 0):
         types = node.types[len(node.carried) :]
         if not all(t.is_static and t.shape[0] == 0 for t in types):
             return None
@@ -157,9 +157,9 @@ def capture_constants(node: If | Loop, graph: Graph) -> Patch | None:
     return _patched(node, new.results())
 
 
-def _with_inputs(graph: Graph, values: dict[Input, Value]) -> Graph:
+def _with_inputs(graph: Graph, values: dict[Value, Value]) -> Graph:
     """`graph` with these inputs replaced by values that need no inputs."""
-    results = substitute(graph.results, dict(values))
+    results = substitute(graph.results, values)
     outputs = tuple((name, v) for (name, _), v in zip(graph.outputs, results, strict=True))
     return Graph(tuple(i for i in graph.inputs if i not in values), outputs, graph.name, graph.ranges)
 

@@ -25,9 +25,9 @@ CONTENT_LIMIT = 1 << 16  # bytes up to which constants are compared by content, 
 
 
 def merge_equal(graph: Graph) -> Graph:
-    """`graph` with nodes that compute the same from the same made one, in its sub-graphs too; itself when there are none.
+    """`graph` with nodes that compute the same from the same operands made one, in its sub-graphs too.
 
-    Nodes with sub-graphs are never merged with each other.
+    The graph itself when there are none. Nodes with sub-graphs are never merged with each other.
     """
     mapping: dict[Value, Value] = {}
     table: dict[Hashable, Node] = {}
@@ -75,7 +75,7 @@ def _field(item: Any) -> Hashable:
         case float():
             return item.hex()
         case _:
-            return type(item), item
+            return type(item), item  # pyright: ignore[reportUnknownVariableType]
 
 
 def _data(array: Array) -> Hashable:

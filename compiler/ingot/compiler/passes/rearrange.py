@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from ingot.compiler.ir.dims import Dim
@@ -147,7 +149,7 @@ def gather_to_slice(node: Gather, graph: Graph) -> Patch | None:
         if any(not -extent <= i < extent for i in indices):
             return None
         indices = [i % extent for i in indices]
-    steps = {b - a for a, b in zip(indices, indices[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(indices)}
     mixed = min(indices) < 0 <= max(indices)
     if len(steps) > 1 or steps == {0} or mixed:
         return None

@@ -199,6 +199,8 @@ class _Link:
             elif symbol.type != STT_FUNC or symbol.section is None or symbol.section.output != ".text":
                 # A C caller that is not position independent would copy exported data: two variables of one name.
                 self.problems.append(f"export {name!r} is not a function; only functions can be exported")
+            elif symbol.value >= symbol.section.size:
+                self.problems.append(f"export {name!r} is a function without code")
             elif not name.isascii():
                 self.problems.append(f"export {name!r} is not an ASCII name")
 
@@ -317,6 +319,9 @@ class _Link:
             self.segments.append((elf.PT_LOAD, flags, start, address, address, offset - start, end - address, page))
         if end > elf.MAX_IMAGE_BYTES:
             raise LinkError(["the image is larger than 2 GiB, beyond the small code model"])
+        for output in self.outputs.values():
+            if not output.size:
+                output.address = end  # objects without size have an address too, of no memory
         self.memory_end, self.loaded_bytes = end, offset
         dynamic = self.outputs[".dynamic"]
         place = (dynamic.offset, dynamic.address, dynamic.address, dynamic.size, dynamic.size, 8)
@@ -391,7 +396,7 @@ class _Link:
 
     def _symbol_entry(self, symbol: Symbol, name: int, binding: int) -> bytes:
         assert symbol.section is not None
-        number = self.numbers[symbol.section.output]
+        number = self.numbers.get(symbol.section.output, SHN_ABS)
         info = binding << 4 | symbol.type
         return elf.SYMBOL.pack(name, info, 0, number, self._symbol_address(symbol), symbol.size)
 

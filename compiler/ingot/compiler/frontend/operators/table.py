@@ -12,7 +12,7 @@ from typing import TypeAlias
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.ir.graph import Value
 
-Results: TypeAlias = Value | Sequence[Value]
+Results: TypeAlias = Value | Sequence[Value | None]
 Row: TypeAlias = Callable[[Context], Results]
 
 

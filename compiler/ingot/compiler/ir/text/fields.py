@@ -62,8 +62,8 @@ class Fields:
             return form.show(value, indent)
         if hint is float and isinstance(value, int):
             value = float(value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type | dims.Expr | DType | TensorType):
-            cls = cast("type[Any]", type(value))
+        cls: type[Any] = type(value)
+        if dataclasses.is_dataclass(cls) and cls not in (dims.Expr, DType, TensorType):
             return f"{cls.__name__}({self.show_fields(value, indent)})"
         match value:
             case None:

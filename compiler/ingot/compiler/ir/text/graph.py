@@ -47,7 +47,8 @@ def parse_graph(
     source: str = "text",
 ) -> Graph:
     """The graph that `show_graph` wrote as `text`. `ops` are the operators by spelling (default: those of all
-    modules imported so far; import ``ingot.compiler.ops`` for the built-in ones), `source` names the text in messages. Raises TextError with line and column."""
+    modules imported so far; import ``ingot.compiler.ops`` for the built-in ones), `source` names the text in messages.
+    Raises TextError with line and column."""
     scanner = Scanner(text, source)
     graph = _Reader(resources or {}, OPS if ops is None else ops).graph(scanner)
     if not scanner.done:

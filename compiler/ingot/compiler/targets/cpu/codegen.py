@@ -72,9 +72,7 @@ def compile_kernel(kernel: Kernel, level: Level) -> bytes:
     return object_code(module, level)
 
 
-def compile_program(
-    program: Program, level: Level, *, jobs: int = 1, progress: Progress | None = None
-) -> bytes:
+def compile_program(program: Program, level: Level, *, jobs: int = 1, progress: Progress | None = None) -> bytes:
     """The closed shared object of `program` for `level`; the same bytes for every number of `jobs`.
 
     It exports ``i32 ingot_run(i64 *args, void *team)``, whose args are `program.argument_table`, and the functions of

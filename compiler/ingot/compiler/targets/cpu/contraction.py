@@ -271,9 +271,8 @@ class _Body:
             cut = None
         inner = scope.child(b)
 
-        def body(tile: Value, _: list[Value]) -> list[Value]:
-            extra = const(0) if as_constant(block.larger) == 0 else flow.minimum(b, tile, block.larger)
-            slot = flow.add(b, flow.multiply(b, tile, block.least), extra)
+        def body(tile: Value, carried: list[Value]) -> list[Value]:
+            (slot,) = carried
             rows = block.least
             if len(sizes) > 1:
                 rows = b.add(rows, b.zext(b.icmp_signed("<", tile, block.larger), flow.I64))
@@ -283,12 +282,12 @@ class _Body:
                 at = b.gep(start, [self.panel_size], source_etype=memory_type(self.b_dtype))
                 fetch = Prefetch(b.gep(at, [b.mul(tile, share)], source_etype=ir.IntType(8)), step, lines)
             self._variants(inner, block, panel, start, slot, rows, group, sizes, cut, fetch)
-            return []
+            return [flow.add(b, slot, rows)]
 
         if as_constant(block.tiles) == 1:
-            body(const(0), [])
+            body(const(0), [const(0)])
         else:
-            flow.loop(b, const(0), block.tiles, 1, [], body, nonempty=True)
+            flow.loop(b, const(0), block.tiles, 1, [const(0)], body, nonempty=True)
 
     def _prefetch_plan(self, block: _Block, start: Value, group: int) -> tuple[Value, Value, int] | None:
         """(bytes of the next panel that one tile fetches, bytes a round, cache lines a round), or None."""

@@ -435,7 +435,7 @@ class _VectorLoop:
         left = b.sub(end, index)
         if element.width < 64:
             left = b.trunc(left, element)
-        return b.icmp_unsigned("<", iota, splat(b, left, width))
+        return b.icmp_signed("<", iota, splat(b, left, width))
 
     def _start(self, width: int) -> list[ir.Value]:
         """The accumulators as values of `width` lanes."""

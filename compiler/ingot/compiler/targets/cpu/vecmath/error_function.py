@@ -6,34 +6,25 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from ingot.compiler.targets.cpu.vecmath.exponential import odd_rational, scaled_exp
+from ingot.compiler.targets.cpu.vecmath.exponential import fast_exp2, scaled_exp
 from ingot.compiler.targets.cpu.vecmath.lanes import DEFAULT, Lanes, MathOptions
 
-# f32: erf x = x P(x^2) / Q(x^2), |x| <= ERF_SATURATION, beyond which it rounds to 1. Rational minimax (Lawson's iteration for
-# the start, Q rounded to f32, P refitted by Remez and rounded coefficient by coefficient); relative error 2^-24.1.
-ERF_SATURATION = 3.925
+# f32: erf x = x + x P(x^2), |x| < 0.85 (relative error 2^-27), and erfc x = 2^Q(x) beyond (error 2^-29).
+ERF_SPLIT = 0.85
 ERF = (
-    (
-        1.1283791065216064, 0.19059529900550842, 0.052769213914871216, 0.0037726694718003273,
-        0.0002848386066034436, 2.0462280190258753e-06,
-    ),
-    (
-        1.0, 0.502243161201477, 0.11418323218822479, 0.01498330570757389, 0.0011638713767752051,
-        3.8047794078011066e-05,
-    ),
+    0.12837916612625122, -0.37612590193748474, 0.11282864958047867, -0.026807287707924843, 0.0050577037036418915,
+    -0.0006348518072627485,
+)  # fmt: skip
+ERFC = (
+    -0.00016548788698855788, -1.6273822784423828, -0.9184220433235168, -0.15068671107292175, 0.03243035078048706,
+    -0.004482727497816086, 0.00029218709096312523,
 )  # fmt: skip
 
-# The same for erf(x / sqrt 2) / 2, by which GELU is multiplied.
-GELU_SATURATION = 5.55
+# f32: erfc(x / sqrt 2) / 2 = 2^Q(x), 0 <= x <= GELU_END; absolute error 2^-25. At the end Q is -127.
+GELU_END = 11.348187
 GELU = (
-    (
-        0.7978845238685608, 0.06738559156656265, 0.009328377433121204, 0.00033345859264954925,
-        1.2588278877956327e-05, 4.521451657524267e-08,
-    ),
-    (
-        1.0, 0.2511215806007385, 0.028545808047056198, 0.0018729132134467363, 7.274196104845032e-05,
-        1.1889935649378458e-06,
-    ),
+    -1.0, -1.1511070728302002, -0.45918530225753784, -0.052586428821086884, 0.0072244154289364815,
+    -0.00028403583564795554, -0.00011523252760525793, 2.229909659945406e-05, -1.2276550478418358e-06,
 )  # fmt: skip
 
 # f64: erf x = x P(x^2), |x| < 1 (relative error 2^-56), and erfc x = e^(-x^2) W(3 / (x + 3)), 1 <= x <= 6 (error 2^-61).
@@ -53,7 +44,7 @@ def erf(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Valu
     """The error function, never beyond +-1. Error at most 2 ulp (f32, f64)."""
     lanes = Lanes(b, x.type, options)
     if lanes.bits == 32:
-        return odd_rational(lanes, x, ERF, ERF_SATURATION)
+        return _erf_single(lanes, x)
     magnitude = lanes.at_most(lanes.abs(x), 6.0)
     square = b.fmul(magnitude, magnitude)
     small = b.fmul(magnitude, lanes.polynomial(square, ERF_SMALL))
@@ -65,19 +56,25 @@ def erf(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Valu
     return lanes.copysign(result, x)
 
 
-def gelu(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """x (1 + erf(x / sqrt 2)) / 2, in one piece because it is cheaper than its parts.
+def _erf_single(lanes: Lanes, x: ir.Value) -> ir.Value:
+    b = lanes.b
+    magnitude = lanes.at_most(lanes.abs(x), 4.0)
+    square = b.fmul(magnitude, magnitude)
+    small = lanes.fma(magnitude, lanes.polynomial(square, ERF), magnitude)
+    large = b.fsub(lanes.const(1.0), fast_exp2(lanes, lanes.polynomial(magnitude, ERFC)))
+    return lanes.copysign(b.select(b.fcmp_ordered("<", magnitude, lanes.const(ERF_SPLIT)), small, large), x)
 
-    Absolute error at most 2^-23 |x| for |x| < 5.55 (f32), 2^-51 |x| (f64); beyond, x or a zero. -inf gives NaN, as the
-    formula does.
+
+def gelu(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
+    """x (1 + erf(x / sqrt 2)) / 2 = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, in one piece because it is cheaper than its parts.
+
+    Absolute error at most 2^-23 |x| (f32), 2^-51 |x| (f64); f32 gives 0 below GELU_END, for -inf too, where f64 and the
+    formula give NaN.
     """
     lanes = Lanes(b, x.type, options)
     if lanes.bits == 64:
         half = b.fmul(x, lanes.const(0.5))
         return lanes.fma(half, erf(b, b.fmul(x, lanes.const(0.7071067811865476)), options), half)
-    numerator, denominator = GELU
-    held = lanes.clamp(x, -GELU_SATURATION, GELU_SATURATION)
-    square = b.fmul(held, held)
-    top = b.fmul(held, lanes.polynomial(square, numerator))
-    ratio = b.fdiv(top, lanes.polynomial(square, denominator))
-    return b.fmul(x, b.fadd(ratio, lanes.const(0.5)))
+    magnitude = lanes.at_most(lanes.abs(x), GELU_END)
+    tail = fast_exp2(lanes, lanes.polynomial(magnitude, GELU))
+    return lanes.fma(b.fneg(magnitude), tail, lanes.at_least(x, 0.0))

@@ -21,6 +21,7 @@ PI_HALF = (1.5707963267948966, 6.123233995736766e-17)
 
 # The largest |x| that is reduced in parts, by (bits, fma): without fma n must be short enough for exact products.
 LIMIT = {(32, True): 2.0**17, (64, True): 2.0**30, (32, False): 2.0**12, (64, False): 2.0**30}
+FINITE = {32: 3.4028234663852886e38, 64: 1.7976931348623157e308}
 # Significant bits of each part of pi/2 that is subtracted.
 PART_BITS = {(32, True): (24, 24, 24), (64, True): (53, 53, 53), (32, False): (12,) * 5, (64, False): (22,) * 6}
 
@@ -154,7 +155,7 @@ def reduce(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     with b.if_then(lanes.any(far), likely=False):
         double = lanes.double()
         # Lanes that stay with `near` get some argument for which the windows exist.
-        held = lanes.at_least(lanes.at_most(x, 3e38 if lanes.bits == 32 else 1.7e308), 2.0**17)
+        held = lanes.at_least(lanes.at_most(x, FINITE[lanes.bits]), 2.0**17)
         wide, n = reduce_bits(double, b.fpext(held, double.float) if lanes.bits == 32 else held)
         if lanes.bits == 32:
             wide, n = b.fptrunc(wide, lanes.float), b.trunc(n, lanes.int)

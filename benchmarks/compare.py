@@ -1,0 +1,116 @@
+"""Latency of Ingot beside ONNX Runtime and OpenVINO.
+
+    python -m benchmarks.compare [--threads 1,2] [--models digits]
+
+All engines get the same inputs, precision (f32) and number of threads; rounds are interleaved. The error is the largest
+absolute difference from ONNX Runtime over the largest absolute output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engines import ENGINES, Engine, MissingEngineError
+from benchmarks.interleave import Timing, interleave
+from benchmarks.models import Case, cases
+
+
+def relative_error(have: dict[str, Any], want: dict[str, Any]) -> float:
+    """Largest |have - want| over the largest |want|, over all outputs."""
+    worst = 0.0
+    for name, reference in want.items():
+        scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
+        worst = max(worst, float(np.max(np.abs(have[name].astype(np.float64) - reference), initial=0.0)) / scale)
+    return worst
+
+
+def measure(case: Case, threads: int, engines: Sequence[str], *, rounds: int, bound: bool) -> dict[str, Any]:
+    """One row of the table: seconds per run and error per engine."""
+    inputs = dict(case.inputs())
+    ready: dict[str, Engine] = {}
+    missing: list[str] = []
+    for name in engines:
+        try:
+            ready[name] = ENGINES[name](case.path, threads)
+        except MissingEngineError as error:
+            missing.append(str(error))
+    outputs = {name: engine.run(inputs) for name, engine in ready.items()}
+    want = outputs.get("onnxruntime", outputs["ingot"])
+    calls = {name: (lambda engine=engine: engine.run(inputs)) for name, engine in ready.items()}
+    if bound:
+        for name, engine in ready.items():
+            if engine.bound is not None:
+                calls[f"{name} (bound)"] = engine.bound(inputs)
+    times = interleave(calls, rounds=rounds)
+    for engine in ready.values():
+        engine.close()
+    return {
+        "model": case.name,
+        "threads": threads,
+        "milliseconds": {name: t.median * 1e3 for name, t in times.items()},
+        "best_milliseconds": {name: t.best * 1e3 for name, t in times.items()},
+        "speedup": speedups(times),
+        "error": {name: relative_error(have, want) for name, have in outputs.items()},
+        "versions": {engine.name: engine.version for engine in ready.values()},
+        "missing": missing,
+    }
+
+
+def speedups(times: dict[str, Timing]) -> dict[str, float]:
+    """How many times faster Ingot is than each peer (median over rounds)."""
+    return {name: t.over(times["ingot"]) for name, t in times.items() if not name.startswith("ingot")}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| model | threads | Ingot ms | ONNX Runtime ms | OpenVINO ms | × ONNX Runtime | × OpenVINO | error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ms, speed = row["milliseconds"], row["speedup"]
+
+        def cell(values: dict[str, float], key: str, form: str) -> str:
+            return form.format(values[key]) if key in values else "–"
+
+        lines.append(
+            f"| {row['model']} | {row['threads']} | {cell(ms, 'ingot', '{:.3f}')} "
+            f"| {cell(ms, 'onnxruntime', '{:.3f}')} | {cell(ms, 'openvino', '{:.3f}')} | {cell(speed, 'onnxruntime', '{:.2f}')} "
+            f"| {cell(speed, 'openvino', '{:.2f}')} | {row['error']['ingot']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", default="1,2", help="thread counts, comma separated")
+    parser.add_argument("--models", default="", help="names (substrings) of models, comma separated; default all")
+    parser.add_argument("--engines", default=",".join(ENGINES), help="engines, comma separated")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--bound", action="store_true", help="time calls on fixed buffers too")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args(arguments)
+    wanted = [name for name in options.models.split(",") if name]
+    rows: list[dict[str, Any]] = []
+    for case in cases():
+        if wanted and not any(name in case.name for name in wanted):
+            continue
+        for threads in (int(t) for t in options.threads.split(",")):
+            rows.append(measure(case, threads, options.engines.split(","), rounds=options.rounds, bound=options.bound))
+            print(table(rows).splitlines()[-1], flush=True)
+    print(f"\n{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

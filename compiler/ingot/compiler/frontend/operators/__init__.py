@@ -1,0 +1,31 @@
+"""The ONNX operators that the importer knows: one row each, by family; `TABLE` is all of them."""
+
+from ingot.compiler.frontend.operators import (
+    activation,
+    contraction,
+    control,
+    creation,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    slicing,
+)
+from ingot.compiler.frontend.operators.table import Table
+
+FAMILIES = {
+    "activation": activation.TABLE,
+    "contraction": contraction.TABLE,
+    "control": control.TABLE,
+    "creation": creation.TABLE,
+    "movement": movement.TABLE,
+    "normalization": normalization.TABLE,
+    "pointwise": pointwise.TABLE,
+    "pooling": pooling.TABLE,
+    "reduction": reduction.TABLE,
+    "slicing": slicing.TABLE,
+}
+TABLE = Table(FAMILIES.values())
+
+__all__ = ["FAMILIES", "TABLE"]

@@ -1,0 +1,112 @@
+"""If and Loop. Sub-graphs are closed: what they use from outside becomes their captures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.scope import Body
+from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.graph import Graph, Input, Value
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ops.control import If, Loop
+from ingot.compiler.ops.shape_arithmetic import contents
+from ingot.runtime import dtypes
+
+TABLE = Table()
+onnx_op = TABLE.onnx_op
+
+ENDLESS = 2**63 - 1  # the trip count that exporters write for "until the condition fails"
+
+
+def decided(ctx: Context, condition: Value) -> bool | None:
+    """The value of a condition that follows from constants and shapes, None when it depends on data."""
+    found = contents(condition)
+    if found is not None and found.size == 1 and isinstance(found.item(), bool):
+        return found.item()
+    array = ctx.array(condition)
+    return None if array is None or array.size != 1 else bool(array.item())
+
+
+@onnx_op("If")
+def if_(ctx: Context) -> Results:
+    condition = ctx.scalar(ctx.operand(0))
+    branches = ctx.graph("then_branch"), ctx.graph("else_branch")
+    known = decided(ctx, condition)
+    if known is not None:
+        return ctx.scope.inline(branches[0] if known else branches[1])
+    then, otherwise = (ctx.scope.body(graph, ()) for graph in branches)
+    for (name, a), (_, b) in zip(then.outputs, otherwise.outputs, strict=False):
+        _agree(ctx, a, b, f"output {name!r} of the then-branch")
+    captures = tuple(dict.fromkeys((*then.captures, *otherwise.captures)))
+    return ctx.build(
+        If, condition, captures, _closed(then, captures, "then"), _closed(otherwise, captures, "else")
+    ).results()
+
+
+def _closed(body: Body, captures: Iterable[Value], name: str) -> Graph:
+    """A sub-graph whose inputs are its formal ones, then one for each capture, used or not."""
+    labels = _unused_labels(body)
+    inputs = [body.captures.get(outer) or Input(next(labels), outer.type) for outer in captures]
+    return Graph((*body.inputs, *inputs), body.outputs, name)
+
+
+def _unused_labels(body: Body) -> Iterator[str]:
+    taken = {i.label for i in (*body.inputs, *body.captures.values())}
+    return (name for i in range(2**31) if (name := f"unused_{i}") not in taken)
+
+
+def _agree(ctx: Context, a: Value, b: Value, what: str) -> None:
+    """Learn that two types are one where that can be learnt; UnsupportedError where they differ."""
+    if a.rank == b.rank:
+        for d, e in zip(a.shape, b.shape, strict=True):
+            ctx.equal(d, e)
+    if a.type != b.type:
+        raise ctx.unsupported(
+            f"{what} is {a.type} in one place and {b.type} in another",
+            "shapes must not depend on data: pin symbolic dims with shapes, or take the control flow out of the model",
+        )
+
+
+@onnx_op("Loop")
+def loop(ctx: Context) -> Results:
+    trip, condition = ctx.optional(0), ctx.optional(1)
+    carried = tuple(ctx.operand(i) for i in range(2, len(ctx.operands)))
+    graph = ctx.graph("body")
+    trip = ctx.scalar(trip) if trip is not None else None
+    if trip is not None and ctx.known(trip) == (ENDLESS,):
+        trip = None
+    starts = decided(ctx, condition) if condition is not None else True
+    condition = None if starts else condition
+    formal = [TensorType(dtypes.i64, ()), TensorType(dtypes.boolean, ()), *(v.type for v in carried)]
+    body = ctx.scope.body(graph, formal)
+    if len(body.outputs) <= len(carried):
+        raise ctx.error(f"the body has {len(body.outputs)} outputs for {len(carried)} carried values and a condition")
+    for (name, result), start in zip(body.outputs[1:], carried, strict=False):
+        _agree(ctx, result, start, f"the carried value {name!r}")
+    going = ctx.scalar(body.outputs[0][1])
+    always = starts is True and (going is body.inputs[1] or decided(ctx, going) is True)
+    if trip is None and always:
+        raise ctx.error("a loop without trip count whose condition is always true never ends")
+    if trip is None and condition is None:
+        condition = ctx.constant(True, dtypes.boolean)
+    scans = _scan_lengths(ctx, trip, always, len(body.outputs) - 1 - len(carried))
+    outputs = ((body.outputs[0][0], going), *body.outputs[1:])
+    captures = tuple(body.captures)
+    closed = _closed(Body(body.inputs, outputs, body.captures), captures, graph.name or "body")
+    return ctx.build(Loop, trip, condition, carried, captures, closed, scans).results()
+
+
+def _scan_lengths(ctx: Context, trip: Value | None, always: bool, count: int) -> Dims:
+    """The extent of the new axis of each scan output: the trip count, which must be known and always be reached."""
+    if not count:
+        return ()
+    known = ctx.known(trip) if trip is not None and always else None
+    if known is None:
+        raise ctx.unsupported(
+            "a loop with scan outputs whose number of iterations depends on data",
+            "scan outputs need a trip count made of shapes and constants, and a condition that stays true",
+        )
+    length: Dim = ctx.assumptions.largest(known[0], 0)
+    return (length,) * count

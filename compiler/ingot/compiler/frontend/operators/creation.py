@@ -1,0 +1,148 @@
+"""Values that come from shapes, attributes and counting instead of data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.weights import dtype_of
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.graph import Constant, Value
+from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.movement import Iota, Reshape
+from ingot.runtime import dtypes
+from ingot.runtime.dtypes import DType
+
+TABLE = Table()
+onnx_op = TABLE.onnx_op
+
+
+@onnx_op("Constant")
+def constant(ctx: Context) -> Results:
+    data = ctx.tensor("value")
+    if data is not None:
+        return Constant(data, origin=ctx.origin)
+    real, integer = ctx.maybe("value_float", float), ctx.maybe("value_int", int)
+    if real is not None:
+        return ctx.constant(real, dtypes.f32)
+    if integer is not None:
+        return ctx.constant(integer, dtypes.i64)
+    integers = ctx.ints("value_ints")
+    if integers is not None:
+        return ctx.constant(np.array(integers, np.int64))
+    reals = ctx.floats("value_floats")
+    if reals is not None:
+        return ctx.constant(np.array(reals, np.float32))
+    raise ctx.unsupported("a constant that is sparse or holds strings")
+
+
+@onnx_op("ConstantOfShape", since=9)
+def constant_of_shape(ctx: Context) -> Results:
+    shape = ctx.dims(0, "the shape")
+    value = ctx.tensor("value")
+    if value is not None and value.size != 1:
+        raise ctx.error(f"the value has {value.size} elements, one is needed")
+    single = ctx.constant(0.0, dtypes.f32) if value is None else ctx.constant(value.reshape(()))
+    return ctx.expand(single, shape)
+
+
+@onnx_op("Shape")
+def shape(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    start, end = ctx.attribute("start", 0), ctx.maybe("end", int)
+    return ctx.dim_values(x.shape[slice(start, end)], False)
+
+
+@onnx_op("Size")
+def size(ctx: Context) -> Results:
+    return ctx.dim_values((ctx.operand(0).type.size,), True)
+
+
+@onnx_op("Range", since=11)
+def range_(ctx: Context) -> Results:
+    start, limit, step = (ctx.scalar(ctx.operand(i)) for i in range(3))
+    return ctx.build(Iota, start, step, _range_length(ctx, start, limit, step))
+
+
+def _range_length(ctx: Context, start: Value, limit: Value, step: Value) -> Dim:
+    """max(ceil((limit - start) / step), 0)"""
+    if start.dtype.is_integer:
+        known = [ctx.known(v) for v in (start, limit, step)]
+        if all(k is not None for k in known):
+            first, last, delta = (k[0] for k in known if k is not None)
+            if delta == 0:
+                raise ctx.error("a Range with step 0")
+            if isinstance(delta, int):
+                span = last - first if delta > 0 else first - last
+                return dims.ceil_divide(ctx.assumptions.largest(span, 0), abs(delta))
+    arrays = [ctx.array(v) for v in (start, limit, step)]
+    if any(a is None for a in arrays):
+        raise ctx.unsupported(
+            "a Range computed from data, so shapes would not be known before the model runs",
+            "make it depend on shapes and constants only",
+        )
+    first, last, delta = (a.item() for a in arrays if a is not None)
+    count = (last - first) / delta if delta else math.nan
+    if not math.isfinite(count):
+        raise ctx.error(f"a Range from {first} to {last} in steps of {delta}")
+    return max(math.ceil(count), 0)
+
+
+def counted(ctx: Context, length: Dim, dtype: DType) -> Value:
+    """0, 1, 2, ... below `length`."""
+    return ctx.build(Iota, ctx.constant(0, dtype), ctx.constant(1, dtype), length)
+
+
+@onnx_op("EyeLike", since=9)
+def eye_like(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    if x.rank != 2:
+        raise ctx.error(f"EyeLike needs a matrix, the operand is {x.type}")
+    code = ctx.maybe("dtype", int)
+    dtype = x.dtype if code is None else dtype_of(code, "the result of EyeLike")
+    distance = _diagonals(ctx, x)
+    on = ctx.build(ops.Equal, distance, ctx.constant(ctx.attribute("k", 0), dtypes.i64))
+    return ctx.build(ops.Cast, on, dtype)
+
+
+def _diagonals(ctx: Context, x: Value) -> Value:
+    """column - row for the last two axes."""
+    rows, columns = x.shape[-2:]
+    row = ctx.build(Reshape, counted(ctx, rows, dtypes.i64), (rows, 1))
+    return ctx.build(ops.Sub, counted(ctx, columns, dtypes.i64), row)
+
+
+@onnx_op("Trilu", since=14)
+def trilu(ctx: Context) -> Results:
+    x, k = ctx.operand(0), ctx.optional(1)
+    if x.rank < 2:
+        raise ctx.error(f"Trilu needs a matrix, the operand is {x.type}")
+    diagonal = ctx.scalar(k) if k is not None else ctx.constant(0, dtypes.i64)
+    compare = ops.GreaterOrEqual if ctx.attribute("upper", 1) else ops.LessOrEqual
+    kept = ctx.build(compare, _diagonals(ctx, x), diagonal)
+    return ctx.build(ops.Where, kept, x, ctx.constant(0, x.dtype))
+
+
+@onnx_op("OneHot", since=9)
+def one_hot(ctx: Context) -> Results:
+    """[off, on] chosen by whether an index (negative ones counted from the end) is the place on the new axis."""
+    indices, values = ctx.operand(0), ctx.operand(2)
+    depth = ctx.scalar(ctx.operand(1))
+    folded = ctx.known(depth) if depth.dtype.is_integer else None
+    if folded is None:
+        array = ctx.array(depth)
+        if array is None:
+            raise ctx.unsupported("OneHot with a depth computed from data", "make the depth constant")
+        folded = (int(array.item()),)
+    axis = ctx.axis(ctx.attribute("axis", -1), indices.rank + 1)
+    wide: Value = ctx.build(ops.Cast, indices, dtypes.i64) if indices.dtype != dtypes.i64 else indices
+    wide = ctx.build(Reshape, wide, (*wide.shape[:axis], 1, *wide.shape[axis:]))
+    from_end = ctx.build(ops.Add, wide, ctx.dim_values(folded, True))
+    wide = ctx.build(ops.Where, ctx.build(ops.Less, wide, ctx.constant(0, dtypes.i64)), from_end, wide)
+    places = ctx.build(Reshape, counted(ctx, folded[0], dtypes.i64), (folded[0], *(1,) * (indices.rank - axis)))
+    off, on = (ctx.element(values, i) for i in range(2))
+    return ctx.build(ops.Where, ctx.build(ops.Equal, places, wide), on, off)

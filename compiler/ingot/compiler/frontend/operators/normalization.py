@@ -1,0 +1,136 @@
+"""Softmax and the normalisations, at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.table import Results, Row, Table
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.graph import Node, Value
+from ingot.compiler.ops import composite
+from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.movement import Iota, Reshape
+from ingot.compiler.ops.reduction import ArgMax, ReduceMean, ReduceSum
+from ingot.runtime import dtypes
+
+TABLE = Table()
+onnx_op = TABLE.onnx_op
+
+
+def _along_axis(op: Callable[..., Node]) -> Row:
+    def row(ctx: Context) -> Results:
+        x = ctx.operand(0)
+        return ctx.build(op, x, ctx.axis(ctx.attribute("axis", -1), x.rank))
+
+    return row
+
+
+def flattened(ctx: Context, apply: Callable[[Value], Value]) -> Value:
+    """`apply` to x as a matrix whose columns are the axes from `axis` (default 1) on, then x's shape again.
+
+    How Softmax, LogSoftmax and Hardmax worked before opset 13.
+    """
+    x = ctx.operand(0)
+    axis = ctx.attribute("axis", 1)
+    axis = ctx.axis(axis, x.rank) if axis != x.rank else axis
+    if axis == x.rank - 1:
+        return apply(x)
+    matrix = ctx.build(Reshape, x, (dims.product(x.shape[:axis]), dims.product(x.shape[axis:])))
+    return ctx.build(Reshape, apply(matrix), x.shape)
+
+
+def _along_columns(op: Callable[..., Node]) -> Row:
+    def row(ctx: Context) -> Results:
+        return flattened(ctx, lambda x: ctx.build(op, x, x.rank - 1))
+
+    return row
+
+
+for _name, _op in (("Softmax", composite.Softmax), ("LogSoftmax", composite.LogSoftmax)):
+    TABLE.add(_name, _along_columns(_op), since=1)
+    TABLE.add(_name, _along_axis(_op), since=13)
+
+
+def _one_hot_of_largest(ctx: Context, x: Value, axis: int) -> Value:
+    largest = ctx.build(ArgMax, x, axis, True, False)
+    count = ctx.build(Iota, ctx.constant(0, dtypes.i64), ctx.constant(1, dtypes.i64), x.shape[axis])
+    places = ctx.build(Reshape, count, (x.shape[axis], *(1,) * (x.rank - 1 - axis)))
+    return ctx.build(ops.Cast, ctx.build(ops.Equal, places, largest), x.dtype)
+
+
+@onnx_op("Hardmax")
+def hardmax_columns(ctx: Context) -> Results:
+    return flattened(ctx, lambda x: _one_hot_of_largest(ctx, x, x.rank - 1))
+
+
+@onnx_op("Hardmax", since=13)
+def hardmax(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    return _one_hot_of_largest(ctx, x, ctx.axis(ctx.attribute("axis", -1), x.rank))
+
+
+@onnx_op("BatchNormalization")
+def batch_normalization(ctx: Context) -> Results:
+    ctx.ignore("consumed_inputs", "momentum")
+    x, scale, bias, mean, var = (ctx.operand(i) for i in range(5))
+    training = ctx.attribute("training_mode", 0) or (ctx.opset < 7 and not ctx.attribute("is_test", 0))
+    ctx.ignore("is_test")
+    if training and sum(1 for name in ctx.node.output if name) > 1:
+        raise ctx.unsupported("BatchNormalization in training mode", "export the model for inference")
+    if ctx.attribute("training_mode", 0):
+        raise ctx.unsupported("BatchNormalization in training mode", "export the model for inference")
+    if not ctx.attribute("spatial", 1):
+        raise ctx.unsupported("BatchNormalization with spatial = 0")
+    epsilon = ctx.attribute("epsilon", 1e-5)
+    statistics = [ctx.build(ops.Cast, v, x.dtype) if v.dtype != x.dtype else v for v in (scale, bias, mean, var)]
+    return ctx.build(composite.BatchNorm, x, *statistics, epsilon)
+
+
+@onnx_op("LayerNormalization", since=17)
+def layer_normalization(ctx: Context) -> Results:
+    x, scale, bias = ctx.operand(0), ctx.operand(1), ctx.optional(2)
+    axis, epsilon = ctx.axis(ctx.attribute("axis", -1), x.rank), ctx.attribute("epsilon", 1e-5)
+    if ctx.attribute("stash_type", 1) != 1:
+        raise ctx.unsupported("LayerNormalization with a stash_type other than float32")
+    ctx.broadcast(x.shape, scale.shape, *([bias.shape] if bias is not None else []))
+    normal = ctx.build(composite.LayerNorm, x, scale, bias, axis, epsilon)
+    if not any(ctx.node.output[1:]):
+        return normal
+    wide = ctx.build(ops.Cast, x, dtypes.f32) if x.dtype.bits == 16 else x
+    axes = tuple(range(axis, x.rank))
+    mean = ctx.build(ReduceMean, wide, axes, True)
+    centred = ctx.build(ops.Sub, wide, mean)
+    variance = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
+    deviation = ctx.build(ops.Sqrt, ctx.build(ops.Add, variance, ctx.constant(epsilon, wide.dtype)))
+    return normal, mean, ctx.build(ops.Reciprocal, deviation)
+
+
+@onnx_op("InstanceNormalization")
+def instance_normalization(ctx: Context) -> Results:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias with statistics of each channel of each sample."""
+    ctx.ignore("consumed_inputs")
+    x, scale, bias = ctx.operand(0), ctx.operand(1), ctx.operand(2)
+    if x.rank < 3:
+        raise ctx.error(f"InstanceNormalization needs spatial axes, the operand is {x.type}")
+    axes = tuple(range(2, x.rank))
+    centred = ctx.build(ops.Sub, x, ctx.build(ReduceMean, x, axes, True))
+    variance = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
+    epsilon = ctx.constant(ctx.attribute("epsilon", 1e-5), x.dtype)
+    normal = ctx.build(ops.Div, centred, ctx.build(ops.Sqrt, ctx.build(ops.Add, variance, epsilon)))
+    scale, bias = (ctx.build(Reshape, v, (v.shape[0], *(1,) * (x.rank - 2))) for v in (scale, bias))
+    return ctx.pointwise(ops.Add, ctx.pointwise(ops.Mul, normal, scale), bias)
+
+
+@onnx_op("LpNormalization")
+def lp_normalization(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    axis, power = ctx.axis(ctx.attribute("axis", -1), x.rank), ctx.attribute("p", 2)
+    if power not in (1, 2):
+        raise ctx.error(f"LpNormalization with p = {power}: 1 or 2 is needed")
+    if power == 1:
+        norm: Value = ctx.build(ReduceSum, ctx.build(ops.Abs, x), (axis,), True)
+    else:
+        norm = ctx.build(ops.Sqrt, ctx.build(ReduceSum, ctx.build(ops.Mul, x, x), (axis,), True))
+    zero = ctx.constant(0, x.dtype)  # where the norm is 0 the result is 0, not NaN
+    return ctx.build(ops.Where, ctx.build(ops.Equal, norm, zero), zero, ctx.build(ops.Div, x, norm))

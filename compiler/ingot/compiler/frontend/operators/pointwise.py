@@ -1,0 +1,231 @@
+"""Arithmetic, comparison, logic, Cast, Where and Clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.table import Results, Row, Table
+from ingot.compiler.frontend.weights import dtype_of
+from ingot.compiler.ir.graph import Node, Value
+from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.movement import Reshape
+from ingot.runtime import dtypes
+
+TABLE = Table()
+onnx_op = TABLE.onnx_op
+
+UNARY: dict[str, Callable[..., Node]] = {
+    "Abs": ops.Abs,
+    "Neg": ops.Neg,
+    "Sign": ops.Sign,
+    "Reciprocal": ops.Reciprocal,
+    "Sqrt": ops.Sqrt,
+    "Exp": ops.Exp,
+    "Log": ops.Log,
+    "Erf": ops.Erf,
+    "Tanh": ops.Tanh,
+    "Sigmoid": ops.Sigmoid,
+    "Softplus": ops.Softplus,
+    "Relu": ops.Relu,
+    "Sin": ops.Sin,
+    "Cos": ops.Cos,
+    "Tan": ops.Tan,
+    "Asin": ops.Asin,
+    "Acos": ops.Acos,
+    "Atan": ops.Atan,
+    "Sinh": ops.Sinh,
+    "Cosh": ops.Cosh,
+    "Asinh": ops.Asinh,
+    "Acosh": ops.Acosh,
+    "Atanh": ops.Atanh,
+    "Floor": ops.Floor,
+    "Ceil": ops.Ceil,
+    "Round": ops.Round,
+    "Not": ops.Not,
+    "IsNaN": ops.IsNaN,
+}
+BINARY: dict[str, Callable[..., Node]] = {
+    "Add": ops.Add,
+    "Sub": ops.Sub,
+    "Mul": ops.Mul,
+    "Div": ops.Div,
+    "Pow": ops.Pow,
+    "And": ops.And,
+    "Or": ops.Or,
+    "Xor": ops.Xor,
+    "Equal": ops.Equal,
+    "Less": ops.Less,
+    "Greater": ops.Greater,
+    "LessOrEqual": ops.LessOrEqual,
+    "GreaterOrEqual": ops.GreaterOrEqual,
+}
+VARIADIC: dict[str, Callable[..., Node]] = {"Sum": ops.Add, "Max": ops.Max, "Min": ops.Min}
+
+
+def _unary(op: Callable[..., Node]) -> Row:
+    def row(ctx: Context) -> Results:
+        ctx.ignore("consumed_inputs")
+        return ctx.build(op, ctx.operand(0))
+
+    return row
+
+
+def _binary(op: Callable[..., Node]) -> Row:
+    def row(ctx: Context) -> Results:
+        return ctx.pointwise(op, ctx.operand(0), ctx.operand(1))
+
+    return row
+
+
+def _binary_before_7(op: Callable[..., Node]) -> Row:
+    """Broadcasting by attribute: the second operand's axes are matched from `axis` on."""
+
+    def row(ctx: Context) -> Results:
+        ctx.ignore("consumed_inputs")
+        a, b = ctx.operand(0), ctx.operand(1)
+        axis = ctx.maybe("axis", int)
+        if ctx.attribute("broadcast", 0) and axis is not None:
+            trailing = a.rank - ctx.axis(axis, a.rank) - b.rank
+            if trailing < 0:
+                raise ctx.error(f"{b.type} does not fit into {a.type} at axis {axis}")
+            b = ctx.build(Reshape, b, (*b.shape, *(1,) * trailing))
+        return ctx.pointwise(op, a, b)
+
+    return row
+
+
+def _variadic(op: Callable[..., Node]) -> Row:
+    def row(ctx: Context) -> Results:
+        ctx.ignore("consumed_inputs")
+        return accumulate(ctx, op)
+
+    return row
+
+
+def accumulate(ctx: Context, op: Callable[..., Node]) -> Value:
+    """All operands of the node joined by `op` from the left."""
+    first, *rest = ctx.variadic()
+    for value in rest:
+        first = ctx.pointwise(op, first, value)
+    return first
+
+
+for _name, _op in UNARY.items():
+    TABLE.add(_name, _unary(_op))
+for _name, _op in BINARY.items():
+    TABLE.add(_name, _binary_before_7(_op), since=1)
+    TABLE.add(_name, _binary(_op), since=7)
+for _name, _op in VARIADIC.items():
+    TABLE.add(_name, _variadic(_op))
+
+
+@onnx_op("Mean")
+def mean(ctx: Context) -> Results:
+    ctx.ignore("consumed_inputs")
+    total = accumulate(ctx, ops.Add)
+    return ctx.build(ops.Div, total, ctx.constant(len(ctx.variadic()), total.dtype))
+
+
+@onnx_op("Mod", since=10)
+def mod(ctx: Context) -> Results:
+    a, b = ctx.operand(0), ctx.operand(1)
+    truncated = ctx.attribute("fmod", 0)
+    if not truncated and a.dtype.is_float:
+        raise ctx.error("Mod of floats needs fmod = 1")
+    return ctx.pointwise(ops.Fmod if truncated else ops.Mod, a, b)
+
+
+@onnx_op("IsInf", since=10)
+def is_inf(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    negative, positive = ctx.attribute("detect_negative", 1), ctx.attribute("detect_positive", 1)
+    infinite = ctx.build(ops.IsInf, x)
+    if negative and positive:
+        return infinite
+    if not negative and not positive:
+        return ctx.build(ops.And, infinite, ctx.constant(False))
+    sign = ops.Greater if positive else ops.Less
+    return ctx.build(ops.And, infinite, ctx.build(sign, x, ctx.constant(0, x.dtype)))
+
+
+@onnx_op("Where", since=9)
+def where(ctx: Context) -> Results:
+    return ctx.pointwise(ops.Where, ctx.operand(0), ctx.operand(1), ctx.operand(2))
+
+
+@onnx_op("Clip")
+def clip_attributes(ctx: Context) -> Results:
+    ctx.ignore("consumed_inputs")
+    x = ctx.operand(0)
+    low, high = ctx.maybe("min", float), ctx.maybe("max", float)
+    return clip(
+        ctx,
+        x,
+        None if low is None else ctx.constant(low, x.dtype),
+        None if high is None else ctx.constant(high, x.dtype),
+    )
+
+
+@onnx_op("Clip", since=11)
+def clip_inputs(ctx: Context) -> Results:
+    return clip(ctx, ctx.operand(0), ctx.optional(1), ctx.optional(2))
+
+
+def clip(ctx: Context, x: Value, low: Value | None, high: Value | None) -> Value:
+    """x within bounds that hold one element each."""
+    if low is None and high is None:
+        return x
+    bounds = [ctx.scalar(v) if v is not None else None for v in (low, high)]
+    return ctx.build(ops.Clip, x, *bounds)
+
+
+@onnx_op("Cast", since=1)
+def cast_to_name(ctx: Context) -> Results:
+    name = ctx.attribute("to", "")
+    codes = onnx.TensorProto.DataType
+    if name.upper() not in codes.keys():  # noqa: SIM118 - a protobuf enum, no mapping
+        raise ctx.error(f"Cast to the unknown element type {name!r}")
+    return ctx.build(ops.Cast, ctx.operand(0), dtype_of(codes.Value(name.upper()), "the result of Cast"))
+
+
+@onnx_op("Cast", since=6)
+def cast(ctx: Context) -> Results:
+    ctx.ignore("saturate", "round_mode")  # they concern 8-bit floats only
+    return ctx.build(ops.Cast, ctx.operand(0), dtype_of(ctx.attribute("to", 0), "the result of Cast"))
+
+
+@onnx_op("CastLike", since=15)
+def cast_like(ctx: Context) -> Results:
+    ctx.ignore("saturate", "round_mode")
+    return ctx.build(ops.Cast, ctx.operand(0), ctx.operand(1).dtype)
+
+
+@onnx_op("Identity")
+def identity(ctx: Context) -> Results:
+    return ctx.operand(0)
+
+
+@onnx_op("Dropout")
+def dropout_attributes(ctx: Context) -> Results:
+    ctx.ignore("consumed_inputs", "ratio", "is_test", "seed")
+    x = ctx.operand(0)
+    return x, _all_true(ctx, x) if ctx.opset >= 10 else None
+
+
+@onnx_op("Dropout", since=12)
+def dropout(ctx: Context) -> Results:
+    ctx.ignore("seed")
+    x, ratio, training = ctx.operand(0), ctx.optional(1), ctx.optional(2)
+    if training is not None:
+        on = ctx.array(training)
+        off = ratio is not None and (r := ctx.array(ratio)) is not None and not r.any()
+        if not off and (on is None or on.any()):
+            raise ctx.unsupported("Dropout in training mode", "export the model for inference")
+    return x, _all_true(ctx, x)
+
+
+def _all_true(ctx: Context, x: Value) -> Value:
+    return ctx.expand(ctx.constant(True, dtypes.boolean), x.shape)

@@ -1,0 +1,114 @@
+"""Reductions, with axes as an attribute (older opsets) or as an input; ArgMax, ArgMin and CumSum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.table import Results, Row, Table
+from ingot.compiler.ir.graph import Node, Value
+from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops import reduction
+
+TABLE = Table()
+onnx_op = TABLE.onnx_op
+
+
+def _reduced(op: Callable[..., Node]) -> Callable[..., Value]:
+    def reduce(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+        return ctx.build(op, x, axes, keepdims)
+
+    return reduce
+
+
+def _l1(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+    return ctx.build(reduction.ReduceSum, ctx.build(ops.Abs, x), axes, keepdims)
+
+
+def _sum_square(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+    return ctx.build(reduction.ReduceSum, ctx.build(ops.Mul, x, x), axes, keepdims)
+
+
+def _l2(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+    return ctx.build(ops.Sqrt, _sum_square(ctx, x, axes, keepdims))
+
+
+def _log_sum(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+    return ctx.build(ops.Log, ctx.build(reduction.ReduceSum, x, axes, keepdims))
+
+
+def _log_sum_exp(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+    """max + log(sum(exp(x - max))), with an infinite max taken as 0 so that no inf - inf arises."""
+    largest = ctx.build(reduction.ReduceMax, x, axes, True)
+    zero = ctx.constant(0, x.dtype)
+    finite = ctx.build(ops.Where, ctx.build(ops.IsInf, largest), zero, largest)
+    powers = ctx.build(ops.Exp, ctx.build(ops.Sub, x, finite))
+    logarithm = ctx.build(ops.Log, ctx.build(reduction.ReduceSum, powers, axes, keepdims))
+    kept = finite if keepdims else ctx.build(reduction.ReduceSum, finite, axes, False)
+    return ctx.build(ops.Add, logarithm, kept)
+
+
+REDUCTIONS: dict[str, Callable[..., Value]] = {
+    "ReduceSum": _reduced(reduction.ReduceSum),
+    "ReduceMean": _reduced(reduction.ReduceMean),
+    "ReduceMax": _reduced(reduction.ReduceMax),
+    "ReduceMin": _reduced(reduction.ReduceMin),
+    "ReduceProd": _reduced(reduction.ReduceProd),
+    "ReduceL1": _l1,
+    "ReduceL2": _l2,
+    "ReduceLogSum": _log_sum,
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceSumSquare": _sum_square,
+}
+
+
+def _with_attribute(reduce: Callable[..., Value]) -> Row:
+    def row(ctx: Context) -> Results:
+        x = ctx.operand(0)
+        axes = ctx.ints("axes")
+        chosen = ctx.axes(axes, x.rank) if axes is not None else tuple(range(x.rank))
+        return reduce(ctx, x, chosen, bool(ctx.attribute("keepdims", 1)))
+
+    return row
+
+
+def _with_input(reduce: Callable[..., Value]) -> Row:
+    def row(ctx: Context) -> Results:
+        x = ctx.operand(0)
+        axes = ctx.fixed(1, "the axes") if ctx.optional(1) is not None else ()
+        chosen = ctx.axes(axes, x.rank)
+        keepdims, keep_all = bool(ctx.attribute("keepdims", 1)), ctx.attribute("noop_with_empty_axes", 0)
+        if not axes and not keep_all:
+            chosen = tuple(range(x.rank))
+        return reduce(ctx, x, chosen, keepdims)
+
+    return row
+
+
+for _name, _reduce in REDUCTIONS.items():
+    TABLE.add(_name, _with_attribute(_reduce), since=1)
+    TABLE.add(_name, _with_input(_reduce), since=13 if _name == "ReduceSum" else 18)
+
+
+def _arg(op: Callable[..., Node]) -> Row:
+    def row(ctx: Context) -> Results:
+        x = ctx.operand(0)
+        axis = ctx.axis(ctx.attribute("axis", 0), x.rank)
+        keepdims, last = bool(ctx.attribute("keepdims", 1)), bool(ctx.attribute("select_last_index", 0))
+        return ctx.build(op, x, axis, keepdims, last)
+
+    return row
+
+
+TABLE.add("ArgMax", _arg(reduction.ArgMax))
+TABLE.add("ArgMin", _arg(reduction.ArgMin))
+
+
+@onnx_op("CumSum", since=11)
+def cum_sum(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    axes = ctx.fixed(1, "the axis")
+    if len(axes) != 1:
+        raise ctx.error(f"CumSum needs one axis, not {list(axes)}")
+    exclusive, reverse = bool(ctx.attribute("exclusive", 0)), bool(ctx.attribute("reverse", 0))
+    return ctx.build(reduction.CumSum, x, ctx.axis(axes[0], x.rank), exclusive, reverse)

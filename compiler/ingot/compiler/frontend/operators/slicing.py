@@ -1,0 +1,81 @@
+"""Slice: starts and ends clamped to the operand, symbolically where the extent is symbolic."""
+
+from __future__ import annotations
+
+from ingot.compiler.frontend.assumptions import Assumptions, spell
+from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.graph import Value
+from ingot.compiler.ops.movement import Slice
+
+TABLE = Table()
+onnx_op = TABLE.onnx_op
+
+FAR = 2**31 - 1  # starts and ends from here on mean "as far as possible" whatever the extent
+
+
+@onnx_op("Slice")
+def slice_attributes(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    starts, ends, axes = ctx.required_ints("starts"), ctx.required_ints("ends"), ctx.ints("axes")
+    return slice_by(ctx, x, starts, ends, axes, None)
+
+
+@onnx_op("Slice", since=10)
+def slice_inputs(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    starts, ends = ctx.dims(1, "the starts"), ctx.dims(2, "the ends")
+    axes = ctx.fixed(3, "the axes") if ctx.optional(3) is not None else None
+    steps = ctx.fixed(4, "the steps") if ctx.optional(4) is not None else None
+    return slice_by(ctx, x, starts, ends, axes, steps)
+
+
+def slice_by(
+    ctx: Context, x: Value, starts: Dims, ends: Dims, axes: tuple[int, ...] | None, steps: tuple[int, ...] | None
+) -> Value:
+    """x from `starts` to before `ends` in `steps` along `axes` (default: the first ones), by numpy's rules."""
+    chosen = ctx.axes(axes if axes is not None else range(len(starts)), x.rank)
+    steps = steps or (1,) * len(chosen)
+    if not len(starts) == len(ends) == len(chosen) == len(steps):
+        raise ctx.error(
+            f"starts {spell(starts)}, ends {spell(ends)}, axes {list(chosen)} and steps {list(steps)} need one length"
+        )
+    if 0 in steps:
+        raise ctx.error("a step is 0")
+    first: list[Dim] = [0] * x.rank
+    sizes: list[Dim] = list(x.shape)
+    strides = [1] * x.rank
+    for start, end, axis, step in zip(starts, ends, chosen, steps, strict=True):
+        strides[axis] = step
+        first[axis], sizes[axis] = clamp(ctx.assumptions, start, end, step, x.shape[axis])
+    if tuple(sizes) == x.shape and all(s == 1 for s in strides):
+        return x
+    return ctx.build(Slice, x, tuple(first), tuple(sizes), tuple(strides))
+
+
+def clamp(known: Assumptions, start: Dim, end: Dim, step: int, extent: Dim) -> tuple[Dim, Dim]:
+    """(first element, number of elements) of ``[start:end:step]`` of an axis; exact for every value of the symbols."""
+    if step > 0:
+        first = _position(known, start, extent, 0, extent)
+        last = _position(known, end, extent, 0, extent)
+        size = dims.ceil_divide(known.largest(last - first, 0), step)
+    else:
+        first = _position(known, start, extent, -1, extent - 1)
+        last = _position(known, end, extent, -1, extent - 1)
+        size = dims.ceil_divide(known.largest(first - last, 0), -step)
+    return first, size
+
+
+def _position(known: Assumptions, place: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
+    """`place` counted from the front and kept within low..high."""
+    if isinstance(place, int) and place >= FAR:
+        return high
+    if isinstance(place, int) and place <= -FAR:
+        return low
+    if known.at_least(-1, place):
+        place = place + extent
+    elif not known.at_least(place, 0):  # of either sign: add the extent where it is negative
+        place = place + extent * dims.maximum(dims.minimum(-place, 1), 0)
+    return known.smallest(known.largest(place, low), high)

@@ -1,0 +1,333 @@
+"""Sessions: a compiled model, ready to run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, NoReturn, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ingot.runtime.environment import read_environment
+from ingot.runtime.errors import InputError, RuntimeFault
+from ingot.runtime.inputs import TensorInfo, collect, describe
+from ingot.runtime.library import Library, Verify
+from ingot.runtime.limits import available_cpus, available_memory
+from ingot.runtime.plan import Frame, Lane, Plan, Planner, Port
+from ingot.runtime.threads import Threads, forget_after_fork
+
+MAX_PLANS: Final = 64
+"""Sets of input shapes that a session keeps plans for; the one not used for longest is dropped first."""
+
+_NATIVE: Final = ctypes.CFUNCTYPE(ctypes.c_int)  # without argument types, as both arguments are ready-made pointers
+_Native: TypeAlias = Callable[[ctypes.c_void_p, ctypes.c_void_p | None], int]
+
+
+class Session:
+    """A compiled model, loaded.
+
+    `threads` is the most threads that one run uses, the caller's included; by default INGOT_THREADS, else every CPU that
+    this process may use, which is also the upper bound. Results do not depend on it. `verify` says what is compared with
+    its digest on loading: the machine code (``"code"``) or the weights too (``"full"``), which reads all of them. Digests
+    show damage, not who wrote a file: loading an artifact is running its code.
+
+    Threads may share a session. The native threads work for one run at a time; a run that finds them busy is done by its
+    own thread alone. The working memory is kept between runs, as much as runs took at the same time. The file must not be
+    written while a session is open; replace it by rename.
+
+    Raises ArtifactError for a damaged file, UnsupportedCpuError when it holds no code for this processor, InputError for
+    bad options, OSError when the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, verify: Verify = "code") -> None:
+        environment = read_environment()
+        wanted = threads if threads is not None else environment.threads
+        if wanted is not None and wanted < 1:
+            raise InputError(f"threads is {wanted}; a run needs at least 1")
+        library = Library(path, verify=verify, environment=environment)
+        manifest = library.manifest
+        try:
+            self.inputs: tuple[TensorInfo, ...] = describe(manifest.inputs)
+            """What the model takes."""
+            self.outputs: tuple[TensorInfo, ...] = describe(manifest.outputs)
+            """What the model gives."""
+            self._planner = Planner(
+                manifest,
+                self.inputs,
+                self.outputs,
+                library.weights_address,
+                environment.memory_limit or available_memory(),
+            )
+        except BaseException:
+            library.close()
+            raise
+        count = min(available_cpus(), wanted) if wanted is not None else available_cpus()
+        self.metadata: Mapping[str, Any] = MappingProxyType({
+            "name": manifest.name,
+            "producer": manifest.producer,
+            "architecture": manifest.architecture,
+            "target": manifest.target,
+            "level": library.code.level,
+            "threads": count,
+            "path": os.fspath(path),
+            "provenance": MappingProxyType(dict(manifest.provenance)),
+        })
+        """Where the model comes from and how it runs here."""
+        self._library = library
+        self._threads = Threads(library.team_functions, count)
+        self._native: _Native = _NATIVE(library.run)
+        self._faults = manifest.faults
+        self._has_status = any(storage.kind == "status" for storage in manifest.storages)
+        self._poison = environment.poison
+        self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
+        self._idle: list[Lane] = []
+        self._lanes = 0
+        self._closed = False
+        # Re-entrant, because the garbage collector may drop a binding while the lock is held.
+        self._lock = threading.RLock()
+        # At exit a daemon thread may still be in the code: workers are stopped, but nothing is unmapped.
+        weakref.finalize(self, self._threads.close)
+        weakref.finalize(self, _release, self._threads, library).atexit = False
+        forget_after_fork(self)
+
+    def run(self, inputs: Mapping[str, ArrayLike], outputs: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Run the model: inputs by name in, new arrays by name out; `outputs` names those wanted (default: all).
+
+        Arrays must have the dtype and shape of `Session.inputs`; axes with the same symbol have the same extent. Any
+        strides, byte order and read-only arrays are fine; Python numbers and lists are converted.
+
+        Raises InputError for inputs that do not fit, RuntimeFault when the model finds bad data (an index out of range,
+        say), when the system gives no memory or when the session is closed.
+        """
+        try:
+            lane = self._idle.pop()
+        except IndexError:
+            lane = self._open_lane()
+        try:
+            # The common case, written out: small arrays of the shapes of the last run.
+            frame = lane.current
+            if (
+                frame is not None
+                and frame.is_staged
+                and outputs is None
+                and type(inputs) is dict
+                and len(inputs) == len(frame.inputs)
+            ):
+                for name, dtype, shape, buffer in frame.inputs:
+                    array = inputs.get(name)
+                    if type(array) is np.ndarray and array.dtype is dtype and array.shape == shape:
+                        buffer[...] = array
+                    else:
+                        break
+                else:
+                    status = self._native(frame.pointer, None)
+                    if status or (self._has_status and frame.status.value):
+                        self._fail(frame, status)
+                    results: dict[str, NDArray[Any]] = {}
+                    for name, copy in frame.results:
+                        results[name] = copy()
+                    return results
+            return self._run(lane, inputs, outputs)
+        finally:
+            self._idle.append(lane)
+            if self._closed:
+                self._end()
+
+    def _run(
+        self, lane: Lane, inputs: Mapping[str, ArrayLike], outputs: Iterable[str] | None
+    ) -> dict[str, NDArray[Any]]:
+        wanted = [info.name for info in self.outputs] if outputs is None else list(outputs)
+        _check_names(wanted, self.outputs)
+        arrays = collect(inputs, self.inputs)
+        frame = lane.frame(self._plan(tuple(array.shape for array in arrays)), MAX_PLANS)
+        if self._poison:
+            lane.current = None  # so that the next run comes here too
+            frame.arena.poison()
+        for index, (_, _, _, buffer) in enumerate(frame.inputs):
+            if buffer is not None:
+                buffer[...] = arrays[index]
+                continue
+            if not (arrays[index].flags.c_contiguous and arrays[index].flags.aligned):
+                arrays[index] = np.array(arrays[index], order="C")
+            frame.point(frame.plan.inputs[index], arrays[index])
+        results: dict[str, NDArray[Any]] = {}
+        for (name, dtype, shape, buffer), port in zip(frame.outputs, frame.plan.outputs, strict=True):
+            if buffer is None:
+                results[name] = np.empty(shape, dtype)
+                frame.point(port, results[name])
+        _call(self._native, frame, self._threads, self._fail)
+        for name, copy in frame.results:
+            results[name] = copy()
+        return {name: results[name] for name in wanted}
+
+    def bind(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """A function without arguments that runs the model from these arrays into those, with the least overhead.
+
+        Every input and output is given, C-contiguous, aligned, in native byte order; outputs are writable and overlap
+        nothing. The arrays are kept and must not be resized. Each call reads what the inputs hold then. The function must
+        not be called by two threads at once; it works until it is dropped, also after `close`, and raises RuntimeFault as
+        `run` does. Raises InputError for arrays that do not fit.
+        """
+        _check_names(outputs, self.outputs)
+        if missing := [info.name for info in self.outputs if info.name not in outputs]:
+            raise InputError(f"bind needs an array for every output; there is none for {', '.join(missing)}")
+        sources = collect(inputs, self.inputs)
+        plan = self._planner.plan(tuple(array.shape for array in sources), staged_bytes=-1)
+        results = [outputs[port.name] for port in plan.outputs]
+        for port, array in zip(plan.inputs, sources, strict=True):
+            if array is not inputs[port.name]:
+                raise InputError(f"input {port.name!r} cannot be bound: it is no numpy array in native byte order")
+        for port, array in zip(plan.outputs, results, strict=True):
+            _check_output(port, array)
+        _check_places([*plan.inputs, *plan.outputs], [*sources, *results], len(sources))
+        self._count_lane()
+        try:
+            frame = Lane().frame(plan, keep=1)
+            for port, array in zip((*plan.inputs, *plan.outputs), (*sources, *results), strict=True):
+                frame.point(port, array)
+            bound = self._bind(frame)
+            # What the table points to, and what keeps the code mapped, lives as long as the function.
+            bound.__dict__.update(session=self, frame=frame, arrays=(*sources, *results))
+            weakref.finalize(bound, self._drop_lane).atexit = False
+        except BaseException:
+            self._drop_lane()
+            raise
+        return bound
+
+    def _bind(self, frame: Frame) -> partial[None]:
+        if self._poison or (frame.plan.is_parallel and self._threads.count > 1):
+            call = _call_poisoned if self._poison else _call
+            return partial(call, self._native, frame, self._threads, self._fail)
+        native = _NATIVE(self._library.run)
+        fail, has_status, word = self._fail, self._has_status, frame.status
+
+        def check(status: int, _function: object, _arguments: object) -> None:
+            if status or (has_status and word.value):
+                fail(frame, status)
+
+        native.errcheck = check
+        return partial(native, frame.pointer, None)
+
+    def close(self) -> None:
+        """Stop the threads and unmap the model once the runs under way have ended. Later runs raise RuntimeFault."""
+        self._closed = True
+        self._threads.close()
+        self._end()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        sides = (", ".join(f"{i.name}: {i.dtype}{list(i.shape)}" for i in side) for side in (self.inputs, self.outputs))
+        return f"<Session {self.metadata['name']!r} ({') -> ('.join(sides)}){' closed' if self._closed else ''}>"
+
+    def forget(self) -> None:
+        """In a child of fork: replace what threads of the parent may have held. Called by the runtime itself."""
+        self._lock = threading.RLock()
+        self._threads.forget()
+
+    def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        with self._lock:
+            plan = self._plans.pop(shapes, None)
+            if plan is not None:
+                self._plans[shapes] = plan
+                return plan
+        plan = self._planner.plan(shapes)
+        with self._lock:
+            plan = self._plans.setdefault(shapes, plan)
+            while len(self._plans) > MAX_PLANS:
+                del self._plans[next(iter(self._plans))]
+        return plan
+
+    # Lanes are counted, so that the code stays mapped while one of them may be running it.
+
+    def _open_lane(self) -> Lane:
+        self._count_lane()
+        return Lane()
+
+    def _count_lane(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise RuntimeFault("the session is closed")
+            self._lanes += 1
+
+    def _drop_lane(self) -> None:
+        with self._lock:
+            self._lanes -= 1
+            if self._closed:
+                self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            while self._idle:
+                self._idle.pop()
+                self._lanes -= 1
+            if self._lanes == 0:
+                self._library.close()
+
+    def _fail(self, frame: Frame, status: int) -> NoReturn:
+        number = frame.status.value or status
+        frame.status.value = 0
+        if 0 < number <= len(self._faults):
+            raise RuntimeFault(self._faults[number - 1])
+        raise RuntimeFault(f"the model's code ended with the unknown fault {number}")
+
+
+_Fail: TypeAlias = Callable[[Frame, int], NoReturn]
+
+
+def _call(native: _Native, frame: Frame, threads: Threads, fail: _Fail) -> None:
+    team = threads.lead() if frame.plan.is_parallel else None
+    try:
+        status = native(frame.pointer, team)
+    finally:
+        if team is not None:
+            threads.release()
+    if status or frame.status.value:
+        fail(frame, status)
+
+
+def _call_poisoned(native: _Native, frame: Frame, threads: Threads, fail: _Fail) -> None:
+    frame.arena.poison()
+    _call(native, frame, threads, fail)
+
+
+def _release(threads: Threads, library: Library) -> None:
+    threads.close()
+    library.close()
+
+
+def _check_names(names: Iterable[str], known: Sequence[TensorInfo]) -> None:
+    unknown = [repr(name) for name in names if all(name != info.name for info in known)]
+    if unknown:
+        raise InputError(f"there is no output {', '.join(unknown)}; there are {', '.join(repr(i.name) for i in known)}")
+
+
+def _check_output(port: Port, array: NDArray[Any]) -> None:
+    if type(array) is not np.ndarray or not array.flags.writeable:
+        raise InputError(f"output {port.name!r} cannot be bound: it is not a writable numpy array")
+    if array.dtype != port.dtype or array.shape != port.shape:
+        raise InputError(
+            f"output {port.name!r} has dtype {array.dtype} and shape {list(array.shape)}, "
+            f"the model gives {port.dtype} {list(port.shape)}"
+        )
+
+
+def _check_places(ports: Sequence[Port], arrays: Sequence[NDArray[Any]], inputs: int) -> None:
+    for index, (port, array) in enumerate(zip(ports, arrays, strict=True)):
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise InputError(f"{port.name!r} cannot be bound: the array is not C-contiguous and aligned")
+        for other in range(max(index + 1, inputs), len(arrays)):
+            if np.may_share_memory(array, arrays[other]):
+                raise InputError(f"{port.name!r} and output {ports[other].name!r} cannot be bound: they share memory")
