@@ -33,6 +33,7 @@ LEVELS = {
     "rewrite": 2,
     "targets": 3,
     "driver": 4,
+    "artifact": 3,
     "demo": 5,
     "": 5,  # ingot.compiler itself: the public API
     "cli": 6,

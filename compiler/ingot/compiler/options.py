@@ -102,6 +102,13 @@ def parse_spec(text: str) -> tuple[str, dict[str, Raw]]:
         at = found.end()
     tokens.reverse()
 
+    def sees(*starts: str) -> bool:
+        return bool(tokens) and tokens[-1].startswith(starts)
+
+    def accept(what: str) -> None:
+        if sees(what):
+            tokens.pop()
+
     def expect(what: str) -> None:
         got = tokens.pop() if tokens else "the end"
         if got != what:
@@ -114,31 +121,27 @@ def parse_spec(text: str) -> tuple[str, dict[str, Raw]]:
         return got
 
     def value() -> Raw:
-        if tokens and tokens[-1] == "(":
-            tokens.pop()
+        if sees("("):
+            expect("(")
             items: list[Raw] = []
-            while tokens and tokens[-1] != ")":
+            while tokens and not sees(")"):
                 items.append(value())
-                if tokens and tokens[-1] == ",":
-                    tokens.pop()
+                accept(",")
             expect(")")
             return tuple(items)
-        if tokens and tokens[-1].startswith('"'):
-            return Quoted(json.loads(tokens.pop()))
-        return word("a value")
+        return Quoted(json.loads(tokens.pop())) if sees('"') else word("a value")
 
     name = word("the name of a pass")
     options: dict[str, Raw] = {}
     if tokens:
         expect("{")
-        while tokens and tokens[-1] != "}":
+        while tokens and not sees("}"):
             key = word("the name of an option")
             expect("=")
             if key in options:
                 raise OptionError(f"{text!r}: option {key} is given twice")
             options[key] = value()
-            if tokens and tokens[-1] == ",":
-                tokens.pop()
+            accept(",")
         expect("}")
     if tokens:
         raise OptionError(f"{text!r}: unexpected {tokens[-1]!r}")

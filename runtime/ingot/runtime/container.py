@@ -98,12 +98,11 @@ def write(path: str | os.PathLike[str], members: Sequence[Member]) -> None:
     replaced, and processes that have mapped it keep the old one. Raises InputError for names, alignments or data that
     cannot be written, OSError when the file system refuses.
     """
-    _check_members(members)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
-            _write_members(file, members)
+            write_to(file, members)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -116,6 +115,12 @@ def write(path: str | os.PathLike[str], members: Sequence[Member]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_to(file: BinaryIO, members: Sequence[Member]) -> None:
+    """Write a container into an empty, seekable file, such as an anonymous memory file. Raises as `write` does."""
+    _check_members(members)
+    _write_members(file, members)
 
 
 def read(path: str | os.PathLike[str]) -> Container:

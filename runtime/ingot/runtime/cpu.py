@@ -1,7 +1,7 @@
 """What this machine's processor can do, in the names that artifacts use for it.
 
-Features carry LLVM's names (`avx2`, `sse4.1`, `dotprod`). The Linux kernel lists them in /proc/cpuinfo under names of its
-own, and only those that it has enabled for programs; most differ in punctuation alone, the rest stands in the tables.
+Features carry LLVM's names (`avx2`, `sse4.1`, `dotprod`). The Linux kernel lists them in /proc/cpuinfo under names of
+its own, and only those that it has enabled for programs; most differ in punctuation alone, the rest is in the tables.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def host_architecture() -> str:
 
 
 def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
-    """The processor flags that the Linux kernel reports, without punctuation. Raises UnsupportedCpuError if it is silent."""
+    """The processor flags that the Linux kernel reports, without punctuation. UnsupportedCpuError if there are none."""
     try:
         with open(path, encoding="ascii", errors="replace") as lines:
             for line in lines:

@@ -1,8 +1,8 @@
 """Integer expressions over a model's symbolic dims, as the artifact's manifest writes them.
 
 A serialised dim is an int, a symbol's name, or ``[operator, left, right]`` with an operator of ``+ * // % max min``;
-division and modulo round down, as in Python. `parse_dim` checks one that comes from a file, `compile_dims` turns many into
-one list of steps in which equal sub-expressions are computed once.
+division and modulo round down, as in Python. `parse_dim` checks one that comes from a file, `compile_dims` turns many
+into one list of steps in which equal sub-expressions are computed once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ MAX_DEPTH: Final = 128
 MAX_STEPS: Final = 1 << 20
 """Different sub-expressions that one artifact may have."""
 
-OPERATORS: Final[Mapping[str, Callable[[int, int], int]]] = MappingProxyType({
+_FUNCTIONS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add, "*": operator.mul, "//": operator.floordiv, "%": operator.mod, "max": max, "min": min,
-})  # fmt: skip
+}  # fmt: skip
+OPERATORS: Final = MappingProxyType(_FUNCTIONS)
 
 
 def parse_dim(value: object, symbols: Collection[str]) -> Dim:
@@ -44,7 +45,7 @@ def _parse(value: object, symbols: Collection[str], depth: int) -> Dim:
             raise ArtifactError(f"a dim names {value!r}, which is no symbol of the model")
         return value
     if not isinstance(value, list | tuple) or len(parts := cast("list[object]", value)) != 3:
-        raise ArtifactError(f"{str(cast('object', value))[:80]!r} is not a dim: an int, a symbol or [operator, left, right]")
+        raise ArtifactError("a dim is neither an int nor a symbol nor [operator, left, right]")
     if not depth:
         raise ArtifactError(f"a dim is nested more than {MAX_DEPTH} levels deep")
     name, left, right = parts

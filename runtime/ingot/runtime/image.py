@@ -229,7 +229,7 @@ def _map_segment(descriptor: int, offset: int, base: int, segment: Segment) -> N
 
 def _map_memory_file(code: bytes, layout: Layout, name: str) -> int:
     try:
-        descriptor = _create_memory_file(f"ingot-{name}")
+        descriptor = create_memory_file(f"ingot-{name}")
         try:
             _write_all(descriptor, code)
             fcntl.fcntl(
@@ -244,7 +244,8 @@ def _map_memory_file(code: bytes, layout: Layout, name: str) -> int:
         raise ArtifactError(f"machine code cannot be mapped from a memory file: {error}") from error
 
 
-def _create_memory_file(name: str) -> int:
+def create_memory_file(name: str) -> int:
+    """Descriptor of a new anonymous file in memory; code can be mapped from it. Raises OSError."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         # Mappings stay executable; only execve of the file is given up, which strict kernels require.

@@ -1,4 +1,4 @@
-"""How much of the machine this process may use: CPUs by affinity and cgroup quota, memory by cgroup and by what is built in.
+"""How much of the machine this process may use: CPUs by affinity and cgroup quota, memory by cgroup and by size.
 
 Control groups as in the kernel's cgroup-v2.rst and, for older systems, cgroup-v1/memory.rst and sched-bwc.rst.
 """

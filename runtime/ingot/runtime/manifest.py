@@ -1,7 +1,7 @@
 """The manifest of an artifact: what it holds, how to call its code, what its memory must look like.
 
-This is the definition of the format. The compiler fills a `Manifest` and writes `encode`'s bytes; the runtime reads them
-back with `parse_manifest`, which believes nothing: every name, kind, dtype, index and range is checked.
+This is the definition of the format. The compiler fills a `Manifest` and writes `encode`'s bytes; the runtime reads
+them back with `parse_manifest`, which believes nothing: every name, kind, dtype, index and range is checked.
 """
 
 from __future__ import annotations
@@ -179,18 +179,17 @@ def parse_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ArtifactError(f"the manifest has {len(data)} bytes; {MAX_MANIFEST_BYTES} is the most")
     try:
-        document = json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        document: object = json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"the manifest is not valid JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ArtifactError("the manifest is not a JSON object")
-    version = cast("dict[str, object]", document).get("format")
+    top = _Record("the manifest", document)
+    version = top.take("format")
     if version != FORMAT_VERSION or isinstance(version, bool | float):
         raise ArtifactError(
             f"the artifact has format version {str(version)[:20]}, this runtime reads version {FORMAT_VERSION}: "
             "update ingot, or compile the model again"
         )
-    return _parse_document(_Record("manifest", document))
+    return _parse_document(top)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -218,7 +217,7 @@ class _Record:
             raise ArtifactError(f"{self.where} has no {key!r}")
         return self._rest.pop(key)
 
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         return tuple(self._rest)
 
     def text(self, key: str, *, longest: int = 1 << 16) -> str:
@@ -262,7 +261,6 @@ def _sequence(value: object, where: str) -> list[object]:
 
 
 def _parse_document(top: _Record) -> Manifest:
-    top.take("format")
     target = _Record("target", top.take("target"))
     symbols = _parse_symbols(_Record("symbols", top.take("symbols")))
     storages = tuple(
@@ -303,7 +301,7 @@ def _each(where: str, values: Iterable[object], parse: Callable[[object], _T]) -
 
 def _parse_symbols(record: _Record) -> dict[str, tuple[int, int]]:
     symbols: dict[str, tuple[int, int]] = {}
-    for name in record.keys():
+    for name in record.names():
         bounds = record.sequence(name)
         if len(bounds) != 2:
             raise ArtifactError(f"symbols.{name[:80]} is not [lowest, highest]")
@@ -340,7 +338,9 @@ def _parse_storage(record: _Record, symbols: Mapping[str, tuple[int, int]]) -> S
     elif kind == "weight":
         offset = record.integer("offset", 0, MAX_SIZE)
         if offset % ALIGNMENT or not isinstance(size, int):
-            raise ArtifactError(f"{record.where}: a weight has a constant size and an offset of whole {ALIGNMENT} bytes")
+            raise ArtifactError(
+                f"{record.where}: a weight's size must be constant, its offset a multiple of {ALIGNMENT}"
+            )
     elif kind == "status" and (dtype.name != "i64" or size != 1):
         raise ArtifactError(f"{record.where}: the status is one i64")
     record.end()
@@ -375,18 +375,17 @@ def _parse_signatures(
 
 
 def _parse_argument(value: object, symbols: Mapping[str, tuple[int, int]], storages: int) -> Argument:
-    match value:
-        case ["d", dim]:
-            return Value(parse_dim(dim, symbols.keys()))
-        case ["p", storage, dim]:
-            return Pointer(_integer(storage, "the storage", 0, storages - 1), parse_dim(dim, symbols.keys()))
-        case _:
-            raise ArtifactError('neither ["d", dim] nor ["p", storage, dim]')
+    parts = _sequence(value, "the word")
+    if len(parts) == 2 and parts[0] == "d":
+        return Value(parse_dim(parts[1], symbols.keys()))
+    if len(parts) == 3 and parts[0] == "p":
+        return Pointer(_integer(parts[1], "the storage", 0, storages - 1), parse_dim(parts[2], symbols.keys()))
+    raise ArtifactError('the word is neither ["d", dim] nor ["p", storage, dim]')
 
 
 def _parse_digests(record: _Record) -> dict[str, Digest]:
     digests: dict[str, Digest] = {}
-    for name in record.keys():
+    for name in record.names():
         entry = _Record(f"digests.{name[:80]}", record.take(name))
         size = entry.integer("size", 0, MAX_SIZE)
         chunks = _each(f"{entry.where}.chunks", entry.sequence("chunks"), lambda c: _text(c, "a digest", 64))

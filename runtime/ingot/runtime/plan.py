@@ -1,7 +1,7 @@
 """Plans and frames: the argument table of a model for concrete shapes, and the memory it points into.
 
-A plan belongs to one set of input shapes and holds everything that does not depend on addresses. A frame is a plan bound
-to the working memory of one lane; a lane is what one run needs for itself while it lasts.
+A plan belongs to one set of input shapes and holds everything that does not depend on addresses. A frame is a plan
+bound to the working memory of one lane; a lane is what one run needs for itself while it lasts.
 """
 
 from __future__ import annotations
@@ -73,19 +73,15 @@ class Planner:
         self._outputs = outputs
         self._limit = memory_limit
         args, storages = manifest.args, manifest.storages
-        self._dims = compile_dims((
-            *(a.dim if isinstance(a, Value) else a.element for a in args),
-            *(storage.size for storage in storages),
-            *manifest.chunks,
-            *(dim for signature in manifest.outputs for dim in signature.shape),
-        ))
+        wanted = [a.dim if isinstance(a, Value) else a.element for a in args]
+        wanted += [storage.size for storage in storages]
+        wanted += [*manifest.chunks, *(dim for signature in manifest.outputs for dim in signature.shape)]
+        self._dims = compile_dims(wanted)
         pointers = [(word, a.storage) for word, a in enumerate(args) if isinstance(a, Pointer)]
         self._pointers = np.array([word for word, _ in pointers], np.intp)
         self._targets = np.array([storage for _, storage in pointers], np.intp)
         self._itemsizes = np.array([storages[storage].dtype.bytes for _, storage in pointers], np.int64)
-        self._bases = np.array(
-            [weights_address + s.offset if s.offset is not None else 0 for s in storages], np.int64
-        )
+        self._bases = np.array([weights_address + s.offset if s.offset is not None else 0 for s in storages], np.int64)
         self._temps = [i for i, storage in enumerate(storages) if storage.kind == "temp"]
         self._lives = [storage.live for storage in storages if storage.live is not None]
 
@@ -105,7 +101,9 @@ class Planner:
             raise InputError("the shapes of the inputs are too large: an address is beyond 2**56 elements")
 
         bases = self._bases.copy()
-        regions = np.array([_region(storage, size, staged_bytes) for storage, size in zip(manifest.storages, sizes)])
+        regions = np.array(
+            [_region(storage, size, staged_bytes) for storage, size in zip(manifest.storages, sizes, strict=True)]
+        )
         arena_size = 0
         for index, storage in enumerate(manifest.storages):
             if storage.kind in ("input", "output") and regions[index] == _ARENA:
@@ -187,29 +185,35 @@ def _check_port(port: Port, size: int) -> None:
 class Frame:
     """A plan bound to memory: a table that the code can be called with, arrays over the staged inputs and outputs.
 
-    `inputs` has (name, dtype, shape, array or None), `outputs` the same; None means that the address of an array is put
-    into the table with `point` before the call.
+    `takes` has (name, dtype, shape, array) for each input. The array is the place that it is copied to; it is None for
+    the inputs `reads` and missing for the outputs `writes`, for which the caller's arrays go into the table with `point`
+    before the call. `copies` gives each other output's name and a function that copies it. With `is_staged` there are
+    no arrays of the caller, nor work for more than one thread. `names` are all outputs, in order.
     """
 
-    __slots__ = ("arena", "inputs", "is_staged", "outputs", "plan", "pointer", "results", "status", "table", "words")
+    __slots__ = (
+        "_table", "_words", "arena", "copies", "is_staged", "names", "plan", "pointer", "reads", "status", "takes", "writes",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, arena: Arena) -> None:
         self.plan = plan
         self.arena = arena
         count = plan.template.size
-        # The word after the table is the status.
-        self.table = np.zeros(count + 1, np.int64)
-        address = self.table.ctypes.data
-        self.table[:count] = plan.template
-        self.table[plan.arena_words] += arena.address
-        self.table[plan.status_words] += address + 8 * count
+        self._table = np.zeros(count + 1, np.int64)  # the last word is the status
+        address = self._table.ctypes.data
+        self._table[:count] = plan.template
+        self._table[plan.arena_words] += arena.address
+        self._table[plan.status_words] += address + 8 * count
+        self._words = (ctypes.c_int64 * count).from_buffer(self._table.data)
+        self.status = ctypes.c_int64.from_buffer(self._table.data, 8 * count)
         self.pointer = ctypes.c_void_p(address)
-        self.words = (ctypes.c_int64 * count).from_buffer(self.table.data)
-        self.status = ctypes.c_int64.from_buffer(self.table.data, 8 * count)
-        self.inputs = tuple((p.name, p.dtype, p.shape, self._view(p)) for p in plan.inputs)
-        self.outputs = tuple((p.name, p.dtype, p.shape, self._view(p)) for p in plan.outputs)
-        self.is_staged = not plan.is_parallel and all(p.offset is not None for p in (*plan.inputs, *plan.outputs))
-        self.results = tuple((name, view.copy) for name, _, _, view in self.outputs if view is not None)
+        self.takes = tuple((port.name, port.dtype, port.shape, self._view(port)) for port in plan.inputs)
+        staged = [(port.name, self._view(port)) for port in plan.outputs]
+        self.copies = tuple((name, view.copy) for name, view in staged if view is not None)
+        self.reads = tuple(port for port in plan.inputs if port.offset is None)
+        self.writes = tuple(port for port in plan.outputs if port.offset is None)
+        self.names = tuple(port.name for port in plan.outputs)
+        self.is_staged = not (plan.is_parallel or self.reads or self.writes)
 
     def _view(self, port: Port) -> NDArray[Any] | None:
         return None if port.offset is None else self.arena.view(port.offset, port.dtype, port.shape)
@@ -218,7 +222,7 @@ class Frame:
         """Let the port's table words point into `array`, which the caller keeps alive during the call."""
         address = array.ctypes.data
         for word, offset in port.patches:
-            self.words[word] = address + offset
+            self._words[word] = address + offset
 
 
 class Lane:

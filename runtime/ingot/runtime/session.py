@@ -26,23 +26,24 @@ MAX_PLANS: Final = 64
 """Sets of input shapes that a session keeps plans for; the one not used for longest is dropped first."""
 
 _NATIVE: Final = ctypes.CFUNCTYPE(ctypes.c_int)  # without argument types, as both arguments are ready-made pointers
+_NOTHING: Final = np.empty(0)
 _Native: TypeAlias = Callable[[ctypes.c_void_p, ctypes.c_void_p | None], int]
 
 
 class Session:
     """A compiled model, loaded.
 
-    `threads` is the most threads that one run uses, the caller's included; by default INGOT_THREADS, else every CPU that
-    this process may use, which is also the upper bound. Results do not depend on it. `verify` says what is compared with
-    its digest on loading: the machine code (``"code"``) or the weights too (``"full"``), which reads all of them. Digests
-    show damage, not who wrote a file: loading an artifact is running its code.
+    `threads` is the most threads that one run uses, the caller's included; by default INGOT_THREADS, else every CPU
+    that this process may use, which is also the upper bound. Results do not depend on it. `verify` says what is
+    compared with its digest on loading: the machine code (``"code"``) or the weights too (``"full"``), which reads all
+    of them. Digests show damage, not who wrote a file: loading an artifact is running its code.
 
-    Threads may share a session. The native threads work for one run at a time; a run that finds them busy is done by its
-    own thread alone. The working memory is kept between runs, as much as runs took at the same time. The file must not be
-    written while a session is open; replace it by rename.
+    Threads may share a session. The native threads work for one run at a time; a run that finds them busy is done by
+    its own thread alone. The working memory is kept between runs, as much as runs took at the same time. The file must
+    not be written while a session is open; replace it by rename.
 
-    Raises ArtifactError for a damaged file, UnsupportedCpuError when it holds no code for this processor, InputError for
-    bad options, OSError when the file cannot be opened.
+    Raises ArtifactError for a damaged file, UnsupportedCpuError when it holds no code for this processor, InputError
+    for bad options, OSError when the file cannot be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, verify: Verify = "code") -> None:
@@ -68,7 +69,7 @@ class Session:
             library.close()
             raise
         count = min(available_cpus(), wanted) if wanted is not None else available_cpus()
-        self.metadata: Mapping[str, Any] = MappingProxyType({
+        metadata = {
             "name": manifest.name,
             "producer": manifest.producer,
             "architecture": manifest.architecture,
@@ -77,7 +78,8 @@ class Session:
             "threads": count,
             "path": os.fspath(path),
             "provenance": MappingProxyType(dict(manifest.provenance)),
-        })
+        }
+        self.metadata: Mapping[str, Any] = MappingProxyType(metadata)
         """Where the model comes from and how it runs here."""
         self._library = library
         self._threads = Threads(library.team_functions, count)
@@ -110,27 +112,26 @@ class Session:
         except IndexError:
             lane = self._open_lane()
         try:
-            # The common case, written out: small arrays of the shapes of the last run.
+            # The common case, written out: arrays of the shapes of the last run.
             frame = lane.current
-            if (
-                frame is not None
-                and frame.is_staged
-                and outputs is None
-                and type(inputs) is dict
-                and len(inputs) == len(frame.inputs)
-            ):
-                for name, dtype, shape, buffer in frame.inputs:
+            if frame is not None and outputs is None and inputs.__class__ is dict and len(inputs) == len(frame.takes):
+                in_place: list[NDArray[Any]] = []
+                for name, dtype, shape, buffer in frame.takes:
                     array = inputs.get(name)
-                    if type(array) is np.ndarray and array.dtype is dtype and array.shape == shape:
-                        buffer[...] = array
-                    else:
+                    if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
                         break
+                    if buffer is None:
+                        in_place.append(array)
+                    else:
+                        buffer[...] = array
                 else:
+                    if not frame.is_staged:
+                        return self._execute(frame, in_place)
                     status = self._native(frame.pointer, None)
                     if status or (self._has_status and frame.status.value):
                         self._fail(frame, status)
                     results: dict[str, NDArray[Any]] = {}
-                    for name, copy in frame.results:
+                    for name, copy in frame.copies:
                         results[name] = copy()
                     return results
             return self._run(lane, inputs, outputs)
@@ -142,37 +143,46 @@ class Session:
     def _run(
         self, lane: Lane, inputs: Mapping[str, ArrayLike], outputs: Iterable[str] | None
     ) -> dict[str, NDArray[Any]]:
-        wanted = [info.name for info in self.outputs] if outputs is None else list(outputs)
-        _check_names(wanted, self.outputs)
+        wanted = None if outputs is None else list(outputs)
+        if wanted is not None:
+            _check_names(wanted, self.outputs)
         arrays = collect(inputs, self.inputs)
         frame = lane.frame(self._plan(tuple(array.shape for array in arrays)), MAX_PLANS)
         if self._poison:
             lane.current = None  # so that the next run comes here too
             frame.arena.poison()
-        for index, (_, _, _, buffer) in enumerate(frame.inputs):
-            if buffer is not None:
-                buffer[...] = arrays[index]
-                continue
-            if not (arrays[index].flags.c_contiguous and arrays[index].flags.aligned):
-                arrays[index] = np.array(arrays[index], order="C")
-            frame.point(frame.plan.inputs[index], arrays[index])
-        results: dict[str, NDArray[Any]] = {}
-        for (name, dtype, shape, buffer), port in zip(frame.outputs, frame.plan.outputs, strict=True):
+        in_place: list[NDArray[Any]] = []
+        for (_, _, _, buffer), array in zip(frame.takes, arrays, strict=True):
             if buffer is None:
-                results[name] = np.empty(shape, dtype)
-                frame.point(port, results[name])
+                in_place.append(array)
+            else:
+                buffer[...] = array
+        results = self._execute(frame, in_place)
+        return results if wanted is None else {name: results[name] for name in wanted}
+
+    def _execute(self, frame: Frame, in_place: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run with the staged inputs in their places, and these arrays for the others."""
+        for index, port in enumerate(frame.reads):
+            array = in_place[index]
+            if not (array.flags.c_contiguous and array.flags.aligned):
+                in_place[index] = array = np.array(array, order="C")
+            frame.point(port, array)
+        results = dict.fromkeys(frame.names, _NOTHING)
+        for port in frame.writes:
+            results[port.name] = array = np.empty(port.shape, port.dtype)
+            frame.point(port, array)
         _call(self._native, frame, self._threads, self._fail)
-        for name, copy in frame.results:
+        for name, copy in frame.copies:
             results[name] = copy()
-        return {name: results[name] for name in wanted}
+        return results
 
     def bind(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
         """A function without arguments that runs the model from these arrays into those, with the least overhead.
 
         Every input and output is given, C-contiguous, aligned, in native byte order; outputs are writable and overlap
-        nothing. The arrays are kept and must not be resized. Each call reads what the inputs hold then. The function must
-        not be called by two threads at once; it works until it is dropped, also after `close`, and raises RuntimeFault as
-        `run` does. Raises InputError for arrays that do not fit.
+        nothing. The arrays are kept and must not be resized. Each call reads what the inputs hold then. The function
+        must not be called by two threads at once; it works until it is dropped, also after `close`, and raises
+        RuntimeFault as `run` does. Raises InputError for arrays that do not fit.
         """
         _check_names(outputs, self.outputs)
         if missing := [info.name for info in self.outputs if info.name not in outputs]:
@@ -204,7 +214,7 @@ class Session:
         if self._poison or (frame.plan.is_parallel and self._threads.count > 1):
             call = _call_poisoned if self._poison else _call
             return partial(call, self._native, frame, self._threads, self._fail)
-        native = _NATIVE(self._library.run)
+        native: Any = _NATIVE(self._library.run)
         fail, has_status, word = self._fail, self._has_status, frame.status
 
         def check(status: int, _function: object, _arguments: object) -> None:

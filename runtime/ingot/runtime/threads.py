@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -152,7 +152,7 @@ def _libc() -> Any:
 
 
 @contextmanager
-def _attributes() -> Iterator[Any]:
+def _attributes() -> Generator[Any]:
     attributes = ctypes.create_string_buffer(_ATTRIBUTE_BYTES)
     if _libc().pthread_attr_init(attributes) or _libc().pthread_attr_setstacksize(attributes, STACK_BYTES):
         raise RuntimeFault("the system's thread library does not accept a stack of 1 MiB")
@@ -163,7 +163,7 @@ def _attributes() -> Iterator[Any]:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def _signals_blocked() -> Generator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # new threads inherit it
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -96,10 +96,10 @@ class Context:
         return self._list(name, float, "floats")
 
     def _list(self, name: str, kind: type[L], what: str) -> tuple[L, ...] | None:
-        value = self._value(name)
+        value: object = self._value(name)
         if value is None:
             return None
-        items: tuple[object, ...] | None = value if isinstance(value, tuple) else None
+        items = cast(tuple[object, ...], value) if isinstance(value, tuple) else None
         if items is None or not all(isinstance(x, kind) for x in items):
             raise ModelError(f"attribute {name!r} is not a list of {what}")
         return tuple(x for x in items if isinstance(x, kind))

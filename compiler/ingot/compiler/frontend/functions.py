@@ -37,6 +37,7 @@ class Schema(Protocol):
 
     has_function: bool
     has_context_dependent_function: bool
+    attributes: Mapping[str, onnx.defs.OpSchema.Attribute]
     function_opset_versions: list[int]
     context_dependent_function_opset_versions: list[int]
 
@@ -55,6 +56,15 @@ def schema_of(domain: str, op_type: str, opset: int) -> Schema | None:
         return cast(Schema, onnx.defs.get_schema(op_type, opset, domain))
     except onnx.defs.SchemaError:
         return None
+
+
+def schema_defaults(domain: str, op_type: str, opset: int) -> dict[str, onnx.AttributeProto]:
+    """The default values that the standard gives an operator's attributes."""
+    schema = schema_of(domain, op_type, opset)
+    if schema is None:
+        return {}
+    values = {name: attribute.default_value for name, attribute in schema.attributes.items()}
+    return {name: value for name, value in values.items() if value.type != onnx.AttributeProto.UNDEFINED}
 
 
 def static_body(domain: str, op_type: str, opset: int) -> onnx.FunctionProto | None:

@@ -10,7 +10,7 @@ import onnx
 from ingot.compiler.frontend.assumptions import Assumptions, Refinement, spell
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
-from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, static_body, typed_body
+from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, schema_defaults, static_body, typed_body
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.signature import Symbols, declared_dims
 from ingot.compiler.frontend.support import Functions, Survey
@@ -18,7 +18,7 @@ from ingot.compiler.frontend.topology import label, live_order, producers
 from ingot.compiler.frontend.weights import ModelData, dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Constant, Input, Origin, Value
-from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.ir.types import IrError
 from ingot.compiler.ops.movement import DimValues
 from ingot.compiler.ops.shape_arithmetic import known_dims
 from ingot.runtime.dtypes import i64
@@ -133,17 +133,23 @@ class Scope:
         self.import_nodes(graph.node, outputs, {*inputs, *self.tensors})
         return tuple((name, self.lookup(name)) for name in outputs)
 
-    def body(self, graph: onnx.GraphProto, inputs: Sequence[TensorType]) -> Body:
-        """Import a sub-graph of If or Loop whose formal inputs have the types given."""
-        if len(graph.input) != len(inputs):
+    def body(
+        self,
+        graph: onnx.GraphProto,
+        formal: tuple[Input, ...],
+        values: Sequence[Value],
+        captures: dict[Value, Input] | None = None,
+    ) -> Body:
+        """Import a sub-graph that will be closed: `formal` are its inputs, `values` what its ONNX inputs stand for
+        and `captures` what is passed to it already."""
+        if len(graph.input) != len(values):
             raise ModelError(
-                f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(inputs)}",
+                f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(values)}",
                 remedy="run onnx.checker on the model",
             )
-        formal = tuple(Input(i.name, t, origin=(i.name,)) for i, t in zip(graph.input, inputs, strict=True))
-        captures: dict[Value, Input] = {}
+        captures = {} if captures is None else captures
         inner = Scope(self.importer, self.opsets, self, captures, self.bindings, self.caller, self.depth)
-        outputs = inner.run(graph, {i.label: i for i in formal})
+        outputs = inner.run(graph, {i.name: v for i, v in zip(graph.input, values, strict=True)})
         return Body(formal, outputs, captures)
 
     def inline(self, graph: onnx.GraphProto) -> tuple[Value, ...]:
@@ -182,7 +188,11 @@ class Scope:
         origin = self.caller or (label(node),)
         function = self.importer.functions.get((domain, node.op_type, node.overload))
         if function is not None:
-            return self._call(function, operands, attributes, origin)
+            opsets = opsets_of(function.opset_import)
+            unknown = attributes.keys() - set(function.attribute) - _defaults(function).keys()
+            if unknown:
+                raise ModelError(f"function {function.name!r} has no attribute {', '.join(map(repr, sorted(unknown)))}")
+            return self._call(function, opsets, operands, attributes, origin)
         row = self.importer.table.find(domain, node.op_type, opset)
         if row is not None:
             context = Context(node, opset, origin, self, attributes, operands)
@@ -191,6 +201,7 @@ class Scope:
             if unread:
                 raise UnsupportedError(f"{', '.join(unread)} of {node.op_type} is not supported")
             return results
+        attributes = {**schema_defaults(domain, node.op_type, opset), **attributes}
         body = static_body(domain, node.op_type, opset)
         if body is None:
             plain = onnx.NodeProto()
@@ -200,12 +211,14 @@ class Scope:
             body = typed_body(domain, plain, opset, operands)
         if body is None:
             raise UnsupportedError(f"operator {node.op_type} is not supported with these types or attributes")
-        self.importer.require_supported(body.node, body.output, opsets_of(body.opset_import))
-        return self._call(body, operands, attributes, origin)
+        opsets = {**self.opsets, **opsets_of(body.opset_import)}
+        self.importer.require_supported(body.node, body.output, opsets)
+        return self._call(body, opsets, operands, attributes, origin)
 
     def _call(
         self,
         function: onnx.FunctionProto,
+        opsets: Opsets,
         operands: Sequence[Value | None],
         attributes: Mapping[str, onnx.AttributeProto],
         origin: Origin,
@@ -215,17 +228,14 @@ class Scope:
             raise ModelError(f"functions call each other more than {CALL_DEPTH} deep, or without end")
         if len(operands) > len(function.input):
             raise ModelError(f"function {function.name!r} has {len(function.input)} inputs, {len(operands)} are passed")
-        unknown = [a for a in attributes if a not in function.attribute and a not in _defaults(function)]
-        if unknown and function.domain:  # the standard's bodies leave out attributes that do not matter to them
-            raise ModelError(f"function {function.name!r} has no attribute {', '.join(map(repr, unknown))}")
         bindings = {**_defaults(function), **attributes}
-        inner = Scope(self.importer, opsets_of(function.opset_import), None, None, bindings, origin, self.depth + 1)
+        inner = Scope(self.importer, opsets, None, None, bindings, origin, self.depth + 1)
         for position, name in enumerate(function.input):
             value = operands[position] if position < len(operands) else None
             missing = Absent(ModelError(f"function {function.name!r} uses its input {name!r}, which is left out"))
             inner.values[name] = value if value is not None else missing
         inner.import_nodes(function.node, function.output, function.input)
-        return [inner.lookup(name) for name in function.output]
+        return [inner.lookup(name) if name in inner.values else None for name in function.output]
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
         """A node's attributes by name, with references to the attributes of the function call replaced."""

@@ -60,4 +60,5 @@ class Survey:
             key = (domain, node.op_type, node.overload, opset)
             if body is not None and key not in self._visited:
                 self._visited.add(key)
-                self._walk(body.node, body.output, opsets_of(body.opset_import))
+                own = opsets_of(body.opset_import)
+                self._walk(body.node, body.output, own if local is not None else {**opsets, **own})

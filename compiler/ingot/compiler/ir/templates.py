@@ -41,6 +41,11 @@ class Contraction:
     accumulator: DType = f32
 
     @property
+    def zero(self) -> Const:
+        """What the sum starts from."""
+        return Const(0.0 if self.accumulator.is_float else 0, self.accumulator)
+
+    @property
     def row_count(self) -> Dim:
         """M, the product of the row axes."""
         return product(axis.extent for axis in self.rows)
@@ -75,7 +80,7 @@ class Contraction:
         for axis in reversed((*self.segments, self.run)):
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.batch, *self.rows, self.columns))
-        return grid, (Let("acc", Const(0.0, self.accumulator)), step, *self.stores)
+        return grid, (Let("acc", self.zero), step, *self.stores)
 
 
 @dataclass(frozen=True, slots=True)

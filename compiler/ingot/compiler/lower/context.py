@@ -42,9 +42,12 @@ class Context:
 
     def unique(self, stem: str) -> str:
         """`stem` with a number that makes it unique in this program."""
-        count = self._names.get(stem, 0)
-        self._names[stem] = count + 1
-        return f"{stem}_{count}"
+        taken = {s.name for s in self.storages if s.kind in ("input", "output")}
+        while True:
+            count = self._names.get(stem, 0)
+            self._names[stem] = count + 1
+            if f"{stem}_{count}" not in taken:
+                return f"{stem}_{count}"
 
     def storage(
         self,
@@ -53,12 +56,13 @@ class Context:
         size: Dim,
         *,
         stem: str = "t",
+        name: str | None = None,
         type: TensorType | None = None,
         data: NDArray[Any] | None = None,
         origin: Origin = (),
     ) -> Storage:
-        """A new storage of `size` elements."""
-        made = Storage(self.unique(stem), kind, dtype, size, type, data, origin)
+        """A new storage of `size` elements, called `name` or after `stem` and a number."""
+        made = Storage(name or self.unique(stem), kind, dtype, size, type, data, origin)
         self.storages.append(made)
         return made
 
@@ -97,14 +101,16 @@ class Context:
             )
         return found
 
-    def weight(self, source: Constant, key: tuple[Any, ...], data: NDArray[Any]) -> Storage:
+    def weight(
+        self, source: Constant, key: tuple[Any, ...], data: NDArray[Any], dtype: DType | None = None
+    ) -> Storage:
         """The weight storage for `data` derived from `source` by what `key` describes; made once."""
         full = (id(source), *key)
         if full not in self._weights:
             self._kept.append(source)
             flat = np.ascontiguousarray(data).reshape(-1)
             self._weights[full] = self.storage(
-                "weight", source.type.dtype, int(flat.size), stem="w", data=flat, origin=source.origin
+                "weight", dtype or source.type.dtype, int(flat.size), stem="w", data=flat, origin=source.origin
             )
         return self._weights[full]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
-from ingot.compiler.ir.loops import Axis, Const, Let
+from ingot.compiler.ir.loops import Axis, Call, Const, Let, When
 from ingot.compiler.ir.program import Argument, Branch, Repeat, Step
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError
 from ingot.compiler.lower.nest import KernelBuilder
-from ingot.compiler.lower.pointwise import copy, fill, materialise
+from ingot.compiler.lower.pointwise import copy, fill, index_value, materialise, zero
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import control as ops
 from ingot.runtime.dtypes import boolean, i64
@@ -51,12 +51,14 @@ def _if(context: Context, node: ops.If, lower_graph: LowerGraph) -> None:
 def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
     results = node.results()
     count = len(node.carried)
-    scalar_i64, scalar_bool = TensorType(i64, ()), TensorType(boolean, ())
+    scalar_bool = TensorType(boolean, ())
     carried = [context.destination(v) for v in results[:count]]
     for value, target in zip(node.carried, carried, strict=True):
         copy(context, context.view(value), target, node.origin, "carry")
     scans = [context.destination(v) for v in results[count:]]
-    counter = context.temp(scalar_i64, origin=node.origin)
+    for scan in scans:
+        fill(context, scan, zero(scan.storage.dtype), node.origin, "scan_fill")
+    counter = context.temp(counter_type(), origin=node.origin)
     fill(context, counter, Const(0, i64), node.origin, "counter")
     running = context.temp(scalar_bool, origin=node.origin)
     if node.condition is None:
@@ -75,6 +77,7 @@ def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
         inner.views[x] = view
     lower_graph(inner, body)
     kept = {view.storage for view in (counter, running, *carried)}
+    rows = _count_rows(context, inner, counter, node) if scans else None
     produced = [_own(inner, value, kept, node) for value in body.results]
     for view, scan in zip(produced[1 + count :], scans, strict=True):
         _store_row(inner, view, scan, counter, node)
@@ -82,15 +85,45 @@ def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
         copy(inner, View(view.storage, target.shape, view.strides, view.offset), target, node.origin, "carry")
     done = produced[0]
     copy(inner, View(done.storage, (), (), done.offset), running, node.origin, "running")
-    context.steps.append(
-        Repeat(
+    repeat = Repeat(
             Argument(counter.storage),
             None if trip is None else Argument(trip.storage, trip.offset),
             Argument(running.storage),
             tuple(inner.steps),
             node.origin,
-        )
     )
+    context.steps.append(repeat)
+    if rows is not None:
+        _check_rows(context, rows, node)
+
+
+def counter_type() -> TensorType:
+    """The type of an iteration count."""
+    return TensorType(i64, ())
+
+
+def _count_rows(context: Context, inner: Context, counter: View, node: ops.Loop) -> View:
+    """A storage that holds the number of iterations begun."""
+    rows = context.temp(counter_type(), origin=node.origin)
+    fill(context, rows, Const(0, i64), node.origin, "rows")
+    build = KernelBuilder(context.unique("count"))
+    more = Call("add", (build.load(counter, counter.offset), Const(1, i64)), i64)
+    store = build.store(rows, rows.offset, more)
+    inner.run(build.launch((Axis("_point", 1),), (store,), origin=node.origin))
+    return rows
+
+
+def _check_rows(context: Context, rows: View, node: ops.Loop) -> None:
+    """Report a loop that ended before its scan outputs were full: their shape was promised."""
+    status, number = context.fault(f"{describe(node)}: the loop ended before its trip count, its scan outputs are short")
+    build = KernelBuilder(context.unique("check"))
+    expected = [index_value(extent) for extent in dict.fromkeys(node.scans)]
+    count = build.load(rows, rows.offset)
+    body = tuple(
+        When(Call("ne", (count, extent), boolean), (build.store(status, 0, Const(number, i64)),))
+        for extent in expected
+    )
+    context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
 
 
 def _own(context: Context, value: Value, kept: set[object], node: Node) -> View:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, describe
-from ingot.compiler.ir.loops import Axis, Expr, Load, Local, Store
+from ingot.compiler.ir.loops import Axis, Call, Expr, Load, Local, Store
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.ir.types import Shape, TensorType
@@ -20,7 +22,7 @@ from ingot.compiler.lower.pointwise import copy, materialise, scalar_constant, t
 from ingot.compiler.lower.tiles import choose_attention, choose_contraction, choose_depthwise
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import composite, linear
-from ingot.runtime.dtypes import f32, f64
+from ingot.runtime.dtypes import DType, f32, f64
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def _epilogue(
     """The stores of a group's results: `acc` is the anchor's element at `index`."""
     reference = group.anchor.type.shape
     memo: dict[Value, Expr] = {}
+    dtype = group.anchor.type.dtype
+    if _wide_type(dtype) != dtype:
+        acc = Call("cast", (acc,), dtype)
 
     def leaf(value: Value) -> Expr | None:
         if value is group.anchor:
@@ -86,7 +91,7 @@ def _launch(context: Context, group: Group, build: KernelBuilder, template: Cont
 
 def _matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     a_value, b_value = group.resolve(node.a), group.resolve(node.b)
-    a, out = context.view(a_value), node.type.shape
+    a, out = _single(context, context.view(a_value), group.node), node.type.shape
     *lead, m, n = out
     depth = node.a.type.shape[-1]
     shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
@@ -100,10 +105,10 @@ def _matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     column, run = Axis("_n", n), Axis("_k", depth)
     a_offset = a.broadcast_at([*index, symbol("_k")], (*out[:-1], depth))
     if isinstance(b_value, Constant):
-        matrices = b_value.data
-        packed = context.weight(b_value, ("panels", tile.width), pack_panels(matrices, tile.width))
+        matrices = pack_panels(_wide(b_value), tile.width)
+        packed = context.weight(b_value, ("panels", tile.width), matrices, _wide_type(b_value.dtype))
     else:
-        packed = _pack_panels(context, context.view(b_value), tile.width, group.node)
+        packed = _pack_panels(context, _single(context, context.view(b_value), group.node), tile.width, group.node)
     panels = ceil_divide(n, tile.width)
     b_view = View(packed, (packed.size,), (1,))
     b_offset: Dim = 0
@@ -128,10 +133,45 @@ def _matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         row_block=tile.row_block,
         panel_block=tile.panel_block,
         stores=(),
-        accumulator=f64 if node.type.dtype == f64 else f32 if node.type.dtype.is_float else node.type.dtype,
+        accumulator=_wide_type(node.type.dtype),
     )
     stores = _epilogue(context, group, build, [*index, symbol("_n")], Local("acc", template.accumulator))
     _launch(context, group, build, replace(template, stores=stores))
+
+
+def _wide_type(dtype: DType) -> DType:
+    """The type that a contraction of `dtype` operands computes in."""
+    return f32 if dtype.is_float and dtype != f64 else dtype
+
+
+def _wide(value: Constant) -> NDArray[Any]:
+    """The data of weights in the type that they are computed in."""
+    return value.data.astype(_wide_type(value.dtype).to_numpy(), copy=False)
+
+
+def _single(context: Context, view: View, node: Node) -> View:
+    """`view` in the type that contractions compute in: half precision is widened by a copy."""
+    kind = _wide_type(view.storage.dtype)
+    if view.storage.dtype == kind:
+        return view
+    target = context.temp(TensorType(kind, view.shape), origin=node.origin)
+    copy(context, view, target, node.origin, "widen")
+    return target
+
+
+def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int) -> Storage:
+    """The filters [O, I/g, *kernel] of `count` groups in panels."""
+    if isinstance(w, Constant):
+        return context.weight(w, ("conv", count, width), pack_conv(_wide(w), count, width), _wide_type(w.dtype))
+    out, inner, *taps = w.type.static_shape()
+    view = _single(context, context.view(w), group.node)
+    split = materialise(context, view, group.node.origin).reshape((count, out // count, inner, *taps))
+    assert split is not None
+    turned = split.transpose((0, *range(3, 3 + len(taps)), 2, 1))
+    dense = materialise(context, turned, group.node.origin)
+    matrices = dense.reshape((count, int(np.prod(taps)) * inner, out // count))
+    assert matrices is not None
+    return _pack_panels(context, matrices, width, group.node)
 
 
 def _pack_panels(context: Context, b: View, width: int, node: Node) -> Storage:
@@ -156,16 +196,17 @@ def _padded_input(context: Context, group: Group, node: linear.Conv, value: Valu
     """The view of a convolution's input with at least its padding as a zeroed border."""
     view = context.view(value)
     need = conv_halo(node)
+    wide = _wide_type(value.type.dtype)
     have = context.halos.get(value, ()) if value not in context.placements else ()
     if isinstance(value, Constant):
         have = ()
     if all(low == high == 0 for low, high in need):
-        return view
-    if have and all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(have, need, strict=True)):
+        return _single(context, view, group.node)
+    if wide == value.type.dtype and have and all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(have, need, strict=True)):
         return view
     from ingot.compiler.lower.movement import zero_border
 
-    padded = context.temp(TensorType(value.type.dtype, value.type.shape), need, group.node.origin)
+    padded = context.temp(TensorType(wide, value.type.shape), need, group.node.origin)
     zero_border(context, padded, need, group.node.origin)
     copy(context, view, padded, group.node.origin, "pad")
     return padded
@@ -180,8 +221,6 @@ def conv_halo(node: linear.Conv) -> tuple[tuple[int, int], ...]:
 
 def _conv(context: Context, group: Group, node: linear.Conv) -> None:
     x_value, w = group.resolve(node.x), group.resolve(node.w)
-    if not isinstance(w, Constant):
-        raise LoweringError(f"{describe(node)}: the weights of a convolution must be constant")
     view = _padded_input(context, group, node, x_value)
     rank, shape = len(node.strides), node.type.shape
     if node.channels_last:
@@ -189,8 +228,7 @@ def _conv(context: Context, group: Group, node: linear.Conv) -> None:
     else:
         spatial_out, channels = shape[2:], shape[1]
         view = view.transpose((0, *range(2, rank + 2), 1))
-    kernel_shape = tuple(int(d) for d in w.data.shape[2:])
-    inner = int(w.data.shape[1])
+    _, inner, *kernel_shape = w.type.static_shape()
     rows = [Axis("_b", shape[0]), *(Axis(f"_o{i}", d) for i, d in enumerate(spatial_out))]
     taps = [Axis(f"_t{i}", d) for i, d in enumerate(kernel_shape)]
     where: list[Dim] = [symbol("_b")]
@@ -211,7 +249,7 @@ def _conv(context: Context, group: Group, node: linear.Conv) -> None:
     tile = choose_contraction(
         context.machine, rows=product(axis.extent for axis in rows), columns=columns, depth=depth, batch=node.group
     )
-    packed = context.weight(w, ("conv", node.group, tile.width), pack_conv(w.data, node.group, tile.width))
+    packed = _packed_filters(context, group, w, node.group, tile.width)
     batch = (Axis("_g", node.group),) if node.group > 1 else ()
     group_index: Dim = symbol("_g") if batch else 0
     channel = group_index * inner + symbol("_k")
@@ -246,7 +284,7 @@ def _conv(context: Context, group: Group, node: linear.Conv) -> None:
         row_block=tile.row_block,
         panel_block=tile.panel_block,
         stores=(),
-        accumulator=f64 if node.type.dtype == f64 else f32,
+        accumulator=_wide_type(node.type.dtype),
     )
     n = group_index * columns + symbol("_n")
     acc = _with_bias(context, group, node, build, n, Local("acc", template.accumulator))
@@ -259,17 +297,19 @@ def _with_bias(
 ) -> Expr:
     if node.bias is None:
         return acc
-    from ingot.compiler.ir.loops import Call
-
     view = context.view(group.resolve(node.bias))
-    return Call("add", (acc, build.load(view, view.at([channel]))), node.type.dtype)
+    kind = _wide_type(node.type.dtype)
+    bias: Expr = build.load(view, view.at([channel]))
+    if kind != node.type.dtype:
+        bias = Call("cast", (bias,), kind)
+    return Call("add", (acc, bias), kind)
 
 
 def _depthwise(
     context: Context,
     group: Group,
     node: linear.Conv,
-    w: Constant,
+    w: Value,
     view: View,
     rows: Sequence[Axis],
     taps: Sequence[Axis],
@@ -277,7 +317,12 @@ def _depthwise(
     build: KernelBuilder,
 ) -> None:
     channels = node.type.shape[-1]
-    packed = context.weight(w, ("depthwise",), pack_depthwise(w.data))
+    if isinstance(w, Constant):
+        packed = context.weight(w, ("depthwise",), pack_depthwise(_wide(w)), _wide_type(w.dtype))
+    else:
+        filters = _single(context, context.view(w), group.node)
+        order = (*range(2, len(filters.shape)), 0, 1)
+        packed = materialise(context, filters.transpose(order), group.node.origin).storage
     c = symbol("_c")
     tap: Dim = 0
     for axis in taps:
@@ -291,7 +336,7 @@ def _depthwise(
         channels=channels,
         taps=int(np.prod([axis.extent for axis in taps])),
     )
-    acc = _with_bias(context, group, node, build, c, Local("acc", f64 if node.type.dtype == f64 else f32))
+    acc = _with_bias(context, group, node, build, c, Local("acc", _wide_type(node.type.dtype)))
     template = Depthwise(
         rows=tuple(rows[:-1]),
         x=rows[-1],
@@ -301,7 +346,7 @@ def _depthwise(
         w=build.load(weights, tap * channels + c),
         row_block=block,
         stores=_epilogue(context, group, build, index, acc),
-        accumulator=f64 if node.type.dtype == f64 else f32,
+        accumulator=_wide_type(node.type.dtype),
     )
     flops = multiply(2, multiply(product(node.type.shape), product(axis.extent for axis in taps)))
     context.run(build.launch(template.grid, template, origin=group.node.origin, flops=flops))
@@ -309,7 +354,7 @@ def _depthwise(
 
 def _attention(context: Context, group: Group, node: composite.Attention) -> None:
     def dense_last(value: Value) -> View:
-        view = context.view(group.resolve(value))
+        view = _single(context, context.view(group.resolve(value)), group.node)
         return view if view.strides[-1] == 1 or view.shape[-1] == 1 else materialise(context, view, node.origin)
 
     q, k, v = dense_last(node.q), dense_last(node.k), dense_last(node.v)

@@ -30,11 +30,11 @@ def lower(graph: Graph, machine: Machine) -> Program:
     """
     context = Context(machine)
     for x in graph.inputs:
-        storage = context.storage("input", x.dtype, product(x.shape), stem=f"in_{x.label}", type=x.type)
+        storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
         context.views[x] = View(storage, x.shape, dense_strides(x.shape))
     targets: list[tuple[Value, View]] = []
     for label, value in graph.outputs:
-        storage = context.storage("output", value.dtype, product(value.shape), stem=f"out_{label}", type=value.type)
+        storage = context.storage("output", value.dtype, product(value.shape), name=label, type=value.type)
         targets.append((value, View(storage, value.shape, dense_strides(value.shape))))
     taken: set[Value] = set()
     for value, view in targets:
@@ -104,14 +104,31 @@ def _plan(context: Context, graph: Graph) -> None:
         _demand_halo(context, node)
         if isinstance(node, movement.Concat):
             _place_parts(context, node, uses)
-        elif isinstance(node, movement.Reshape) and node in context.placements and uses.get(node.x) == 1:
-            target = context.placements[node]
-            if _is_kernel(node.x) and node.x not in context.placements and target.is_dense:
-                reshaped = target.reshape(node.x.type.shape)
-                if reshaped is not None:
-                    context.placements[node.x] = reshaped
+        elif isinstance(node, movement.Reshape):
+            _place_reshaped(context, node, uses)
+        elif isinstance(node, movement.Transpose) and node in context.placements and _is_placeable(context, node.x, uses):
+            inverse = tuple(sorted(range(node.rank), key=node.perm.__getitem__))
+            context.placements[node.x] = context.placements[node].transpose(inverse)
     for value in [v for v in context.halos if v in context.placements]:
         del context.halos[value]
+
+
+def _place_reshaped(context: Context, node: movement.Reshape, uses: Mapping[Value, int]) -> None:
+    """Let the producer of a reshaped value write it in its final order, looking through a transpose between."""
+    x = node.x
+    turned = isinstance(x, movement.Transpose) and uses.get(x) == 1 and _is_placeable(context, x.x, uses)
+    if turned and node not in context.placements:
+        context.placements[node] = context.temp(node.type, origin=node.origin)
+    if node in context.placements and (turned or _is_placeable(context, x, uses)):
+        reshaped = context.placements[node].reshape(x.type.shape)
+        if reshaped is not None:
+            context.placements[x] = reshaped
+
+
+def _is_placeable(context: Context, value: Value, uses: Mapping[Value, int]) -> bool:
+    """Whether `value` may be written where its only reader wants it."""
+    free = value not in context.placements and value not in context.halos
+    return free and uses.get(value) == 1 and _is_kernel(value)
 
 
 def _demand_halo(context: Context, node: Node) -> None:
@@ -143,7 +160,7 @@ def _place_parts(context: Context, node: movement.Concat, uses: Mapping[Value, i
     for part in node.parts:
         size = part.type.shape[node.axis]
         starts = tuple(start if a == node.axis else 0 for a in range(node.rank))
-        if _is_kernel(part) and uses.get(part) == 1 and part not in context.placements and part not in context.halos:
+        if _is_placeable(context, part, uses):
             context.placements[part] = target.slice(starts, part.type.shape, (1,) * node.rank)
         start = start + size
 

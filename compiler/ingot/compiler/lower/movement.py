@@ -10,7 +10,7 @@ from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Lo
 from ingot.compiler.ir.types import Shape
 from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
 from ingot.compiler.lower.nest import KernelBuilder
-from ingot.compiler.lower.pointwise import CHUNK, copy, fill, grain_for, index_value, materialise, scalar_constant
+from ingot.compiler.lower.pointwise import CHUNK, copy, fill, grain_for, index_value, materialise, scalar_constant, zero
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import movement as ops
 from ingot.runtime.dtypes import boolean, i64
@@ -92,13 +92,13 @@ def zero_border(context: Context, view: View, halo: Sequence[tuple[int, int]], o
     if not View(view.storage, view.shape[inner + 1 :], view.strides[inner + 1 :]).is_dense:
         raise LoweringError("a border needs dense axes inside it")
     build = KernelBuilder(context.unique("border"))
-    zero = Const(0 if not view.storage.dtype.is_float else 0.0, view.storage.dtype)
+    nothing = zero(view.storage.dtype)
     index = [symbol(n) - halo[a][0] for a, n in enumerate(names[: inner + 1])] + [0] * (rank - inner - 1)
 
     def clear(start: Dim, count: Dim, name: str) -> Stmt:
         """Zero `count` positions of axis `inner` from `start` on."""
         place = [*index[:inner], start, *([0] * (rank - inner - 1))]
-        return For(name, multiply(count, tail), (build.store(view, view.at(place) + symbol(name), zero),), "vector")
+        return For(name, multiply(count, tail), (build.store(view, view.at(place) + symbol(name), nothing),), "vector")
 
     low, high = halo[inner]
     extent = view.shape[inner]
@@ -131,13 +131,13 @@ def _pad(context: Context, node: ops.Pad) -> None:
     rank = node.x.rank
     begin, end = node.pads[:rank], node.pads[rank:]
     if node.mode == "constant":
-        fill_value: Expr = Const(0.0 if node.type.dtype.is_float else 0, node.type.dtype)
-        if isinstance(node.value, Constant):
-            fill_value = scalar_constant(node.value)
-        elif node.value is not None:
-            raise LoweringError(f"{describe(node)}: the pad value must be a constant")
-        if any(p != 0 for p in node.pads):
-            fill(context, target, fill_value, node.origin, "pad_fill")
+        if node.value is not None and not isinstance(node.value, Constant):
+            scalar = context.view(node.value)
+            everywhere = View(scalar.storage, target.shape, (0,) * rank, scalar.offset)
+            copy(context, everywhere, target, node.origin, "pad_fill")
+        elif any(p != 0 for p in node.pads):
+            value = zero(node.type.dtype) if node.value is None else scalar_constant(node.value)
+            fill(context, target, value, node.origin, "pad_fill")
         # Negative pads crop: the part of the source that survives goes to its place.
         starts = tuple(maximum(0, -b) if b != 0 else 0 for b in begin)
         sizes = tuple(d + minimum(0, b) + minimum(0, e) for d, b, e in zip(node.x.type.shape, begin, end, strict=True))
@@ -209,14 +209,14 @@ def _gather(context: Context, node: ops.Gather) -> None:
     if dtype != i64:
         raw = Call("cast", (raw,), i64)
     pick = Local("_raw", i64)
-    zero = Const(0, i64)
+    start = Const(0, i64)
     wrapped = Call(
-        "select", (Call("lt", (pick, zero), boolean), Call("add", (pick, index_value(extent)), i64), pick), i64
+        "select", (Call("lt", (pick, start), boolean), Call("add", (pick, index_value(extent)), i64), pick), i64
     )
     place = Local("_wrapped", i64)
     bad = Call(
         "or",
-        (Call("lt", (place, zero), boolean), Call("ge", (place, index_value(extent)), boolean)),
+        (Call("lt", (place, start), boolean), Call("ge", (place, index_value(extent)), boolean)),
         boolean,
     )
     source = data.at([*outer, symbol("_wrapped"), *inner])
@@ -248,11 +248,10 @@ def copy_where_inside(context: Context, b: View, target: View, width: int, origi
     inside = minimum(width, n - panel * width)
     place = target.at([*outer, panel, k, c])
     value = build.load(b, b.at([*outer, k, column]))
-    zero = Const(0.0 if b.storage.dtype.is_float else 0, b.storage.dtype)
     rest = target.at([*outer, panel, k, inside + symbol("_rest")])
     body: tuple[Stmt, ...] = (
         For("_c", inside, (build.store(target, place, value),), "vector"),
-        For("_rest", width - inside, (build.store(target, rest, zero),)),
+        For("_rest", width - inside, (build.store(target, rest, zero(b.storage.dtype)),)),
     )
     grid = [Axis(x, d) for x, d in zip(names[:-2], lead, strict=True)]
     grid.append(Axis(names[-2], target.shape[-3]))

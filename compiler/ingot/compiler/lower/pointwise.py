@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from ingot.compiler.ir.dims import Dim, ceil_divide, maximum, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, operands_of
 from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Stmt
+from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.views import View, coalesce
 from ingot.compiler.ops import pointwise as ops
+from ingot.runtime.dtypes import DType, i64
 
 # Elements of a cheap pointwise kernel that make a chunk: some 5 us of work.
 CHUNK = 16384
@@ -55,8 +57,21 @@ def scalar_call(node: ops.Pointwise, args: Sequence[Expr]) -> Expr:
             return args[0]
         case ops.Clip():
             return _clip(node, args)
+        case ops.Pow(a=a, b=b) if a.dtype != b.dtype:
+            return _mixed_power(a.dtype, b.dtype, args)
         case _:
             return Call(node.scalar, tuple(args), node.type.dtype)
+
+
+def _mixed_power(base: DType, exponent: DType, args: Sequence[Expr]) -> Expr:
+    """A power whose operands differ in type: in the float type of the two, back in the base's type."""
+    kind = base if base.is_float else exponent if exponent.is_float else base
+    converted = [
+        arg if dtype == kind else Call("cast", (arg,), kind)
+        for arg, dtype in zip(args, (base, exponent), strict=True)
+    ]
+    result: Expr = Call("pow", tuple(converted), kind)
+    return result if kind == base else Call("cast", (result,), base)
 
 
 def _clip(node: ops.Clip, args: Sequence[Expr]) -> Expr:
@@ -184,7 +199,7 @@ def _at_least(extent: Dim, n: int) -> bool:
 
 
 def copy(context: Context, source: View, target: View, origin: tuple[str, ...], stem: str = "copy") -> None:
-    """A kernel that copies `source` to `target`, views of equal shape."""
+    """A kernel that copies `source` to `target`, views of equal shape; converts where their types differ."""
     extents, strides = coalesce(target.shape, [target.strides, source.strides])
     nest = LoopOrder.choose(extents, strides)
     index = nest.index()
@@ -196,12 +211,19 @@ def copy(context: Context, source: View, target: View, origin: tuple[str, ...], 
             total = total + i * stride
         return total
 
-    value = build.load(source, offset(source, strides[1]))
+    value: Expr = build.load(source, offset(source, strides[1]))
+    if source.storage.dtype != target.storage.dtype:
+        value = Call("cast", (value,), target.storage.dtype)
     grid, body = nest.wrap((build.store(target, offset(target, strides[0]), value),), CHUNK)
     context.run(build.launch(grid, body, origin=origin))
 
 
-def fill(context: Context, target: View, value: Expr, origin: tuple[str, ...], stem: str = "fill") -> None:
+def zero(dtype: DType) -> Const:
+    """The literal zero (or False) of a type."""
+    return Const(0.0 if dtype.is_float else False if dtype.kind == "bool" else 0, dtype)
+
+
+def fill(context: Context, target: View, value: Const, origin: tuple[str, ...], stem: str = "fill") -> None:
     """A kernel that stores `value` everywhere in `target`."""
     extents, strides = coalesce(target.shape, [target.strides])
     nest = LoopOrder.choose(extents, strides)
@@ -217,8 +239,6 @@ def materialise(context: Context, view: View, origin: tuple[str, ...]) -> View:
     """`view` itself when dense, else a dense copy."""
     if view.is_dense:
         return view
-    from ingot.compiler.ir.types import TensorType
-
     target = context.temp(TensorType(view.storage.dtype, view.shape), origin=origin)
     copy(context, view, target, origin)
     return target
@@ -226,6 +246,4 @@ def materialise(context: Context, view: View, origin: tuple[str, ...]) -> View:
 
 def index_value(dim: Dim) -> Expr:
     """A dim as an i64 expression: a literal where it is constant."""
-    from ingot.runtime.dtypes import i64
-
     return Const(dim, i64) if isinstance(dim, int) else Index(dim)

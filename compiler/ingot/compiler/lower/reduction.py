@@ -85,6 +85,7 @@ class RowKernel:
         self.levels = self._levels()
         self.rows: dict[Value, Expr] = {}
         self.spilt: dict[Value, tuple[str, Dim]] = {}
+        self.passes = 0
 
     def _classify(self) -> dict[Value, bool]:
         full: dict[Value, bool] = {}
@@ -124,11 +125,14 @@ class RowKernel:
         return self.builder.load(view, view.broadcast_at(self.index, self.domain.shape))
 
     def _over_reduced(self, statements: Sequence[Stmt]) -> tuple[Stmt, ...]:
-        """Loops over the reduced axes around `statements`."""
-        body: tuple[Stmt, ...] = tuple(statements)
+        """Loops over the reduced axes around `statements`, with variables of their own for every pass."""
+        self.passes += 1
+        names = {self.names[axis]: f"{self.names[axis]}p{self.passes}" for axis in self.domain.axes}
+        renamed = {old: symbol(new) for old, new in names.items()}
+        body: tuple[Stmt, ...] = map_dims(tuple(statements), lambda d: substitute(d, renamed))
         for position, axis in enumerate(reversed(self.domain.axes)):
             mode = "vector" if position == 0 and self.inner_vector else "serial"
-            body = (For(self.names[axis], self.domain.shape[axis], body, mode),)
+            body = (For(names[self.names[axis]], self.domain.shape[axis], body, mode),)
         return body
 
     def build(self) -> None:

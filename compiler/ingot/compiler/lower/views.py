@@ -11,12 +11,12 @@ from ingot.compiler.ir.types import Shape
 
 
 def dense_strides(shape: Shape) -> Shape:
-    """Row-major strides in elements."""
+    """Row-major strides in elements; never 0, even where an extent is."""
     strides: list[Dim] = []
     step: Dim = 1
     for extent in reversed(shape):
         strides.append(step)
-        step = multiply(step, extent)
+        step = step if extent == 0 else multiply(step, extent)
     return tuple(reversed(strides))
 
 
@@ -33,6 +33,8 @@ class View:
     def is_dense(self) -> bool:
         """True when the elements lie row-major without gaps (the start may be anywhere)."""
         step: Dim = 1
+        if 0 in self.shape:
+            return True
         for extent, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if extent != 1 and stride != step:
                 return False

@@ -1,7 +1,8 @@
-"""Contractions and pooling. f16, bf16 and f32 products are accumulated in f32, integers wrap."""
+"""Contractions and pooling. Float products are accumulated in f64 and rounded once; integers wrap."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
@@ -21,7 +22,7 @@ Window: TypeAlias = tuple[slice, ...]
 
 def accumulate_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that products of `dtype` are summed in."""
-    return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
+    return dtype if dtype.kind in "iu" else np.dtype(np.float64)
 
 
 @op("mat_mul")
@@ -205,10 +206,10 @@ class Conv(Windowed):
         padded = _padded(x, self.kernel, self.strides, self.pads, self.dilations, out, 0)
         padded = padded.reshape(n, group, x.shape[1] // group, *padded.shape[2:])
         weights = w.reshape(group, m // group, w.shape[1], *w.shape[2:])
-        total = np.zeros((n, group, m // group, int(np.prod(out))), wide)
+        total = np.zeros((n, group, m // group, math.prod(out)), wide)
         with np.errstate(all="ignore"):
             for tap, window in _taps(self.kernel, self.strides, self.dilations, out):
-                seen = padded[(slice(None),) * 3 + window].reshape(n, group, w.shape[1], -1)
+                seen = padded[(slice(None),) * 3 + window].reshape(n, group, w.shape[1], math.prod(out))
                 factor = weights[(slice(None),) * 3 + tap]
                 total += factor * seen if w.shape[1] == 1 else np.matmul(factor, seen)
             result = total.reshape(n, m, *out)

@@ -172,6 +172,11 @@ def _divide(a: Dim, b: Dim) -> Dim | None:
     return -(-a // b) if nonnegative(-a) else larger(a, 0) // b - larger(-a, 0) // b
 
 
+def _quotient(node: pointwise.Div, a: Contents, b: Contents) -> tuple[Contents]:
+    """Integers divide towards 0; a quotient of floats is known where it is whole."""
+    return _binary(dims.divide_exact if node.a.dtype.is_float else _divide)(node, a, b)
+
+
 def _modulo(a: Dim, b: Dim) -> Dim | None:
     return a % b if b != 0 and nonnegative(b) else None
 
@@ -305,7 +310,7 @@ _EVALUATE: Mapping[type[Node], Callable[..., tuple[Contents | None, ...] | None]
     pointwise.Add: _binary(_add),
     pointwise.Sub: _binary(lambda a, b: a - b),
     pointwise.Mul: _binary(_multiply),
-    pointwise.Div: _binary(_divide),
+    pointwise.Div: _quotient,
     pointwise.Mod: _binary(_modulo),
     pointwise.Fmod: _binary(_fmod),
     pointwise.Pow: _binary(_power),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ingot.compiler.ir.graph import Node
+from ingot.compiler.ir.graph import Graph, Node
 from ingot.compiler.ops.composite import Attention
 from ingot.compiler.passes.expand import expand
 from ingot.compiler.passes.fold_norm import FOLD_NORM
@@ -10,23 +10,29 @@ from ingot.compiler.passes.fuse import fuse
 from ingot.compiler.passes.layout import LAYOUT
 from ingot.compiler.passes.recognise import recognise
 from ingot.compiler.passes.simplify import simplify
-from ingot.compiler.pipeline import Named, Pass, Pipeline, Registry, rules
+from ingot.compiler.pipeline import Named, Pass, Pipeline, Registry, as_pass, rules
+from ingot.compiler.rewrite import Trace
 
 # Composites that have kernels of their own; the others become core ops.
 KERNELS: frozenset[type[Node]] = frozenset((Attention,))
 
-fold_norm: Pass = rules(*FOLD_NORM, name="fold_norm")
-layout: Pass = rules(*LAYOUT, name="layout")
-expand_composites: Pass = Named("expand", lambda graph: expand(graph, KERNELS))
 
-REGISTRY: Registry = {
-    "simplify": simplify,
-    "recognise": recognise,
-    "fold_norm": fold_norm,
-    "layout": layout,
-    "expand": expand_composites,
-    "fuse": fuse,
-}
+
+def expand_composites(graph: Graph, *, trace: Trace | None = None) -> Graph:
+    """Composites without a kernel of their own as core ops."""
+    return expand(graph, KERNELS, trace=trace)
+
+
+PASSES: tuple[Pass, ...] = (
+    as_pass(simplify),
+    as_pass(recognise),
+    rules(*FOLD_NORM, name="fold_norm"),
+    rules(*LAYOUT, name="layout"),
+    Named(expand_composites, "expand"),
+    Named(simplify, "cleanup"),
+    as_pass(fuse),
+)
+REGISTRY: Registry = {item.name: item for item in PASSES}
 
 
 def default_pipeline(numerics: str = "default") -> Pipeline:
@@ -34,5 +40,5 @@ def default_pipeline(numerics: str = "default") -> Pipeline:
 
     With "strict" numerics attention is not recognised: its kernel computes softmax block by block.
     """
-    passes = Pipeline((simplify, recognise, fold_norm, layout, expand_composites, Named("cleanup", simplify), fuse))
+    passes = Pipeline(PASSES)
     return passes.without("recognise") if numerics == "strict" else passes

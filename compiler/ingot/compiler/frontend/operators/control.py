@@ -1,8 +1,10 @@
-"""If and Loop. Sub-graphs are closed: what they use from outside becomes their captures."""
+"""If, Loop and Scan. Sub-graphs are closed: what they use from outside becomes their captures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+
+from onnx import GraphProto
 
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.operators.table import Results, Table
@@ -11,6 +13,8 @@ from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Value
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.control import If, Loop
+from ingot.compiler.ops.movement import Gather, Slice, Transpose
+from ingot.compiler.ops.pointwise import Sub
 from ingot.compiler.ops.shape_arithmetic import contents
 from ingot.runtime import dtypes
 
@@ -36,7 +40,7 @@ def if_(ctx: Context) -> Results:
     known = decided(ctx, condition)
     if known is not None:
         return ctx.scope.inline(branches[0] if known else branches[1])
-    then, otherwise = (ctx.scope.body(graph, ()) for graph in branches)
+    then, otherwise = (ctx.scope.body(graph, (), ()) for graph in branches)
     for (name, a), (_, b) in zip(then.outputs, otherwise.outputs, strict=False):
         _agree(ctx, a, b, f"output {name!r} of the then-branch")
     captures = tuple(dict.fromkeys((*then.captures, *otherwise.captures)))
@@ -79,8 +83,9 @@ def loop(ctx: Context) -> Results:
         trip = None
     starts = decided(ctx, condition) if condition is not None else True
     condition = None if starts else condition
-    formal = [TensorType(dtypes.i64, ()), TensorType(dtypes.boolean, ()), *(v.type for v in carried)]
-    body = ctx.scope.body(graph, formal)
+    types = [TensorType(dtypes.i64, ()), TensorType(dtypes.boolean, ()), *(v.type for v in carried)]
+    formal = tuple(Input(i.name, t, origin=(i.name,)) for i, t in zip(graph.input, types, strict=False))
+    body = ctx.scope.body(graph, formal, formal)
     if len(body.outputs) <= len(carried):
         raise ctx.error(f"the body has {len(body.outputs)} outputs for {len(carried)} carried values and a condition")
     for (name, result), start in zip(body.outputs[1:], carried, strict=False):
@@ -103,6 +108,8 @@ def _scan_lengths(ctx: Context, trip: Value | None, always: bool, count: int) ->
     if not count:
         return ()
     known = ctx.known(trip) if trip is not None and always else None
+    if known is None and trip is not None and always and (array := ctx.array(trip)) is not None:
+        known = (int(array.item()),)
     if known is None:
         raise ctx.unsupported(
             "a loop with scan outputs whose number of iterations depends on data",
@@ -110,3 +117,68 @@ def _scan_lengths(ctx: Context, trip: Value | None, always: bool, count: int) ->
         )
     length: Dim = ctx.assumptions.largest(known[0], 0)
     return (length,) * count
+
+
+@onnx_op("Scan", since=9)
+def scan(ctx: Context) -> Results:
+    """A Loop over an axis of its scan inputs: each iteration gathers one element of every one."""
+    graph, count = ctx.graph("body"), ctx.attribute("num_scan_inputs", 0)
+    operands = ctx.variadic()
+    states, scanned = operands[: len(operands) - count], operands[len(operands) - count :]
+    stacked = len(graph.output) - len(states)
+    if not 0 < count <= len(operands) or stacked < 0:
+        raise ctx.error(f"{count} scan inputs and {len(graph.output)} outputs do not fit {len(operands)} inputs")
+    axes = _per_item(ctx, "scan_input_axes", count)
+    axes = tuple(ctx.axis(a, x.rank) for a, x in zip(axes, scanned, strict=True))
+    length = scanned[0].shape[axes[0]]
+    for x, axis in zip(scanned, axes, strict=True):
+        ctx.equal(x.shape[axis], length)
+        if x.shape[axis] != length:
+            raise ctx.error(f"the scan inputs {scanned[0].type} and {x.type} have different lengths")
+    types = [TensorType(dtypes.i64, ()), TensorType(dtypes.boolean, ()), *(v.type for v in states)]
+    names = [*_free_labels(graph, 2), *(i.name for i in graph.input[: len(states)])]
+    formal = tuple(Input(n, t, origin=(n,)) for n, t in zip(names, types, strict=True))
+    captures = {x: Input(f"{i.name}_scanned", x.type) for i, x in zip(graph.input[len(states) :], scanned, strict=True)}
+    step: Value = formal[0]
+    last = ctx.build(Sub, ctx.dim_values((length,), True), ctx.constant(1, dtypes.i64))
+    backwards = ctx.build(Sub, last, step)
+    elements: list[Value] = []
+    for x, axis, reverse in zip(scanned, axes, _per_item(ctx, "scan_input_directions", count), strict=True):
+        elements.append(ctx.build(Gather, captures[x], backwards if reverse else step, axis))
+    body = ctx.scope.body(graph, formal, (*formal[2:], *elements), captures)
+    for (name, result), start in zip(body.outputs, states, strict=False):
+        _agree(ctx, result, start, f"the state {name!r}")
+    outputs = ((names[1], formal[1]), *body.outputs)
+    trip = ctx.dim_values((length,), True)
+    closed = _closed(Body(formal, outputs, captures), captures, graph.name or "body")
+    results = ctx.build(Loop, trip, None, states, tuple(captures), closed, (length,) * stacked).results()
+    return *results[: len(states)], *_placed(ctx, results[len(states) :], length)
+
+
+def _placed(ctx: Context, results: Iterable[Value], length: Dim) -> Iterator[Value]:
+    """Scan outputs with their new axis where the node wants it, and in the order that it wants."""
+    results = tuple(results)
+    axes = _per_item(ctx, "scan_output_axes", len(results))
+    directions = _per_item(ctx, "scan_output_directions", len(results))
+    for x, place, reverse in zip(results, axes, directions, strict=True):
+        axis = ctx.axis(place, x.rank)
+        value = x
+        if reverse:
+            starts, steps = (length - 1, *(0,) * (x.rank - 1)), (-1, *(1,) * (x.rank - 1))
+            value = ctx.build(Slice, x, starts, x.shape, steps)
+        order = [*range(1, x.rank)]
+        order.insert(axis, 0)
+        yield ctx.build(Transpose, value, tuple(order)) if axis else value
+
+
+def _per_item(ctx: Context, name: str, count: int) -> tuple[int, ...]:
+    values = ctx.ints(name) or (0,) * count
+    if len(values) != count:
+        raise ctx.error(f"attribute {name!r} has {len(values)} entries, {count} are needed")
+    return values
+
+
+def _free_labels(graph: GraphProto, count: int) -> list[str]:
+    taken = {i.name for i in graph.input} | {name for node in graph.node for name in (*node.input, *node.output)}
+    wishes = (f"scan_{i}" for i in range(len(taken) + count))
+    return [name for name in wishes if name not in taken][:count]

@@ -8,7 +8,7 @@ from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
-from ingot.compiler.ops.movement import Concat, Gather, Pad, Reshape, Split, Transpose
+from ingot.compiler.ops.movement import Concat, Pad, Reshape, Split, Transpose
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -147,8 +147,12 @@ def space_to_depth(ctx: Context) -> Results:
     rows, columns = dims.divide_exact(h, size), dims.divide_exact(w, size)
     if rows is None or columns is None:
         raise ctx.unsupported(f"SpaceToDepth of {x.type}: extents are not multiples of {size}")
+    mode = ctx.attribute("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise ctx.error(f"unknown mode {mode!r}")
     blocks = ctx.build(Reshape, x, (n, c, rows, size, columns, size))
-    return ctx.build(Reshape, ctx.build(Transpose, blocks, (0, 3, 5, 1, 2, 4)), (n, c * size * size, rows, columns))
+    moved = ctx.build(Transpose, blocks, (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4))
+    return ctx.build(Reshape, moved, (n, c * size * size, rows, columns))
 
 
 # -- repetition -------------------------------------------------------------------------------------------------------
@@ -241,12 +245,6 @@ def split_sizes(ctx: Context, sizes: Dims | None, count: int | None = None) -> R
     if len(sizes) < len(ctx.node.output):
         raise ctx.error(f"{len(sizes)} sizes for {len(ctx.node.output)} outputs")
     return x if len(sizes) == 1 and sizes[0] == extent else ctx.build(Split, x, axis, sizes).results()
-
-
-@onnx_op("Gather")
-def gather(ctx: Context) -> Results:
-    data = ctx.operand(0)
-    return ctx.build(Gather, data, ctx.operand(1), ctx.axis(ctx.attribute("axis", 0), data.rank))
 
 
 # -- padding ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import composite
 from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.linear import AveragePool
 from ingot.compiler.ops.movement import Iota, Reshape
 from ingot.compiler.ops.reduction import ArgMax, ReduceMean, ReduceSum
 from ingot.runtime import dtypes
@@ -134,3 +135,23 @@ def lp_normalization(ctx: Context) -> Results:
         norm = ctx.build(ops.Sqrt, ctx.build(ReduceSum, ctx.build(ops.Mul, x, x), (axis,), True))
     zero = ctx.constant(0, x.dtype)  # where the norm is 0 the result is 0, not NaN
     return ctx.build(ops.Where, ctx.build(ops.Equal, norm, zero), zero, ctx.build(ops.Div, x, norm))
+
+
+@onnx_op("LRN")
+def local_response_normalization(ctx: Context) -> Results:
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta (Krizhevsky et al. 2012).
+
+    The sum is an average pool along the channels, whose divisor is always `size`.
+    """
+    x, size = ctx.operand(0), ctx.attribute("size", 0)
+    if x.rank < 3 or size < 1:
+        raise ctx.error(f"LRN of {x.type} over {size} channels: rank 3 or more and a size of 1 or more are needed")
+    squares = ctx.build(ops.Mul, x, x)
+    flat = ctx.build(Reshape, squares, (x.shape[0], 1, x.shape[1], dims.product(x.shape[2:])))
+    pads = ((size - 1) // 2, 0, size - 1 - (size - 1) // 2, 0)
+    mean = ctx.build(AveragePool, flat, (size, 1), (1, 1), pads, (1, 1), False, True, False)
+    mean = ctx.build(Reshape, mean, x.shape)
+    scaled = ctx.build(ops.Mul, mean, ctx.constant(ctx.attribute("alpha", 1e-4), x.dtype))
+    divisor = ctx.build(ops.Add, scaled, ctx.constant(ctx.attribute("bias", 1.0), x.dtype))
+    power = ctx.build(ops.Pow, divisor, ctx.constant(ctx.attribute("beta", 0.75), x.dtype))
+    return ctx.build(ops.Div, x, power)

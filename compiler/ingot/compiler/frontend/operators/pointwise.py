@@ -133,8 +133,8 @@ def mean(ctx: Context) -> Results:
 def mod(ctx: Context) -> Results:
     a, b = ctx.operand(0), ctx.operand(1)
     truncated = ctx.attribute("fmod", 0)
-    if not truncated and a.dtype.is_float:
-        raise ctx.error("Mod of floats needs fmod = 1")
+    if not truncated and a.dtype.is_float and ctx.opset < 28:
+        raise ctx.error("Mod of floats needs fmod = 1 before opset 28")
     return ctx.pointwise(ops.Fmod if truncated else ops.Mod, a, b)
 
 

@@ -62,7 +62,7 @@ class Fields:
             return form.show(value, indent)
         if hint is float and isinstance(value, int):
             value = float(value)
-        cls: type[Any] = type(value)
+        cls = cast("type[Any]", type(value))
         if dataclasses.is_dataclass(cls) and cls not in (dims.Expr, DType, TensorType):
             return f"{cls.__name__}({self.show_fields(value, indent)})"
         match value:
@@ -87,14 +87,14 @@ class Fields:
                 items = cast("tuple[Any, ...]", value)
                 return "(" + ", ".join(self.show(x, inner[0] if inner else Any, indent) for x in items) + ")"
             case Mapping():
-                pairs = cast("Mapping[str, Any]", value).items()
+                pairs = cast("Mapping[Any, Any]", value).items()
                 return "{" + ", ".join(f"{json.dumps(k)}: {self.show(v, Any, indent)}" for k, v in pairs) + "}"
             case _:
-                raise IrError(f"a {type(value).__name__} has no text form: {value!r}")
+                raise IrError(f"a {cls.__name__} has no text form: {value!r}")
 
     def show_fields(self, item: Any, indent: int = 0, separator: str = ", ") -> str:
         """``name=value`` of all fields of a dataclass."""
-        hints = field_hints(type(item))
+        hints = field_hints(cast("type[Any]", type(item)))
         return separator.join(f"{name}={self.show(getattr(item, name), hint, indent)}" for name, hint in hints.items())
 
     def parse(self, scanner: Scanner, hint: Any) -> Any:

@@ -46,7 +46,6 @@ def verify_kernel(kernel: Kernel) -> None:
             scope.fail(f"buffer {buffer.name} has access {buffer.access!r}, not one of {', '.join(_ACCESS)}")
     scope.buffers.update((b.name, b) for b in kernel.buffers)
     scope.symbols.update(kernel.dims)
-    scope.locals.update((name, i64) for name in kernel.dims)
     scope.check_dim(kernel.flops, "the work")
     _check_grid(kernel.grid, scope)
     if isinstance(kernel.body, tuple):
@@ -60,8 +59,7 @@ def verify_kernel(kernel: Kernel) -> None:
     for axis in grid:
         checker.define(axis.var)
         scope.symbols.add(axis.var)
-        scope.locals[axis.var] = i64
-    checker.statements(body, scope, guarded=False)
+    checker.statements(body, scope.inner(), guarded=False)
     if checker.scratch > SCRATCH_BYTES:
         scope.fail(f"{checker.scratch} bytes of scratch memory; at most {SCRATCH_BYTES} fit the stack")
 
@@ -148,8 +146,7 @@ class _Checker:
 
     def _computed(self, scope: Scope) -> set[str]:
         """Symbols that are locals: what they depend on is not looked into."""
-        loops = {axis.var for axis in self.grid} | set(self.scope.locals)
-        return {name for name in scope.locals if name in scope.symbols and name not in loops}
+        return scope.symbols & scope.locals.keys()
 
     def loop(self, statement: For, scope: Scope, guarded: bool) -> None:
         scope.check_dim(statement.extent, f"the extent of loop {statement.var}")

@@ -32,6 +32,8 @@ from ingot.compiler.targets.cpu.rows import RowOffsets, split, uniform_stride
 BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
 _PANEL = "%panel"
+_WAY_BYTES, _WAYS = 4096, 8  # addresses this far apart share a set of the first-level cache, which has so many ways
+_TAIL = (1, 32)  # odds that a panel is cut off
 
 # Functions of a few instructions: worth repeating for every accumulator.
 _CHEAP = frozenset(
@@ -64,6 +66,10 @@ def tile_rows(template: Contraction, level: Level) -> int:
     rows = template.tile_rows
     while rows * vectors < microkernel.LATENCY and rows * 2 <= fitting:
         rows *= 2
+    part, _ = split(template.a.offset, frozenset(axis.var for axis in template.rows))
+    stride = uniform_stride(part, template.rows)
+    if isinstance(stride, int) and stride and stride * template.accumulator.bytes % _WAY_BYTES == 0:
+        fitting = min(fitting, _WAYS)  # all rows lie in one set of the first-level cache
     return min(rows, fitting)
 
 
@@ -287,7 +293,7 @@ class _Body:
         if as_constant(block.tiles) == 1:
             body(const(0), [const(0)])
         else:
-            flow.loop(b, const(0), block.tiles, 1, [const(0)], body, nonempty=True)
+            flow.loop(b, const(0), block.tiles, 1, [const(0)], body, nonempty=True, rounds=8)
 
     def _prefetch_plan(self, block: _Block, start: Value, group: int) -> tuple[Value, Value, int] | None:
         """(bytes of the next panel that one tile fetches, bytes a round, cache lines a round), or None."""
@@ -342,7 +348,7 @@ class _Body:
         if self.staged:
             self._finish_staged(after, panel, group, row, slot, rows)
         elif cut is not None:
-            flow.branch(b, cut, lambda: self._finish_staged(after, panel, group, row, slot, rows), None)
+            flow.branch(b, cut, lambda: self._finish_staged(after, panel, group, row, slot, rows), None, _TAIL)
 
     def _tile(
         self,
@@ -375,7 +381,7 @@ class _Body:
         else:
             inner = scope.child(b)
             flow.branch(
-                b, cut, lambda: self._stage(tile, sums), lambda: self._finish(inner, tile, sums, row, slot)
+                b, cut, lambda: self._stage(tile, sums), lambda: self._finish(inner, tile, sums, row, slot), _TAIL
             )
 
     def _row_operands(self, scope: Scope, count: int, row: Value, slot: Value) -> list[Operand]:
@@ -483,10 +489,10 @@ class _Body:
                 self._staged_row(bound, flow.multiply(b, at, self.template.width))
                 return []
 
-            flow.loop(b, const(0), rows, 1, [], body, nonempty=True)
+            flow.loop(b, const(0), rows, 1, [], body, nonempty=True, rounds=self.most)
             return []
 
-        flow.loop(b, const(0), const(group), 1, [], panels)
+        flow.loop(b, const(0), const(group), 1, [], panels, rounds=group)
 
     def _staged_row(self, scope: Scope, at: Value) -> None:
         """One row of the scratch tile, from element `at` on."""
@@ -528,7 +534,7 @@ class _Body:
             flow.branch(b, full, lambda: store(None), lambda: flow.branch(b, some, partial, None))
             return []
 
-        flow.loop(b, const(0), const(self.template.width), self.lanes, [], vector)
+        flow.loop(b, const(0), const(self.template.width), self.lanes, [], vector, rounds=self.vectors)
 
 
 def _calls(expr: Expr) -> int | None:

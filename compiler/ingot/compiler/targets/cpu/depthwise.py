@@ -1,1 +1,185 @@
-emit_body = None
+"""`ir.templates.Depthwise` as LLVM IR: one filter a channel, vectorised over channels.
+
+A register tile is a few neighbouring positions along x times one vector of channels. For each row of taps its weights
+sit in registers, and every input vector is loaded once and used by all the positions whose taps meet it. Positions are
+shared out evenly among the tiles of a line, so there are at most two tile sizes when the line's length is known.
+"""
+
+# pyright: basic
+# llvmlite is untyped.
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+from llvmlite import ir
+
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim, symbol
+from ingot.compiler.ir.loops import Load
+from ingot.compiler.ir.templates import Depthwise
+from ingot.compiler.ir.types import IrError
+from ingot.compiler.targets.cpu import flow, functions
+from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, emit_store
+from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.flow import Value, as_constant, const
+from ingot.compiler.targets.cpu.functions import constant, register_type, widened
+from ingot.compiler.targets.cpu.microkernel import multiply_add
+
+TILE = 7  # positions a register tile: 7 sums, up to 7 weights and an input fit 16 registers
+
+
+def emit_body(
+    b: ir.IRBuilder,
+    template: Depthwise,
+    scope: Scope,
+    ranges: Mapping[str, tuple[Value, Value]],
+    level: Level,
+) -> None:
+    """Emit one chunk: `ranges` gives ``begin, end`` of the collapsed rows under "row".
+
+    Raises IrError when a tap axis has no constant extent or x does not occur linearly in A's offset.
+    """
+    _Body(b, template, level).rows(scope, *ranges["row"])
+
+
+class _Body:
+    """The emission of one depthwise kernel; the methods go from the outermost loop inwards."""
+
+    def __init__(self, b: ir.IRBuilder, template: Depthwise, level: Level) -> None:
+        self.b, self.template, self.level = b, template, level
+        self.lanes = level.lanes(template.accumulator.bytes)
+        extents: list[int] = []
+        for axis in template.taps:
+            if not isinstance(axis.extent, int):
+                raise IrError(f"tap axis {axis.var!r} needs a constant extent, not {dims.show(axis.extent)}")
+            extents.append(axis.extent)
+        if dims.coefficient(template.a.offset, template.x.var) is None:
+            raise IrError(f"the offset of {template.a.buffer!r} is not affine in {template.x.var!r}")
+        self.tap_points = list(itertools.product(*(range(extent) for extent in extents)))
+
+    def rows(self, scope: Scope, begin: Value, end: Value) -> None:
+        """The rows of the chunk; the variables of the row axes are decoded from the row number."""
+        b = self.b
+        extents = [emit_dim(b, axis.extent, scope) for axis in self.template.rows]
+        inner = scope.child(b)
+
+        def body(row: Value, _: list[Value]) -> list[Value]:
+            rest = row
+            for position in range(len(extents) - 1, -1, -1):
+                axis = self.template.rows[position]
+                if position == 0:
+                    inner.symbols[axis.var] = rest
+                elif as_constant(extents[position]) == 1:
+                    inner.symbols[axis.var] = const(0)
+                else:
+                    inner.symbols[axis.var] = b.urem(rest, extents[position])
+                    rest = b.udiv(rest, extents[position])
+            self._line(inner)
+            return []
+
+        flow.loop(b, begin, end, 1, [], body)
+
+    def _line(self, scope: Scope) -> None:
+        """The tiles along x, all of nearly the same size."""
+        b = self.b
+        extent = self.template.x.extent
+        if isinstance(extent, int):
+            tiles = max(1, -(-extent // TILE))
+            least, larger = divmod(extent, tiles)
+            split = larger * (least + 1)
+            if larger:
+                self._tiles(scope, const(0), const(split), least + 1)
+            if least:
+                self._tiles(scope, const(split), const(extent), least)
+            return
+        count = emit_dim(b, extent, scope)
+        whole = b.sub(count, b.urem(count, const(TILE)))
+        self._tiles(scope, const(0), whole, TILE)
+        self._tiles(scope, whole, count, 1)
+
+    def _tiles(self, scope: Scope, begin: Value, end: Value, size: int) -> None:
+        inner = scope.child(self.b)
+
+        def body(x: Value, _: list[Value]) -> list[Value]:
+            inner.symbols[self.template.x.var] = x
+            self._channels(inner, size)
+            return []
+
+        flow.loop(self.b, begin, end, size, [], body, rounds=8)
+
+    def _channels(self, scope: Scope, size: int) -> None:
+        """The vectors of channels of one tile, the last one masked."""
+        b, lanes = self.b, self.lanes
+        axis = self.template.channels
+        extent = emit_dim(b, axis.extent, scope)
+        inner = scope.child(b)
+
+        def body(c: Value, _: list[Value]) -> list[Value]:
+            inner.symbols[axis.var] = c
+            self._tile(inner, size, None)
+            return []
+
+        known = as_constant(extent)
+        whole = const(known - known % lanes) if known is not None else b.and_(extent, const(-lanes))
+        flow.loop(b, const(0), whole, lanes, [], body, rounds=64)
+        if known is not None and known % lanes == 0:
+            return
+        rest = scope.child(b)
+        rest.symbols[axis.var] = whole
+
+        def partial() -> None:
+            lane = ir.Constant(ir.VectorType(flow.I64, lanes), [const(n) for n in range(lanes)])
+            left = functions.splat(b, flow.subtract(b, extent, whole), lanes)
+            self._tile(rest, size, b.icmp_signed("<", lane, left))
+
+        if known is not None:
+            partial()
+        else:
+            flow.branch(b, b.icmp_signed("<", whole, extent), partial, None, (1, 64))
+
+    def _tile(self, scope: Scope, size: int, mask: Value | None) -> None:
+        """`size` positions times one vector of channels: the sums in registers, then the stores."""
+        b, template = self.b, self.template
+        zero = constant(0, widened(register_type(template.accumulator), self.lanes))
+        sums = [zero] * size
+        for _, points in itertools.groupby(self.tap_points, key=lambda point: point[:-1]):
+            sums = self._tap_row(scope, sums, list(points), mask)
+        outer = scope.child(b)
+        x = outer.symbol(template.x.var)
+        scopes = [outer.child(b) for _ in sums]
+        for position, (inner, value) in enumerate(zip(scopes, sums, strict=True)):
+            inner.symbols[template.x.var] = flow.add(b, x, position)
+            inner.locals["acc"] = value
+            for store in template.stores:
+                emit_store(b, store, inner, self.lanes, template.channels.var, mask)
+
+    def _tap_row(self, scope: Scope, sums: list[Value], points: list[tuple[int, ...]], mask: Value | None):
+        """Add one row of taps: input vectors in order of position, each used for every (position, tap) it serves."""
+        b, template = self.b, self.template
+        weights = [self._load(scope, template.w, point, 0, mask) for point in points]
+        uses: dict[Dim, list[tuple[int, int]]] = {}
+        for position in range(len(sums)):
+            for tap, point in enumerate(points):
+                uses.setdefault(self._offset(template.a, point, position), []).append((position, tap))
+        loaded: dict[Dim, Value] = {}
+        for position in range(len(sums)):  # taps of one position follow each other least: sums stay independent
+            for tap, point in enumerate(points):
+                key = self._offset(template.a, point, position)
+                if key not in loaded:
+                    loaded[key] = self._load(scope, template.a, point, position, mask)
+                    for other, use in uses[key]:
+                        sums[other] = multiply_add(b, loaded[key], weights[use], sums[other], template.accumulator)
+        return sums
+
+    def _offset(self, load: Load, point: tuple[int, ...], position: int) -> Dim:
+        """The offset of `load` at tap `point`, `position` places to the right of the tile's first."""
+        values: dict[str, Dim] = {axis.var: i for axis, i in zip(self.template.taps, point, strict=True)}
+        values[self.template.x.var] = symbol(self.template.x.var) + position
+        return dims.substitute(load.offset, values)
+
+    def _load(self, scope: Scope, load: Load, point: tuple[int, ...], position: int, mask: Value | None) -> Value:
+        moved = Load(load.buffer, self._offset(load, point, position))
+        value = emit_expr(self.b, moved, scope, self.lanes, self.template.channels.var, mask)
+        return functions.cast(self.b, value, scope.buffer(load.buffer)[1], self.template.accumulator)

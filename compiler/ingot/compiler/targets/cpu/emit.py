@@ -173,7 +173,7 @@ def identity(fn: Reduction, dtype: DType) -> float | int:
     if fn in ("add", "or"):
         return -0.0 if dtype.is_float else 0
     if fn in ("mul", "and"):
-        return -1 if fn == "and" and dtype.is_integer else 1
+        return 1
     if dtype.is_float:
         return float("-inf") if fn == "max" else float("inf")
     if dtype.kind == "bool":

@@ -16,6 +16,7 @@ from typing import Literal
 from llvmlite import binding as llvm
 
 from ingot.compiler.ir.types import IrError
+from ingot.compiler.lower.machine import Machine
 
 Arch = Literal["x86-64", "aarch64"]
 
@@ -44,7 +45,7 @@ class Level:
     masked_bytes: int = 0
     fma: bool = True
     l1: int = 32 << 10
-    l2: int = 512 << 10
+    l2: int = 1 << 20
     l3: int = 8 << 20
     required: frozenset[str] = field(default=frozenset())  # the features a machine must have
 
@@ -95,6 +96,11 @@ _LEVELS: dict[str, Level] = {
         ),
     )
 }
+
+
+def machine(level: Level) -> Machine:
+    """What schedules for `level` are made for."""
+    return Machine(level.lanes(4), level.vector_registers, level.l1, level.l2, level.l3)
 
 
 def names() -> tuple[str, ...]:

@@ -99,10 +99,12 @@ def loop(
     body: Callable[[Value, list[Value]], Carried],
     *,
     nonempty: bool = False,
+    rounds: int | None = None,
 ) -> list[Value]:
     """``for i in begin .. end by step``: `body(i, carried)` returns the carried values of the next round.
 
-    Returns the carried values after the loop. `nonempty` promises ``begin < end`` and saves the guard.
+    Returns the carried values after the loop. `nonempty` promises ``begin < end`` and saves the guard. `rounds` says
+    how often the loop is expected to run: register allocation keeps the values of the hottest loop in registers.
     """
     first, last = as_constant(begin), as_constant(end)
     if first is not None and last is not None:
@@ -129,7 +131,9 @@ def loop(
     index.add_incoming(following, latch)
     for phi, value in zip(values, after, strict=True):
         phi.add_incoming(value, latch)
-    b.cbranch(b.icmp_signed("<", following, end), head, done)
+    again = b.cbranch(b.icmp_signed("<", following, end), head, done)
+    if rounds is not None:
+        again.set_weights([max(1, rounds - 1), 1])
     b.position_at_end(done)
     if nonempty:
         return after
@@ -142,11 +146,19 @@ def loop(
     return results
 
 
-def branch(b: ir.IRBuilder, condition: Value, then: Callable[[], None], otherwise: Callable[[], None] | None) -> None:
-    """Run `then` if the i1 `condition` holds, else `otherwise`; nothing is carried out."""
+def branch(
+    b: ir.IRBuilder,
+    condition: Value,
+    then: Callable[[], None],
+    otherwise: Callable[[], None] | None,
+    odds: tuple[int, int] | None = None,
+) -> None:
+    """Run `then` if the i1 `condition` holds, else `otherwise`; nothing is carried out. `odds` weighs the two."""
     yes, after = b.append_basic_block("then"), b.append_basic_block("after")
     no = b.append_basic_block("else") if otherwise else after
-    b.cbranch(condition, yes, no)
+    choice = b.cbranch(condition, yes, no)
+    if odds is not None:
+        choice.set_weights(odds)
     b.position_at_end(yes)
     then()
     b.branch(after)

@@ -19,14 +19,15 @@ from ingot.compiler.ir.loops import COMPARISONS
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import vecmath
 from ingot.compiler.targets.cpu.features import Level
-from ingot.runtime.dtypes import DType
+from ingot.runtime.dtypes import DType, boolean
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64, HALF, PTR = ir.FloatType(), ir.DoubleType(), ir.HalfType(), ir.PointerType()
 
 # Functions whose exact result f16 and bf16 can hold when they hold the arguments.
 _EXACT = frozenset(("neg", "abs", "min", "max", "relu", "select", "sign", "copysign", "clip", "floor", "ceil", "trunc"))
-_LOGIC = {"and": "and_", "or": "or_", "xor": "xor", "bitand": "and_", "bitor": "or_", "bitxor": "xor"}
+_LOGIC = {"and": "and_", "or": "or_", "xor": "xor"}
+_BITS = {"bitand": "and_", "bitor": "or_", "bitxor": "xor"}
 _SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _ROUNDINGS = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven"}
 
@@ -213,6 +214,9 @@ def call(b: ir.IRBuilder, level: Level, fn: str, args: list[ir.Value], source: D
         return _compare(b, fn, args, source)
     if fn in ("isnan", "isinf"):
         return _classify(b, fn, args[0], source)
+    if fn in _LOGIC or fn == "not":
+        args = [cast(b, a, source, boolean) for a in args]
+        return cast(b, b.not_(args[0]) if fn == "not" else getattr(b, _LOGIC[fn])(*args), boolean, dtype)
     args = [cast(b, a, source, dtype) for a in args]
     if dtype.kind == "bool":
         result = _bool_function(b, fn, args)
@@ -241,10 +245,10 @@ def _classify(b: ir.IRBuilder, fn: str, x: ir.Value, source: DType) -> ir.Value:
 
 
 def _bool_function(b: ir.IRBuilder, fn: str, args: list[ir.Value]) -> ir.Value | None:
-    if fn in _LOGIC:
-        return getattr(b, _LOGIC[fn])(*args)
+    if fn in _BITS:
+        return getattr(b, _BITS[fn])(*args)
     match fn:
-        case "not" | "bitnot":
+        case "bitnot":
             return b.not_(args[0])
         case "min" | "mul":
             return b.and_(*args)
@@ -326,8 +330,8 @@ def _integer_function(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DTy
     x, type_, signed = args[0], args[0].type, dtype.kind == "signed"
     zero, one = constant(0, type_), constant(1, type_)
     compare = b.icmp_signed if signed else b.icmp_unsigned
-    if fn in _LOGIC:
-        return getattr(b, _LOGIC[fn])(*args)
+    if fn in _BITS:
+        return getattr(b, _BITS[fn])(*args)
     match fn:
         case "add":
             return b.add(*args)
@@ -359,8 +363,6 @@ def _integer_function(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DTy
         case "sign":
             below = b.select(compare("<", x, zero), constant(-1, type_), zero)
             return b.select(compare(">", x, zero), one, below)
-        case "not":
-            return b.select(b.icmp_unsigned("==", x, zero), one, zero)
         case "bitnot":
             return b.not_(x)
         case "floor" | "ceil" | "trunc" | "round":

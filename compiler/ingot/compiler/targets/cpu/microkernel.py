@@ -23,6 +23,7 @@ from ingot.runtime.dtypes import DType
 
 UNROLL = 4  # k steps a round of the innermost loop
 UNROLL_WHOLE = 12  # a run of at most this many steps is written out without a loop
+HOT = 1000  # what the register allocator is told of the k loop: nothing else may cost it a register
 LATENCY = 8  # independent accumulators that keep two FMA units of latency 4 busy
 
 
@@ -149,7 +150,7 @@ class MicroKernel:
 
         if flow.as_constant(extent) == 1:
             return self._segment(level + 1, offset, state)
-        return flow.loop(self.b, const(0), extent, 1, [offset, *state], body)[1:]
+        return flow.loop(self.b, const(0), extent, 1, [offset, *state], body, rounds=4)[1:]
 
     def _run(self, offset: Value, state: list[Value]) -> list[Value]:
         """The innermost loop: `UNROLL` steps a round, then what is left."""
@@ -172,10 +173,10 @@ class MicroKernel:
             position, *inner = carried
             return [flow.add(b, position, stride), *self._steps(position, inner, 1)]
 
-        position, *state = flow.loop(b, const(0), whole, UNROLL, [offset, *state], round_)
+        position, *state = flow.loop(b, const(0), whole, UNROLL, [offset, *state], round_, rounds=HOT)
         if steps is not None:
             return self._steps(position, state, steps % UNROLL)
-        return flow.loop(b, whole, extent, 1, [position, *state], single)[1:]
+        return flow.loop(b, whole, extent, 1, [position, *state], single, rounds=2)[1:]
 
     def _steps(self, position: Value, state: list[Value], count: int, *, fetch: bool = False) -> list[Value]:
         """`count` consecutive k steps from element `position` of every row; advances the panel index."""

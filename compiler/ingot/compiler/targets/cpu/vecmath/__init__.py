@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ingot.compiler.targets.cpu.vecmath.conversion import bf16_to_float, float_to_bf16, float_to_half, half_to_float
-from ingot.compiler.targets.cpu.vecmath.error_function import erf, gelu
+from ingot.compiler.targets.cpu.vecmath.error_function import erf, fast_gelu, gelu
 from ingot.compiler.targets.cpu.vecmath.exponential import cosh, exp, expm1, fast_exp, sigmoid, sinh, softplus, tanh
 from ingot.compiler.targets.cpu.vecmath.integer import floor_mod, trunc_div, trunc_mod
 from ingot.compiler.targets.cpu.vecmath.inverse_trigonometric import acos, asin, atan, atan2
@@ -28,7 +28,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         function.__name__: function
         for function in (
-            exp, fast_exp, expm1, log, log1p, tanh, sigmoid, softplus, erf, gelu, sin, cos, tan, asin, acos, atan,
+            exp, fast_exp, expm1, log, log1p, tanh, sigmoid, softplus, erf, gelu, fast_gelu, sin, cos, tan, asin, acos, atan,
             atan2, sinh, cosh, asinh, acosh, atanh, pow, fmod, round_half_even, floor, ceil, trunc, sqrt, reciprocal,
         )
     }
@@ -36,7 +36,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 
 __all__ = [
     "FUNCTIONS", "MathOptions", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "bf16_to_float", "ceil", "cos",
-    "cosh", "erf", "exp", "expm1", "fast_exp", "float_to_bf16", "float_to_half", "floor", "floor_mod", "fmod", "gelu",
+    "cosh", "erf", "exp", "expm1", "fast_exp", "fast_gelu", "float_to_bf16", "float_to_half", "floor", "floor_mod", "fmod", "gelu",
     "half_to_float", "log", "log1p", "pow", "reciprocal", "round_half_even", "sigmoid", "sin", "sinh", "softplus", "sqrt",
     "tan", "tanh", "trunc", "trunc_div", "trunc_mod",
 ]  # fmt: skip

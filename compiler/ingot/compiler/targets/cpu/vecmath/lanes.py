@@ -96,11 +96,21 @@ class Lanes:
             return self.intrinsic("llvm.fma", x, y, z)
         return self.b.fadd(self.b.fmul(x, y), z)
 
-    def polynomial(self, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
-        """sum of coefficients[i] * x**i by Horner's rule."""
-        result: ir.Value = self.const(coefficients[-1])
-        for coefficient in reversed(coefficients[:-1]):
-            result = self.fma(result, x, self.const(coefficient))
+    def polynomial(self, x: ir.Value, coefficients: Sequence[float], paired: bool = False) -> ir.Value:
+        """sum of coefficients[i] * x**i.
+
+        Horner's rule has the fewest operations, and a dependency as long as the degree. In pairs, (a + b x) + x^2 (...),
+        it is half as long for one operation more; long polynomials always take that.
+        """
+        stride = x
+        terms: list[ir.Value] = [self.const(c) for c in coefficients]
+        if paired or len(terms) > 7:
+            stride = self.b.fmul(x, x)
+            pairs = [self.fma(high, x, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
+            terms = pairs if len(terms) % 2 == 0 else [*pairs, terms[-1]]
+        result = terms[-1]
+        for term in reversed(terms[:-1]):
+            result = self.fma(result, stride, term)
         return result
 
     def abs(self, x: ir.Value) -> ir.Value:

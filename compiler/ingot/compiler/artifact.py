@@ -1,0 +1,281 @@
+"""The artifact: a compiled program with its weights in one file, as the runtime reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.compiler.ir.dims import Dim, Serial, serialise, symbols
+from ingot.compiler.ir.lifetimes import lifetimes
+from ingot.compiler.ir.program import Kind, Program, Storage
+from ingot.compiler.ir.types import IrError
+from ingot.runtime import Session, __version__, container
+from ingot.runtime import manifest as stored
+from ingot.runtime.dims import Dim as StoredDim
+from ingot.runtime.dims import parse_dim
+from ingot.runtime.elf import EM_AARCH64, EM_X86_64, SEGMENT_ALIGNMENT
+from ingot.runtime.image import create_memory_file
+
+_MACHINES = {"x86-64": EM_X86_64, "aarch64": EM_AARCH64}
+_FIRST, _LAST = 0, 2**62  # range of a symbol for which the program gives none
+
+
+@dataclass(frozen=True)
+class TargetDescription:
+    """What the code was compiled for: the architecture, the target as the user spelt it, and the processor features
+    (LLVM's names) that each level of the code needs."""
+
+    architecture: str
+    asked: str
+    features: Mapping[str, Iterable[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A compiled model. `code` holds a shared object per instruction set level, `weights` the distinct weight arrays
+    with their offsets in the weights member, `vectors` test data as an .npz file."""
+
+    manifest: stored.Manifest
+    code: Mapping[str, bytes]
+    weights: tuple[tuple[int, NDArray[Any]], ...]
+    vectors: bytes | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file; a file already there is replaced at once, so that processes using it keep the old one.
+
+        The same artifact gives the same bytes. Raises OSError when the file system refuses.
+        """
+        container.write(path, self._members())
+
+    def session(self, *, threads: int | None = None) -> Session:
+        """The model loaded from an anonymous memory file. Raises what `Session` raises."""
+        descriptor = create_memory_file(f"{self.manifest.name[:80]}.ingot")
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                container.write_to(file, self._members())
+            return Session(f"/proc/self/fd/{descriptor}", threads=threads)
+        finally:
+            os.close(descriptor)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the file."""
+        meter = _Meter()
+        container.write_to(cast("BinaryIO", meter), self._members())
+        return meter.size
+
+    def _members(self) -> list[container.Member]:
+        alignment = SEGMENT_ALIGNMENT[_MACHINES[self.manifest.architecture]]
+        members = [container.Member(stored.MANIFEST_MEMBER, self.manifest.encode())]
+        for level, data in self.code.items():
+            members.append(container.Member(stored.code_member(level), data, alignment))
+        if stored.WEIGHTS_MEMBER in self.manifest.digests:
+            members.append(container.Member(stored.WEIGHTS_MEMBER, _stream(self.weights), stored.ALIGNMENT))
+        if self.vectors is not None:
+            members.append(container.Member(stored.VECTORS_MEMBER, self.vectors))
+        return members
+
+
+def build_artifact(
+    program: Program,
+    code: Mapping[str, bytes],
+    argument_table: Sequence[Sequence[Serial]],
+    *,
+    target: TargetDescription,
+    name: str,
+    provenance: Mapping[str, Any] | None = None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    vectors: bytes | None = None,
+) -> Artifact:
+    """Put a program, its machine code (a shared object per level) and its weights together.
+
+    `argument_table` lists the words that the code is called with, as ``["d", dim]`` or ``["p", storage, dim]`` with
+    indices into ``program.storages``. `inputs` and `outputs` name the program's input and output storages in order;
+    by default they are called as the storages are. `provenance` is any JSON data.
+
+    Equal weights are stored once, arrays are neither copied nor changed until they are written. Raises IrError for a
+    program that is not consistent, ArtifactError where the runtime would refuse the result.
+    """
+    levels = sorted(code, key=lambda level: (-len(set(target.features[level])), level))
+    names = _symbols_of(program)
+    placed, weights = _place_weights(program)
+    manifest = stored.Manifest(
+        name=name,
+        producer=f"ingot {__version__}",
+        architecture=target.architecture,
+        target=target.asked,
+        code=tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels),
+        symbols={symbol: program.ranges.get(symbol, (_FIRST, _LAST)) for symbol in names},
+        inputs=_signatures(program, "input", inputs, names),
+        outputs=_signatures(program, "output", outputs, names),
+        storages=_storages(program, placed, names),
+        args=tuple(_argument(entry, names) for entry in argument_table),
+        chunks=tuple(dict.fromkeys(_stored(launch.chunks, names) for launch in program.launches())),
+        faults=program.faults,
+        digests=_digests({level: code[level] for level in levels}, weights, vectors),
+        provenance=dict(provenance or {}),
+    )
+    manifest.encode()  # refuses what the runtime would refuse
+    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors)
+
+
+def _symbols_of(program: Program) -> tuple[str, ...]:
+    """The symbols that the program's inputs, outputs, buffers and launches speak of, sorted."""
+    dims: list[Dim] = [storage.size for storage in program.storages]
+    for storage in program.storages:
+        dims += storage.type.shape if storage.type is not None else ()
+    for launch in program.launches():
+        dims += [launch.chunks, *launch.dims, *(argument.offset for argument in launch.buffers)]
+    return tuple(sorted({symbol for dim in dims for symbol in symbols(dim)}))
+
+
+def _stored(dim: Dim, names: Sequence[str]) -> StoredDim:
+    return parse_dim(serialise(dim), names)
+
+
+def _argument(entry: Sequence[Serial], names: Sequence[str]) -> stored.Argument:
+    match list(entry):
+        case ["d", dim]:
+            return stored.Value(parse_dim(dim, names))
+        case ["p", int(storage), dim]:
+            return stored.Pointer(storage, parse_dim(dim, names))
+        case _:
+            raise IrError(f"an argument word is {entry!r}, neither ['d', dim] nor ['p', storage, dim]")
+
+
+def _signatures(
+    program: Program, kind: Kind, given: Sequence[str] | None, names: Sequence[str]
+) -> tuple[stored.Signature, ...]:
+    storages = program.of_kind(kind)
+    given = [storage.name for storage in storages] if given is None else given
+    if len(given) != len(storages):
+        raise IrError(f"{len(given)} names are given for the program's {len(storages)} {kind}s")
+    positions = {storage: index for index, storage in enumerate(program.storages)}
+    signatures: list[stored.Signature] = []
+    for name, storage in zip(given, storages, strict=True):
+        if storage.type is None:
+            raise IrError(f"{kind} storage {storage.name} has no type")
+        shape = tuple(_stored(dim, names) for dim in storage.type.shape)
+        signatures.append(stored.Signature(name, storage.dtype, shape, positions[storage]))
+    return tuple(signatures)
+
+
+def _storages(program: Program, placed: Mapping[Storage, int], names: Sequence[str]) -> tuple[stored.Storage, ...]:
+    live = lifetimes(program)
+    records: list[stored.Storage] = []
+    for storage in program.storages:
+        size = _stored(storage.size, names)
+        span = None
+        if storage.kind == "temp":
+            # A temp that no step touches keeps its number, but no memory.
+            span, size = (live[storage], size) if storage in live else ((0, 0), 0)
+        records.append(stored.Storage(storage.kind, storage.dtype, size, span, placed.get(storage)))
+    return tuple(records)
+
+
+# Weights and digests
+
+
+def _place_weights(program: Program) -> tuple[dict[Storage, int], tuple[tuple[int, NDArray[Any]], ...]]:
+    """The offset of each weight, and the distinct arrays to be written with theirs, in order."""
+    offsets: dict[Storage, int] = {}
+    arrays: list[tuple[int, NDArray[Any]]] = []
+    storages = program.of_kind("weight")
+    arrays_of_length = Counter(_checked(storage).nbytes for storage in storages)
+    known: dict[object, int] = {}
+    end = 0
+    for storage in storages:
+        data = _checked(storage)
+        # An array can only be equal to one of its length; where there is none, reading it is saved.
+        key = (data.nbytes, _sha256(data) if arrays_of_length[data.nbytes] > 1 else storage)
+        if key not in known:
+            known[key] = end
+            arrays.append((end, data))
+            end += data.nbytes + -data.nbytes % stored.ALIGNMENT
+        offsets[storage] = known[key]
+    return offsets, tuple(arrays)
+
+
+def _checked(storage: Storage) -> NDArray[Any]:
+    data = storage.data
+    if data is None or data.ndim != 1 or not data.flags.c_contiguous or not data.dtype.isnative:
+        raise IrError(f"weight {storage.name} has no data in the form of a contiguous 1-D array")
+    if data.size != storage.size or data.dtype != storage.dtype.to_numpy():
+        raise IrError(
+            f"weight {storage.name} has {data.size} elements of {data.dtype} as data, "
+            f"but is declared with {storage.size} of {storage.dtype.name}"
+        )
+    return data
+
+
+def _bytes_of(data: NDArray[Any]) -> memoryview:
+    return data.view(np.uint8).data
+
+
+def _sha256(data: NDArray[Any]) -> bytes:
+    return hashlib.sha256(_bytes_of(data)).digest()
+
+
+def _stream(weights: Iterable[tuple[int, NDArray[Any]]]) -> Iterator[memoryview]:
+    """The content of the weights member: the arrays with zeros between them, piece by piece."""
+    position = 0
+    for offset, data in weights:
+        yield memoryview(bytes(offset - position))
+        yield _bytes_of(data)
+        position = offset + data.nbytes
+
+
+def _digests(
+    code: Mapping[str, bytes], weights: Sequence[tuple[int, NDArray[Any]]], vectors: bytes | None
+) -> dict[str, stored.Digest]:
+    digests = {stored.code_member(level): _digest([memoryview(data)]) for level, data in code.items()}
+    if weights:
+        digests[stored.WEIGHTS_MEMBER] = _digest(_stream(weights))
+    if vectors is not None:
+        digests[stored.VECTORS_MEMBER] = _digest([memoryview(vectors)])
+    return digests
+
+
+def _digest(pieces: Iterable[memoryview]) -> stored.Digest:
+    chunks: list[str] = []
+    size, hasher, room = 0, hashlib.sha256(), stored.DIGEST_CHUNK
+    for piece in pieces:
+        size += len(piece)
+        while piece:
+            hasher.update(piece[:room])
+            taken = min(room, len(piece))
+            piece, room = piece[taken:], room - taken
+            if not room:
+                chunks.append(hasher.hexdigest())
+                hasher, room = hashlib.sha256(), stored.DIGEST_CHUNK
+    if room < stored.DIGEST_CHUNK:
+        chunks.append(hasher.hexdigest())
+    return stored.Digest(size, tuple(chunks))
+
+
+class _Meter(io.RawIOBase):
+    """A file that keeps nothing but its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = self._position = 0
+
+    def write(self, data: Any, /) -> int:
+        length = memoryview(data).nbytes
+        self._position += length
+        self.size = max(self.size, self._position)
+        return length
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._position = offset
+        return offset

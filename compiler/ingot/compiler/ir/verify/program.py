@@ -1,0 +1,264 @@
+"""A program's rules: what launches bind, what is written when, and that no launch races with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.loops import Accumulate, Axis, Expr, For, Kernel, Let, Load, Stmt, Store, When
+from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat, Step, Storage
+from ingot.compiler.ir.types import IrError
+from ingot.compiler.ir.verify.expressions import interval, stride_of, walk
+from ingot.compiler.ir.verify.kernel import verify_kernel
+from ingot.runtime.dtypes import DType, boolean, i64
+
+
+def verify_program(program: Program) -> None:
+    """Check a program and all its kernels.
+
+    Storages have unique names and fit their kind; launches bind every parameter to a storage of its dtype; inputs and
+    weights are never written; every other storage is written before it is read, on every path, and so are all outputs
+    by the end; dims use symbols that the inputs' shapes tell; a launch that writes a storage touches it nowhere else,
+    except in place or provably apart. Raises IrError naming program, kernel and storage.
+    """
+    _Checker(program).run()
+
+
+class _Checker:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.known = set(program.storages)
+        self.kernels: dict[str, Kernel] = {}
+        inputs = [s.type for s in program.storages if s.kind == "input" and s.type is not None]
+        self.symbols = {name for t in inputs for d in t.shape for name in dims.symbols(d)}
+
+    def fail(self, message: str) -> NoReturn:
+        raise IrError(f"program {self.program.name}: {message}")
+
+    def run(self) -> None:
+        names = [s.name for s in self.program.storages]
+        for name in names:
+            if names.count(name) > 1:
+                self.fail(f"two storages are named {name!r}")
+        for storage in self.program.storages:
+            self.storage(storage)
+        if len(self.program.of_kind("status")) > 1:
+            self.fail("there is more than one status storage")
+        written = {s for s in self.program.storages if s.kind in ("input", "weight", "status")}
+        written = self.steps(self.program.steps, written)
+        for storage in self.program.of_kind("output"):
+            if storage not in written:
+                self.fail(f"output {storage.name} is not written on every path")
+
+    def storage(self, s: Storage) -> None:
+        what = f"{s.kind} {s.name}"
+        self.dim(s.size, f"the size of {what}")
+        if s.kind in ("input", "output"):
+            if s.type is None:
+                self.fail(f"{what} has no type")
+            if s.type.dtype != s.dtype or s.type.size != s.size:
+                self.fail(f"{what} holds {dims.show(s.size)} elements of {s.dtype.name}, its type is {s.type}")
+        if s.kind == "weight":
+            if s.data is None:
+                self.fail(f"{what} has no data")
+            if s.data.ndim != 1 or s.data.dtype != s.dtype.to_numpy() or s.data.size != s.size:
+                self.fail(
+                    f"{what} is declared {dims.show(s.size)} elements of {s.dtype.name}, "
+                    f"its data is {s.data.dtype}{list(s.data.shape)}"
+                )
+        elif s.data is not None:
+            self.fail(f"{what} has data; only weights do")
+        if s.kind == "status" and (s.dtype != i64 or s.size != 1):
+            self.fail(f"{what} must be one i64")
+
+    def dim(self, dim: Dim, what: str) -> None:
+        unknown = sorted(dims.symbols(dim) - self.symbols)
+        if unknown:
+            self.fail(f"{what}, {dims.show(dim)}, uses {', '.join(unknown)}, which no input's shape tells")
+
+    def steps(self, steps: Sequence[Step], written: set[Storage]) -> set[Storage]:
+        """Check `steps` given what is surely written before; what is surely written after."""
+        for step in steps:
+            match step:
+                case Launch():
+                    written = self.launch(step, written)
+                case Branch(condition=condition, then=then, otherwise=otherwise):
+                    self.element(condition, boolean, "a branch's condition", written)
+                    written = self.steps(then, set(written)) & self.steps(otherwise, set(written))
+                case Repeat(counter=counter, trip=trip, condition=condition, body=body):
+                    if trip is not None:
+                        self.element(trip, i64, "a loop's trip count", written)
+                    if condition is not None:
+                        self.element(condition, boolean, "a loop's condition", written)
+                    if trip is None and condition is None:
+                        self.fail("a loop without trip count and condition never ends")
+                    inside = written | {counter.storage}
+                    self.element(counter, i64, "a loop's counter", inside)
+                    self.writable(counter.storage, "a loop's counter")
+                    self.steps(body, inside)
+        return written
+
+    def element(self, argument: Argument, dtype: DType, what: str, written: set[Storage]) -> None:
+        if argument.storage.dtype != dtype:
+            self.fail(f"{what} {argument.storage.name} is {argument.storage.dtype.name}, not {dtype.name}")
+        self.readable(argument, what, written)
+
+    def readable(self, argument: Argument, what: str, written: set[Storage]) -> None:
+        storage = argument.storage
+        if storage not in self.known:
+            self.fail(f"{what} uses {storage.name}, which is not among the program's storages")
+        self.dim(argument.offset, f"{what}: the offset into {storage.name}")
+        if storage not in written:
+            self.fail(f"{what} reads {storage.kind} {storage.name}, which is not written before on every path")
+
+    def writable(self, storage: Storage, what: str) -> None:
+        if storage not in self.known:
+            self.fail(f"{what} uses {storage.name}, which is not among the program's storages")
+        if storage.kind in ("input", "weight"):
+            self.fail(f"{what} writes {storage.kind} {storage.name}")
+
+    def launch(self, step: Launch, written: set[Storage]) -> set[Storage]:
+        kernel = step.kernel
+        what = f"kernel {kernel.name}" + (f" (from {', '.join(step.origin)})" if step.origin else "")
+        if kernel.name not in self.kernels:
+            verify_kernel(kernel)
+        known = self.kernels.setdefault(kernel.name, kernel)
+        if known is not kernel and known != kernel:
+            self.fail(f"two different kernels are named {kernel.name!r}")
+        if len(step.buffers) != len(kernel.buffers) or len(step.dims) != len(kernel.dims):
+            self.fail(
+                f"{what} takes {len(kernel.buffers)} buffers and {len(kernel.dims)} dims, "
+                f"{len(step.buffers)} and {len(step.dims)} are given"
+            )
+        for name, dim in zip(kernel.dims, step.dims, strict=True):
+            self.dim(dim, f"{what}: dim {name}")
+        pairs = list(zip(kernel.buffers, step.buffers, strict=True))
+        for parameter, argument in pairs:
+            if parameter.dtype != argument.storage.dtype:
+                self.fail(
+                    f"{what}: buffer {parameter.name} is {parameter.dtype.name}, "
+                    f"{argument.storage.name} is {argument.storage.dtype.name}"
+                )
+            if parameter.access != "write":
+                self.readable(argument, what, written)
+        stored = {argument.storage for parameter, argument in pairs if parameter.access != "read"}
+        for parameter, argument in pairs:
+            if parameter.access != "read":
+                self.writable(argument.storage, what)
+                self.dim(argument.offset, f"{what}: the offset into {argument.storage.name}")
+        for storage in stored:
+            if storage.kind != "status" and sum(argument.storage is storage for _, argument in pairs) > 1:
+                self.races(step, storage, what)
+        return written | stored
+
+    def races(self, step: Launch, storage: Storage, what: str) -> None:
+        """A storage bound several times and written: every two accesses must coincide or lie apart."""
+        pairs = zip(step.kernel.buffers, step.buffers, strict=True)
+        bound = {parameter.name: a.offset for parameter, a in pairs if a.storage is storage}
+        touched = [_in_program(a, step, bound[a.buffer]) for a in accesses(step.kernel) if a.buffer in bound]
+        for i, one in enumerate(touched):
+            for other in touched[i + 1 :]:
+                if one.buffer == other.buffer or not (one.writes or other.writes):
+                    continue
+                if not _coincide(one, other) and not _apart(one, other, self.program.ranges):
+                    self.fail(
+                        f"{what} races on {storage.name}: element {dims.show(one.offset)} through {one.buffer} and "
+                        f"element {dims.show(other.offset)} through {other.buffer}"
+                    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    buffer: str
+    offset: Dim
+    writes: bool
+    grid: tuple[Axis, ...]
+    loops: tuple[Axis, ...]  # the enclosing loops
+
+
+def accesses(kernel: Kernel) -> Iterator[_Access]:
+    """Every load and store of a kernel (of its nest, where it is a template) with the axes its offset runs over."""
+    grid, body = (kernel.grid, kernel.body) if isinstance(kernel.body, tuple) else kernel.body.nest()
+    stack: list[tuple[Stmt, tuple[Axis, ...]]] = [(s, ()) for s in reversed(body)]
+    while stack:
+        statement, loops = stack.pop()
+        read: Sequence[Expr] = ()
+        match statement:
+            case Let(value=value) | Accumulate(value=value):
+                read = (value,)
+            case Store(buffer=buffer, offset=offset, value=value):
+                read = (value,)
+                yield _Access(buffer, offset, True, grid, loops)
+            case For(var=var, extent=extent, body=inner):
+                stack.extend((s, (*loops, Axis(var, extent))) for s in reversed(inner))
+            case When(condition=condition, body=inner, otherwise=otherwise):
+                read = (condition,)
+                stack.extend((s, loops) for s in reversed((*inner, *otherwise)))
+            case _:
+                pass
+        loads: list[Load] = []
+        for expression in read:
+            walk(expression, lambda e, found=loads: found.append(e) if isinstance(e, Load) else None)
+        for load in loads:
+            yield _Access(load.buffer, load.offset, False, grid, loops)
+
+
+def _in_program(access: _Access, step: Launch, base: Dim) -> _Access:
+    """An access in terms of the program's symbols; the kernel's own variables get names that cannot clash."""
+    values = dict(zip(step.kernel.dims, step.dims, strict=True))
+    for axis in (*access.grid, *access.loops):
+        values[axis.var] = dims.symbol(f"${axis.var}")
+
+    def renamed(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        return tuple(Axis(f"${a.var}", dims.substitute(a.extent, values)) for a in axes)
+
+    offset = dims.substitute(access.offset, values) + base
+    return _Access(access.buffer, offset, access.writes, renamed(access.grid), renamed(access.loops))
+
+
+def _ranges(axes: Sequence[Axis], outer: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    ranges = dict(outer)
+    for axis in axes:
+        ranges[axis.var] = (0, max(dims.bounds(axis.extent, ranges)[1] - 1, 0))
+    return ranges
+
+
+def _coincide(one: _Access, other: _Access) -> bool:
+    """The same element at the same grid point: in place. Holds for equal offsets that tell grid points apart."""
+    if one.offset != other.offset:
+        return False
+    parallel = {axis.var for axis in one.grid if axis.extent != 1}
+    return parallel <= dims.symbols(one.offset)
+
+
+def _apart(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -> bool:
+    """No two different grid points touch the same element through these accesses, by intervals: either all of their
+    elements lie apart, or each grid point keeps to a window of its own."""
+    first = interval(one.offset, _ranges((*one.grid, *one.loops), outer))
+    second = interval(other.offset, _ranges((*other.grid, *other.loops), outer))
+    if first is not None and second is not None and (first[1] < second[0] or second[1] < first[0]):
+        return True
+    parallel = [axis for axis in one.grid if axis.extent != 1]
+    rest_one, rest_other = one.offset, other.offset
+    strides: list[tuple[int, int]] = []
+    for axis in parallel:
+        stride = stride_of(one.offset, axis.var)
+        extent = dims.bounds(axis.extent, outer)[1]
+        if not isinstance(stride, int) or stride == 0 or stride_of(other.offset, axis.var) != stride:
+            return False
+        rest_one = rest_one - stride * dims.symbol(axis.var)
+        rest_other = rest_other - stride * dims.symbol(axis.var)
+        strides.append((abs(stride), extent))
+    inner_one = interval(rest_one, _ranges(one.loops, outer))
+    inner_other = interval(rest_other, _ranges(other.loops, outer))
+    if inner_one is None or inner_other is None:
+        return False
+    window = max(inner_one[1], inner_other[1]) - min(inner_one[0], inner_other[0]) + 1
+    for stride, extent in sorted(strides):
+        if stride < window:
+            return False
+        window = stride * extent
+    return True
