@@ -75,10 +75,16 @@ def compile(
     verify_program(program)
     finish("lower")
 
-    code = place.generate(program, jobs=jobs, progress=tell)
+    made = place.generate(program, jobs=jobs, progress=lambda done, total: tell(f"kernel {done} of {total}"))
     finish("generate")
 
-    provenance = {"pipeline": str(passes), "numerics": numerics, "target": target}
     return build_artifact(
-        program, code, place.description, name=name or graph.name, provenance=provenance, seconds=seconds
+        program,
+        made.code,
+        made.arguments,
+        target=made.description,
+        name=name or graph.name,
+        provenance={"pipeline": str(passes), "numerics": numerics, "target": target},
+        inputs=[x.label for x in graph.inputs],
+        outputs=[label for label, _ in graph.outputs],
     )

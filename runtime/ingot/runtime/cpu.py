@@ -22,11 +22,18 @@ _KERNEL_NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = MappingProxy
         "prfchw": ("3dnowprefetch",), "rdrnd": ("rdrand",), "sahf": ("lahflm",), "sha": ("shani",), "sse3": ("pni",),
     },
     "aarch64": {
-        "complxnum": ("fcma",), "crc": ("crc32",), "dotprod": ("asimddp",), "fp-armv8": ("fp",),
-        "fp16fml": ("asimdfhm",), "fullfp16": ("fphp", "asimdhp"), "jsconv": ("jscvt",), "lse": ("atomics",),
-        "neon": ("asimd",), "rcpc": ("lrcpc",), "rdm": ("asimdrdm",), "sha2": ("sha1", "sha2"),
+        "aes": ("aes", "pmull"), "complxnum": ("fcma",), "crc": ("crc32",), "dotprod": ("asimddp",),
+        "fp-armv8": ("fp",), "fp16fml": ("asimdfhm",), "fullfp16": ("fphp", "asimdhp"), "jsconv": ("jscvt",),
+        "lse": ("atomics",), "neon": ("asimd",), "rand": ("rng",), "rcpc": ("lrcpc",), "rdm": ("asimdrdm",), "sha2": ("sha1", "sha2"),
     },
 })  # fmt: skip
+
+# Compilers name these for a machine that has them, but no arithmetic is made of them, and kernels do not list them all.
+_FOR_SYSTEMS: Final = frozenset((
+    "cldemote", "clflushopt", "clwb", "clzero", "enqcmd", "fsgsbase", "hreset", "invpcid", "kl", "lwp", "mwaitx",
+    "pconfig", "pku", "prefetchi", "ptwrite", "rdpru", "rtm", "serialize", "sgx", "shstk", "tsxldtrk", "uintr", "usermsr",
+    "waitpkg", "wbnoinvd", "widekl", "xsavec", "xsaveopt", "xsaves",
+))  # fmt: skip
 
 
 def host_architecture() -> str:
@@ -50,7 +57,8 @@ def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
 def missing_features(required: Iterable[str], architecture: str, flags: frozenset[str]) -> tuple[str, ...]:
     """Those of the `required` features that a processor with these kernel flags lacks, sorted."""
     names = _KERNEL_NAMES[architecture]
-    return tuple(sorted(f for f in required if not flags.issuperset(names.get(f, (_plain(f),)))))
+    wanted = frozenset(required) - _FOR_SYSTEMS
+    return tuple(sorted(f for f in wanted if not flags.issuperset(names.get(f, (_plain(f),)))))
 
 
 def _plain(name: str) -> str:

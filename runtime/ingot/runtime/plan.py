@@ -186,13 +186,14 @@ class Frame:
     """A plan bound to memory: a table that the code can be called with, arrays over the staged inputs and outputs.
 
     `takes` has (name, dtype, shape, array) for each input. The array is the place that it is copied to; it is None for
-    the inputs `reads` and missing for the outputs `writes`, for which the caller's arrays go into the table with `point`
-    before the call. `copies` gives each other output's name and a function that copies it. With `is_staged` there are
-    no arrays of the caller, nor work for more than one thread. `names` are all outputs, in order.
+    the inputs `reads`. For those and for the outputs `writes`, `point` puts the caller's arrays into the table before
+    the call. `copies` gives each other output's name and a function that copies it. With `is_staged` there are no
+    arrays of the caller, nor work for more than one thread. `names` are all outputs, in order.
     """
 
     __slots__ = (
-        "_table", "_words", "arena", "copies", "is_staged", "names", "plan", "pointer", "reads", "status", "takes", "writes",
+        "_table", "_words", "arena", "copies", "is_staged", "names", "plan", "pointer", "reads", "status", "takes",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, arena: Arena) -> None:

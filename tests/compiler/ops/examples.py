@@ -7,7 +7,7 @@ come to is given by `Node.evaluate`, which `test_ops.py` holds against independe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -278,13 +278,13 @@ def _linear() -> list[Example]:
         ("no_images", (0, 3, 5, 5), (4, 3, 3, 3), True, (1, 1), (1, 1, 1, 1), (1, 1), 1),
     ):
         inputs = [normal(tag, *x), normal("w" + tag, *w)] + ([normal("b" + tag, w[0])] if bias else [])
-        attributes = (strides, pads, dilations, group)
+        attributes: tuple[Any, ...] = (strides, pads, dilations, group)
 
-        def conv(v: Value, k: Value, c: Value | None = None, a: tuple[object, ...] = attributes) -> Node:
-            return linear.Conv(v, k, c, *a, False)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        def conv(v: Value, k: Value, c: Value | None = None, a: tuple[Any, ...] = attributes) -> Node:
+            return linear.Conv(v, k, c, *a, False)
 
-        def last(v: Value, k: Value, c: Value | None = None, a: tuple[object, ...] = attributes) -> Node:
-            return linear.Conv(v, k, c, *a, True)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        def last(v: Value, k: Value, c: Value | None = None, a: tuple[Any, ...] = attributes) -> Node:
+            return linear.Conv(v, k, c, *a, True)
 
         made.append(Example(f"conv_{tag}", conv, tuple(inputs)))
         inputs[0] = np.ascontiguousarray(np.moveaxis(inputs[0], 1, -1))
@@ -305,7 +305,7 @@ def _pools() -> list[Example]:
         ("1d", (2, 3, 17), (4,), (3,), (1, 2), (1,), False),
         ("3d", (1, 2, 5, 6, 7), (2, 3, 2), (2, 2, 1), (0, 1, 0, 0, 1, 1), (1, 1, 1), False),
     ):
-        args = (kernel, strides, pads, dilations, ceil_mode)
+        args: tuple[Any, ...] = (kernel, strides, pads, dilations, ceil_mode)
         for channels_last in (False, True):
             data = normal(tag, *x)
             if channels_last:
@@ -390,7 +390,7 @@ def _loop(trip: Value | None, condition: Value | None, start: Value, step: Value
     scalar = TensorType(dtypes.i64, ())
     i, running, carry, captured = _body(scalar, TensorType(dtypes.boolean, ()), start.type, step.type)
     new = pointwise.Add(carry, captured)
-    goes_on = pointwise.Less(movement.Reshape(reduction.ReduceMax(new, (0,), False), ()), constant(np.float32(10)))
+    goes_on = pointwise.Less(movement.Reshape(reduction.ReduceMax(new, (0,), False), ()), constant(10.0, dtypes.f32))
     scan = pointwise.Mul(new, pointwise.Cast(i, dtypes.f32))
     body = Graph((i, running, carry, captured), (("go", goes_on), ("carry", new), ("scan", scan)), "body")
     return control.Loop(trip, condition, (start,), (step,), body, (scans,))

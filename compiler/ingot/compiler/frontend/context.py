@@ -12,7 +12,7 @@ import onnx
 from ingot.compiler.frontend.assumptions import Assumptions, spell
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.folding import fold
-from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.dims import Dim, show
 from ingot.compiler.ir.graph import Array, Constant, Node, Origin, Value, constant
 from ingot.compiler.ir.types import broadcast_shapes
 from ingot.compiler.ops.movement import DimValues, Expand, Reshape, Slice
@@ -243,10 +243,14 @@ class Context:
             for shape in shapes:
                 if len(shape) >= axis and shape[-axis] != 1 and shape[-axis] not in column:
                     column.append(shape[-axis])
-            symbolic = [d for d in column if not isinstance(d, int)]
-            if len(symbolic) == len(column):
-                for other in symbolic[1:]:
-                    self.assumptions.suggest_equal(symbolic[0], other)
+            if any(isinstance(d, int) for d in column):
+                continue  # a constant wins: symbolic dims are equal to it or 1
+            for other in column[1:]:
+                self.assumptions.suggest_equal(column[0], other)
+                raise UnsupportedError(
+                    f"dims {show(column[0])} and {show(other)} are broadcast, but nothing says that they are equal",
+                    remedy="if they are, give both one name with shapes; otherwise pin one of them",
+                )
 
     def pointwise(self, op: Callable[..., N], *operands: Value) -> N:
         """A pointwise node, after `broadcast`."""

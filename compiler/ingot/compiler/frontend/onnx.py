@@ -15,6 +15,7 @@ from ingot.compiler.frontend.operators import TABLE
 from ingot.compiler.frontend.scope import Importer, Scope
 from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_signature
 from ingot.compiler.frontend.support import Functions
+from ingot.compiler.frontend.topology import require_text
 from ingot.compiler.frontend.weights import ModelData, map_file, open_model
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Graph, Input
@@ -68,6 +69,7 @@ def _open(model: Source) -> ModelData:
 
 def _import(model: ModelData, shapes: Shapes, ranges: Ranges) -> Graph:
     proto = model.proto
+    require_text(proto)
     opsets = _opsets(proto)
     graph = proto.graph
     if not graph.output:

@@ -5,8 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import onnx
+from google.protobuf.message import Message
 
 from ingot.compiler.frontend.errors import ModelError
+
+
+def require_text(message: Message) -> None:
+    """ModelError when a string anywhere in `message` is not UTF-8: protobuf hands such strings out as bytes."""
+    if isinstance(message, onnx.TensorProto):  # reading its other fields would copy the data
+        _require_utf8("name", message.name)
+        return
+    for descriptor, value in message.ListFields():
+        for item in value if descriptor.is_repeated else (value,):
+            if isinstance(item, Message):
+                require_text(item)
+            elif descriptor.type == descriptor.TYPE_STRING:
+                _require_utf8(descriptor.name, item)
+            else:
+                break
+
+
+def _require_utf8(what: str, text: str | bytes) -> None:
+    if isinstance(text, bytes):
+        raise ModelError(f"the {what} {text[:40]!r} is not UTF-8 text", remedy="the file is damaged: export it again")
 
 
 def label(node: onnx.NodeProto) -> str:

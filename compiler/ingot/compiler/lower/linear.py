@@ -265,7 +265,7 @@ def _conv(context: Context, group: Group, node: linear.Conv) -> None:
         and (view.strides[-1] == 1 or inner == 1)
     )
     if joined:  # the taps of one kernel row lie one after the other: one long run
-        where[-1] = symbol(f"_o{rank - 1}") * node.strides[-1] - node.pads[-1]
+        where[-1] = symbol(f"_o{rank - 1}") * node.strides[-1] - node.pads[rank - 1]
         offset = view.at([*where, 0]) + symbol("_k") * (view.strides[-2] if inner == 1 else view.strides[-1])
         segments, run = segments[:-1], Axis("_k", multiply(last.extent, inner))
     b_view = View(packed, (packed.size,), (1,))

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from ingot.compiler.artifact import TargetDescription
+from ingot.compiler.ir.dims import Serial
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
 
 
 class TargetError(ValueError):
     """There is no such target, or it cannot do what was asked. The message lists what there is."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Machine code: a closed shared object per level, what it is called with, and where it runs."""
+
+    code: Mapping[str, bytes]
+    arguments: Sequence[Sequence[Serial]]
+    description: TargetDescription
 
 
 class Target(Protocol):
@@ -21,13 +33,9 @@ class Target(Protocol):
         """What schedules are chosen for."""
         ...
 
-    @property
-    def description(self) -> Mapping[str, object]:
-        """The manifest's ``target`` entry: architecture, level, features."""
-        ...
-
     def generate(
-        self, program: Program, *, jobs: int | None = None, progress: Callable[[str], None] | None = None
-    ) -> Mapping[str, bytes]:
-        """Machine code per level: closed shared objects by the level's name."""
+        self, program: Program, *, jobs: int | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Generated:
+        """The machine code of `program`. `jobs`: processes to use (default: one a core); `progress` is told how many
+        kernels are done of how many."""
         ...

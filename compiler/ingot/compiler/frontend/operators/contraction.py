@@ -113,10 +113,15 @@ def conv(ctx: Context) -> Results:
     x, w, bias = ctx.operand(0), ctx.operand(1), ctx.optional(2)
     if w.rank != x.rank or x.rank < 3:
         raise ctx.error(f"the weight {w.type} does not fit {x.type}: both need the same rank, 3 or more")
-    kernel = tuple(d for d in w.shape[2:] if isinstance(d, int))
     given = ctx.ints("kernel_shape")
-    if len(kernel) != x.rank - 2 or (given is not None and given != kernel):
-        raise ctx.error(f"kernel_shape {given and list(given)} does not agree with the weight {w.type}")
+    if given is not None and len(given) == w.rank - 2:
+        for extent, k in zip(w.shape[2:], given, strict=True):
+            ctx.equal(extent, k)
+    kernel = tuple(d for d in w.shape[2:] if isinstance(d, int))
+    if len(kernel) != x.rank - 2:
+        raise ctx.unsupported(f"the weight {w.type} has a symbolic kernel", "pin its spatial dims with shapes")
+    if given is not None and given != kernel:
+        raise ctx.error(f"kernel_shape {list(given)} does not agree with the weight {w.type}")
     shared = window(ctx, x, kernel)
     group = ctx.attribute("group", 1)
     ctx.equal(x.shape[1], w.shape[1] * group)

@@ -129,8 +129,10 @@ def depth_to_space(ctx: Context) -> Results:
     size, mode = _block(ctx, x), ctx.attribute("mode", "DCR")
     n, c, h, w = x.shape
     depth = dims.divide_exact(c, size * size)
-    if depth is None or mode not in ("DCR", "CRD"):
-        raise ctx.error(f"{dims.show(c)} channels in blocks of {size}, mode {mode!r}")
+    if mode not in ("DCR", "CRD"):
+        raise ctx.error(f"unknown mode {mode!r}")
+    if depth is None:
+        raise ctx.unsupported(f"DepthToSpace of {dims.show(c)} channels, which are no multiple of {size * size}")
     if mode == "DCR":
         split, perm = (n, size, size, depth, h, w), (0, 3, 4, 1, 5, 2)
     else:

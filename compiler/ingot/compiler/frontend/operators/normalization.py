@@ -83,6 +83,10 @@ def batch_normalization(ctx: Context) -> Results:
         raise ctx.unsupported("BatchNormalization in training mode", "export the model for inference")
     if not ctx.attribute("spatial", 1):
         raise ctx.unsupported("BatchNormalization with spatial = 0")
+    for value in (scale, bias, mean, var):
+        if x.rank < 2 or value.rank != 1:
+            raise ctx.error(f"statistics {value.type} do not fit {x.type}: one element a channel is needed")
+        ctx.equal(value.shape[0], x.shape[1])
     epsilon = ctx.attribute("epsilon", 1e-5)
     statistics = [ctx.build(ops.Cast, v, x.dtype) if v.dtype != x.dtype else v for v in (scale, bias, mean, var)]
     return ctx.build(composite.BatchNorm, x, *statistics, epsilon)

@@ -24,8 +24,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
-import numpy as np
-
 from ingot.compiler.ir import dims, templates
 from ingot.compiler.ir.loops import (
     FUNCTIONS,
@@ -48,7 +46,6 @@ from ingot.compiler.ir.loops import (
     Template,
     When,
 )
-from ingot.compiler.ir.text.arrays import parse_element, show_elements
 from ingot.compiler.ir.text.fields import Fields, Form, field_hints
 from ingot.compiler.ir.text.scanner import Scanner, show_name
 from ingot.compiler.ir.types import IrError
@@ -98,7 +95,7 @@ def show_expression(expression: Expr) -> str:
             if dtype.kind == "bool" or isinstance(value, bool):
                 shown = "true" if value else "false"
             elif dtype.is_float:
-                shown = _show_float(float(value), dtype.to_numpy())
+                shown = repr(float(value))
             else:
                 shown = str(value)
             return f"{shown}:{dtype.name}"
@@ -110,13 +107,6 @@ def show_expression(expression: Expr) -> str:
             return f"%{_name(name)}:{dtype.name}"
         case Call(fn=fn, args=args, dtype=dtype):
             return f"{fn}({', '.join(map(show_expression, args))}):{dtype.name}"
-
-
-def _show_float(value: float, dtype: np.dtype[Any]) -> str:
-    """The shortest text of a literal; the literal itself is a Python float, which need not fit `dtype`."""
-    with np.errstate(over="ignore"):
-        narrow = np.asarray(value).astype(dtype)
-    return show_elements(narrow)[0] if float(narrow) == value or value != value else repr(value)
 
 
 def _name(name: str) -> str:
@@ -334,14 +324,7 @@ def _read_const(scanner: Scanner) -> Const:
     scanner.expect(":")
     dtype = scanner.dtype()
     if dtype.is_float:
-        return Const(float("nan") if "nan" in text else _literal(text, dtype), dtype)
+        return Const(float("nan") if "nan" in text else float(text), dtype)
     if not text.lstrip("-").isdigit():
         scanner.fail(f"an integer before :{dtype.name}", start)
     return Const(int(text), dtype)
-
-
-def _literal(text: str, dtype: Any) -> float:
-    """The value of a float literal: what its dtype holds where the text is the short form of it."""
-    exact = float(text)
-    narrow = parse_element(text, dtype)
-    return float(narrow) if show_elements(np.asarray(narrow))[0] == text else exact

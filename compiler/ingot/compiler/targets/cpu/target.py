@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from ingot.compiler.artifact import TargetDescription
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
+from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.program import argument_table
+from ingot.compiler.targets.target import Generated
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,12 @@ class CpuTarget:
             l3=level.l3,
         )
 
-    @property
-    def description(self) -> Mapping[str, object]:
-        """The manifest's ``target`` entry."""
-        return {"arch": self.level.arch, "level": self.level.name, "features": sorted(self.level.required)}
-
     def generate(
-        self, program: Program, *, jobs: int | None = None, progress: Callable[[str], None] | None = None
-    ) -> Mapping[str, bytes]:
+        self, program: Program, *, jobs: int | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Generated:
         """The program's shared object under the level's name."""
-        from ingot.compiler.targets.cpu.codegen import compile_program
-
+        level = self.level
         workers = jobs if jobs is not None else len(os.sched_getaffinity(0))
-        return {self.level.name: compile_program(program, self.level, jobs=workers, progress=None)}
+        code = compile_program(program, level, jobs=workers, progress=progress)
+        description = TargetDescription(level.arch, level.name, {level.name: sorted(level.required)})
+        return Generated({level.name: code}, argument_table(program), description)

@@ -26,11 +26,15 @@ from ingot.compiler.targets.cpu.expressions import Scope, dtype_of
 from ingot.compiler.targets.cpu.features import Level
 from ingot.runtime.dtypes import DType
 
-CHEAP, MODERATE = 4, 10  # calls of a body that is worth four, two registers at a time
-_FEW = frozenset(("div", "sqrt", "reciprocal", "mod", "fmod"))
-_MANY = frozenset(
-    ("exp", "expm1", "log", "log1p", "erf", "tanh", "sigmoid", "softplus", "pow", "sin", "cos", "tan", "asin", "acos")
-).union(("atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh"))
+# Additions' worth of work in a body that runs four, two registers at a time. Longer ones fill the processor by
+# themselves: iterations are independent.
+CHEAP, MODERATE = 4, 20
+_COST = {
+    **dict.fromkeys(("div", "sqrt", "reciprocal", "mod", "fmod"), 4),
+    **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "tanh", "sigmoid", "softplus"), 12),
+    **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), 24),
+    **dict.fromkeys(("pow", "atan2"), 40),
+}
 
 
 @dataclass(frozen=True)
@@ -239,7 +243,7 @@ def _expression(s: _Survey, expr: Expr) -> bool:
                 varies |= name in s.varying
             case Call(fn=fn, dtype=dtype):
                 s.dtypes[dtype.name] = dtype
-                s.cost += 12 if fn in _MANY else 4 if fn in _FEW else 1
+                s.cost += _COST.get(fn, 1)
             case Const():
                 pass
     return varies

@@ -118,22 +118,34 @@ def fmod(b: ir.IRBuilder, x: ir.Value, y: ir.Value, options: MathOptions = DEFAU
     extend = lanes.bits == 32
     dividend = wide.abs(b.fpext(x, wide.float) if extend else x)
     divisor = wide.abs(b.fpext(y, wide.float) if extend else y)
-    remainder = dividend
-    if not extend:
-        # The quotient of two doubles may overflow; first the remainders by 2^1200 y and 2^600 y are taken.
-        tiny = b.fcmp_ordered("<", divisor, wide.const(2.0**-500))
-        step = b.select(tiny, wide.const(2.0**600), wide.const(1.0))
-        larger = b.fmul(divisor, step)
-        remainder = _remainder(wide, remainder, b.fmul(larger, step))
-        remainder = _remainder(wide, remainder, larger)
-    remainder = _remainder(wide, remainder, divisor)
+    remainder = _remainder(wide, dividend, divisor) if extend else _remainder_in_steps(wide, dividend, divisor)
     remainder = b.select(b.fcmp_ordered("<", dividend, divisor), dividend, remainder)
     result = b.fptrunc(remainder, lanes.float) if extend else remainder
     return lanes.copysign(result, x)
 
 
+def _remainder_in_steps(lanes: Lanes, x: ir.Value, y: ir.Value) -> ir.Value:
+    """x mod y for f64 x >= y >= 0 whose quotient may overflow: modulo 2^1200 y (or 2^600 y) first, then 2^600 y (2^300 y)."""
+    b = lanes.b
+    one = lanes.const(1.0)
+    small = b.fcmp_ordered("<", y, lanes.const(2.0**300))
+    tiny = b.fcmp_ordered("<", y, lanes.const(2.0**-300))
+    step = b.select(tiny, lanes.const(2.0**600), b.select(small, lanes.const(2.0**300), one))
+    # Nor may Veltkamp's splitting of a large divisor overflow.
+    huge = b.fcmp_ordered(">", y, lanes.const(2.0**900))
+    down, up = (b.select(huge, lanes.const(factor), one) for factor in (2.0**-100, 2.0**100))
+    remainder, y = b.fmul(x, down), b.fmul(y, down)
+    larger = b.fmul(y, step)
+    remainder = _remainder(lanes, remainder, b.fmul(larger, step))
+    remainder = _remainder(lanes, remainder, larger)
+    return b.fmul(_remainder(lanes, remainder, y), up)
+
+
 def _remainder(lanes: Lanes, x: ir.Value, y: ir.Value) -> ir.Value:
-    """x mod y for f64 x, y >= 0."""
+    """x mod y for f64 x, y >= 0.
+
+    The quotient is rounded and may be too large: remainders of either sign are carried on, the last one made positive.
+    """
     b = lanes.b
     entry = b.block
     loop = b.append_basic_block("remainder")
@@ -144,10 +156,8 @@ def _remainder(lanes: Lanes, x: ir.Value, y: ir.Value) -> ir.Value:
     quotient = trunc(b, b.fdiv(before, y), lanes.options)
     product, error = lanes.two_product(quotient, y)
     after = b.fsub(b.fsub(before, product), error)
-    # The quotient is rounded, so that the remainder may be one divisor too small.
-    after = b.select(b.fcmp_ordered("<", after, lanes.const(0.0)), b.fadd(after, y), after)
     before.add_incoming(x, entry)
     before.add_incoming(after, loop)
-    b.cbranch(lanes.any(b.fcmp_ordered(">=", after, y)), loop, done)
+    b.cbranch(lanes.any(b.fcmp_ordered(">=", lanes.abs(after), y)), loop, done)
     b.position_at_end(done)
-    return after
+    return b.select(b.fcmp_ordered("<", after, lanes.const(0.0)), b.fadd(after, y), after)

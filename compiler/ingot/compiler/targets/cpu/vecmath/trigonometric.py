@@ -73,7 +73,7 @@ def half_pi_parts(bits: tuple[int, ...]) -> tuple[float, ...]:
 
 
 # 2/pi as a bit string, after as many zeros as let the smallest exponent that is looked up stand at the front.
-LEADING_ZEROS = 40
+LEADING_ZEROS = 44
 WORDS = 38
 
 
@@ -97,7 +97,7 @@ def reduce_parts(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 
 def reduce_bits(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """(r, n) for f64 lanes of x >= 2^17, by Payne and Hanek.
+    """(r, n) for f64 lanes of x >= 2^12, by Payne and Hanek.
 
     x = M 2^e. Bits of 2/pi that M 2^e multiplies to whole turns are left out; the product with the next 192, modulo
     2^192, is the angle in quadrants with 190 bits behind the point.
@@ -130,7 +130,7 @@ def reduce_bits(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     top = b.or_(b.shl(top, lanes.word(2)), b.lshr(product[3], lanes.word(30)))
     next_ = b.or_(b.shl(product[3], c32), product[2])
     next_ = b.or_(b.shl(next_, lanes.word(2)), b.lshr(product[1], lanes.word(30)))
-    # From the largest piece down: whatever cancels, cancels exactly.
+    # From the largest piece down, with the rounding errors kept: whatever cancels, cancels exactly.
     flipped = b.xor(b.lshr(top, c32), lanes.word(1 << 31))
     pieces = (
         (lanes.unsigned_to_float(flipped, 1 << 31), -32),
@@ -138,10 +138,14 @@ def reduce_bits(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         (lanes.unsigned_to_float(b.lshr(next_, c32)), -96),
         (lanes.unsigned_to_float(b.and_(next_, low_word)), -128),
     )
-    turn = lanes.const(0.0)
+    high: ir.Value = lanes.const(0.0)
+    low: ir.Value = lanes.const(0.0)
     for piece, exponent in pieces:
-        turn = b.fadd(turn, b.fmul(piece, lanes.const(2.0**exponent)))
-    r = lanes.fma(turn, lanes.const(PI_HALF[1]), b.fmul(turn, lanes.const(PI_HALF[0])))
+        high, error = lanes.two_sum(high, b.fmul(piece, lanes.const(2.0**exponent)))
+        low = b.fadd(low, error)
+    product, error = lanes.two_product(high, lanes.const(PI_HALF[0]))
+    error = lanes.fma(high, lanes.const(PI_HALF[1]), lanes.fma(low, lanes.const(PI_HALF[0]), error))
+    r = b.fadd(product, error)
     return r, quadrant
 
 
@@ -155,7 +159,7 @@ def reduce(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     with b.if_then(lanes.any(far), likely=False):
         double = lanes.double()
         # Lanes that stay with `near` get some argument for which the windows exist.
-        held = lanes.at_least(lanes.at_most(x, FINITE[lanes.bits]), 2.0**17)
+        held = lanes.at_least(lanes.at_most(x, FINITE[lanes.bits]), 2.0**12)
         wide, n = reduce_bits(double, b.fpext(held, double.float) if lanes.bits == 32 else held)
         if lanes.bits == 32:
             wide, n = b.fptrunc(wide, lanes.float), b.trunc(n, lanes.int)

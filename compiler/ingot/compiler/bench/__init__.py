@@ -1,0 +1,1 @@
+"""Measuring models: honest timing of several engines, and how well their results agree."""

@@ -1,0 +1,126 @@
+"""The command ``ingot``: one module for each of its sub-commands.
+
+A module has `HELP` (one line), `configure`, which declares the arguments, and `execute`, which does the work and gives
+the exit status. Libraries are imported when a command runs, so that `run` and `inspect` work with numpy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn, Protocol
+
+from ingot.compiler.cli import bench, check, compile, demo, inspect, opt, run
+from ingot.compiler.cli.console import Console, standard_console
+from ingot.compiler.cli.failures import CommandError, explain, one_line
+from ingot.compiler.environment import read_environment
+
+
+class Command(Protocol):
+    """What a module of a sub-command has."""
+
+    HELP: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[argparse.Namespace, Console], int]
+
+
+COMMANDS: Mapping[str, Command] = MappingProxyType(
+    {
+        "demo": demo,
+        "compile": compile,
+        "run": run,
+        "bench": bench,
+        "inspect": inspect,
+        "check": check,
+        "opt": opt,
+    }
+)
+
+FAILED = 2  # what was asked for is wrong or cannot be done
+DEFECT = 3  # Ingot itself is wrong
+INTERRUPTED = 130  # 128 + SIGINT
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> Parser:
+    """The arguments of all commands."""
+    parser = Parser(prog="ingot", description="Compile ONNX models to native code, ahead of time.", allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        command.configure(sub)
+        talk = sub.add_argument_group("output")
+        talk.add_argument("--json", action="store_true", help="print one JSON object on stdout, nothing else there")
+        talk.add_argument("-v", "--verbose", action="store_true", help="say what is done, step by step")
+        talk.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+        talk.add_argument("--traceback", action="store_true", help="show the Python traceback of an error too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: that of the process) and give its exit status: 0, 1 where a check found
+    something, 2 for anything wrong with what was asked, 3 for a defect of Ingot, 130 when interrupted."""
+    show_traceback = False
+    try:
+        environment = read_environment()
+        show_traceback = environment.traceback
+        options = build_parser().parse_args(argv)
+        if options.version:
+            from ingot.runtime import __version__
+
+            print(f"ingot {__version__}")
+            return 0
+        if options.command is None:
+            raise CommandError(f"give a command: {', '.join(COMMANDS)} (see ingot --help)")
+        show_traceback = show_traceback or options.traceback
+        console = standard_console(
+            json=options.json, verbose=options.verbose, quiet=options.quiet, environment=environment
+        )
+        # With --json nothing but the object may come to stdout, whatever passes or libraries print.
+        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+            status = COMMANDS[options.command].execute(options, console)
+        sys.stdout.flush()
+        return status
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print("ingot: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return PIPE_CLOSED
+    except Exception as error:
+        return _failed(error, show_traceback)
+
+
+def _failed(error: Exception, show_traceback: bool) -> int:
+    line = explain(error)
+    if show_traceback or line is None:
+        traceback.print_exception(error, file=sys.stderr)
+    if line is None:
+        line = f"this is a defect of Ingot, please report it: {type(error).__name__}: {one_line(str(error))}"
+        print(f"ingot: error: {line}", file=sys.stderr)
+        return DEFECT
+    print(f"ingot: error: {line}", file=sys.stderr)
+    return FAILED
+
+
+def _drop_stdout() -> None:
+    """Nobody reads stdout any more: let the flush at exit go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,155 @@
+"""Artifacts on the command line: what they hold, arrays that fit them. Needs numpy and the runtime alone."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.compiler.cli.failures import CommandError
+from ingot.compiler.cli.files import replaced
+from ingot.compiler.cli.shapes import symbol_values
+from ingot.runtime import TensorInfo, container
+from ingot.runtime.dims import compile_dims
+from ingot.runtime.inputs import describe
+from ingot.runtime.manifest import MANIFEST_MEMBER, Manifest, parse_manifest
+
+Arrays = dict[str, NDArray[Any]]
+
+SUFFIX = ".ingot"
+
+
+def is_artifact(path: Path) -> bool:
+    """True where the name or else the first bytes of the file say that it is an artifact."""
+    if path.suffix in (SUFFIX, ".onnx"):
+        return path.suffix == SUFFIX
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def require_artifact(path: Path) -> None:
+    """Raise CommandError for a file that is not there or that is named as a model."""
+    if not path.is_file():
+        raise CommandError(f"{path}: there is no such file" if not path.exists() else f"{path}: not a file")
+    if path.suffix == ".onnx":
+        raise CommandError(f"{path} is a model, not an artifact; compile it first: ingot compile {path}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of an artifact: bytes, and whether they are those that the manifest's digest was made of (None where
+    that was not looked at)."""
+
+    name: str
+    size: int
+    sha256: str | None
+    intact: bool | None
+
+
+def read_artifact(path: Path, *, verify: bool = False) -> tuple[Manifest, tuple[Member, ...]]:
+    """The manifest and the members; with `verify` all bytes are read and compared with their digests.
+
+    Works for artifacts of any architecture. Raises ArtifactError, OSError.
+    """
+    from hashlib import sha256
+
+    from ingot.runtime.manifest import DIGEST_CHUNK
+
+    with container.read(path) as file:
+        file.verify(MANIFEST_MEMBER)
+        manifest = parse_manifest(file.view(MANIFEST_MEMBER).tobytes())
+        members: list[Member] = []
+        for name, entry in file.members.items():
+            digest = manifest.digests.get(name)
+            intact = None
+            if verify and digest is not None:
+                data = file.view(name)
+                chunks = (data[start : start + DIGEST_CHUNK] for start in range(0, entry.size, DIGEST_CHUNK))
+                intact = entry.size == digest.size and all(
+                    sha256(chunk.data).hexdigest() == expected
+                    for chunk, expected in zip(chunks, digest.chunks, strict=True)
+                )
+            members.append(Member(name, entry.size, file.sha256(name) if verify else None, intact))
+    return manifest, tuple(members)
+
+
+def concrete_shapes(manifest: Manifest, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input, symbolic dims as ``--shape`` says (see `symbol_values`). Raises CommandError."""
+    shapes = {signature.name: signature.shape for signature in manifest.inputs}
+    values = symbol_values(texts, manifest.symbols, shapes)
+    return {name: tuple(compile_dims(shape).evaluate(values)) for name, shape in shapes.items()}
+
+
+def random_arrays(manifest: Manifest, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
+    """Inputs of these shapes: floats of the standard normal distribution, integers 0 or 1 (so that they are good
+    indices), bools. The same seed gives the same arrays."""
+    rng = np.random.default_rng(seed)
+    arrays: Arrays = {}
+    for info in describe(manifest.inputs):
+        shape = shapes[info.name]
+        if info.dtype.kind in "iub":
+            arrays[info.name] = rng.integers(0, 2, shape).astype(info.dtype)
+        else:  # bf16 has a kind of its own
+            arrays[info.name] = rng.standard_normal(shape).astype(info.dtype)
+    return arrays
+
+
+def read_arrays(texts: Sequence[str], inputs: Sequence[TensorInfo]) -> Arrays:
+    """The arrays of ``--input``: ``name=array.npy``, or an .npz with an array for every name.
+
+    Raises CommandError for files that are not there, that hold something else, and for names given twice.
+    """
+    dtypes = {info.name: info.dtype for info in inputs}
+    arrays: Arrays = {}
+    for text in texts:
+        names = [name for name in dtypes if text.startswith(f"{name}=")]
+        if not names and text.endswith(".npz"):
+            loaded = _load(Path(text))
+            if not isinstance(loaded, dict):
+                raise CommandError(f"{text} holds one array without a name; write --input name={text}")
+        else:
+            name = max(names, key=len) if names else text.partition("=")[0]
+            path = text[len(name) + 1 :]
+            if not path:
+                raise CommandError(f"--input {text!r}: write name=array.npy or arrays.npz")
+            array = _load(Path(path))
+            if isinstance(array, dict):
+                raise CommandError(f"{path} holds several arrays; write --input {path}")
+            loaded = {name: array}
+        for name, array in loaded.items():
+            if name in arrays:
+                raise CommandError(f"--input gives {name!r} twice")
+            arrays[name] = _typed(array, dtypes.get(name))
+    return arrays
+
+
+def _load(path: Path) -> NDArray[Any] | Arrays:
+    if not path.is_file():
+        raise CommandError(f"{path}: there is no such file")
+    try:
+        loaded: Any = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CommandError(f"{path} is not an array file of numpy (.npy or .npz): {error}") from error
+
+
+def _typed(array: NDArray[Any], dtype: np.dtype[Any] | None) -> NDArray[Any]:
+    """numpy's files have no name for bf16 and its like: they come back as raw bytes of their size."""
+    raw = dtype is not None and array.dtype.kind == "V" and array.dtype.names is None
+    return array.view(dtype) if raw and dtype is not None and array.dtype.itemsize == dtype.itemsize else array
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz; the file appears complete or not at all. Any name may be used, unlike with numpy.savez."""
+    with replaced(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

@@ -1,0 +1,39 @@
+"""The environment variables that the compiler obeys, read here and nowhere else.
+
+INGOT_DUMP       folder that receives the graph before the first pass and after every pass that changed it
+INGOT_STOP_AT    how many rule firings passes may do in all; halving it finds the first harmful one
+INGOT_TRACEBACK  1: commands show the Python traceback of an error too
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class VariableError(ValueError):
+    """An environment variable has a value that means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the environment asks for; None where it does not say."""
+
+    dump: Path | None = None
+    stop_at: int | None = None
+    traceback: bool = False
+
+
+def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
+    """Read the variables above; an empty one counts as absent. Raises VariableError for a value without a meaning."""
+    dump = variables.get("INGOT_DUMP")
+    stop_at = variables.get("INGOT_STOP_AT")
+    if stop_at and not re.fullmatch(r"[0-9]{1,18}", stop_at):
+        raise VariableError(f"INGOT_STOP_AT is {stop_at!r}; give a number of rule firings, or unset it")
+    traceback = variables.get("INGOT_TRACEBACK", "")
+    if traceback not in ("", "0", "1"):
+        raise VariableError(f"INGOT_TRACEBACK is {traceback!r}; 1 turns it on, 0 off")
+    return Environment(Path(dump) if dump else None, int(stop_at) if stop_at else None, traceback == "1")

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ingot.compiler.targets.cpu import features
+from ingot.runtime.cpu import ARCHITECTURES, host_architecture, kernel_flags, missing_features
+from ingot.runtime.errors import UnsupportedCpuError
+
+
+def test_what_was_compiled_for_this_machine_runs_here() -> None:
+    assert host_architecture() == features.host_arch()
+    for level in (features.host_level(), features.level("native")):
+        assert missing_features(level.required, level.arch, kernel_flags()) == ()
+
+
+def test_every_level_is_of_a_known_architecture() -> None:
+    for name in features.names():
+        assert features.level(name).arch in ARCHITECTURES
+
+
+def test_flags_of_x86(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nflags\t\t: fpu sse sse2 pni sse4_1 abm avx512_vnni\nflags : other\n")
+    flags = kernel_flags(str(cpuinfo))
+    wanted = ["sse3", "sse4.1", "lzcnt", "avx512vnni", "sse2", "avx2", "bmi", "shstk"]
+    assert missing_features(wanted, "x86-64", flags) == ("avx2", "bmi")
+
+
+def test_flags_of_aarch64(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("Features\t: fp asimd crc32 atomics fphp asimdrdm asimddp\n")
+    flags = kernel_flags(str(cpuinfo))
+    wanted = ["neon", "fp-armv8", "crc", "lse", "rdm", "dotprod", "fullfp16", "i8mm"]
+    assert missing_features(wanted, "aarch64", flags) == ("fullfp16", "i8mm")
+
+
+def test_a_silent_kernel(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCpuError, match="cannot be read"):
+        kernel_flags(str(tmp_path / "none"))
+    (tmp_path / "cpuinfo").write_text("processor : 0\n")
+    with pytest.raises(UnsupportedCpuError, match="does not list"):
+        kernel_flags(str(tmp_path / "cpuinfo"))

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import copy
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ingot.compiler.artifact import Artifact
+from ingot.runtime.errors import ArtifactError
+from ingot.runtime.manifest import FORMAT_VERSION, Manifest, parse_manifest
+
+
+@pytest.fixture(scope="module")
+def manifest(affine: Artifact) -> Manifest:
+    return replace(affine.manifest, provenance={"options": {"passes": ["fuse"], "bound": 0.5, "none": None}})
+
+
+@pytest.fixture
+def document(manifest: Manifest) -> dict[str, Any]:
+    return json.loads(manifest.encode())
+
+
+def parse(document: object) -> Manifest:
+    return parse_manifest(json.dumps(document).encode())
+
+
+def test_what_is_written_is_read(manifest: Manifest, lookup: Artifact) -> None:
+    assert parse_manifest(manifest.encode()) == manifest
+    assert parse_manifest(lookup.manifest.encode()) == lookup.manifest
+    assert manifest.encode() == manifest.encode()
+
+
+def test_writing_refuses_what_reading_would(manifest: Manifest) -> None:
+    with pytest.raises(ArtifactError, match="no digest"):
+        replace(manifest, digests={}).encode()
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        replace(manifest, provenance={"when": float("nan")}).encode()
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        replace(manifest, provenance={"who": object()}).encode()
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        replace(manifest, name="\ud800").encode()
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.0])
+def test_other_versions(document: dict[str, Any], version: object) -> None:
+    document["format"] = version
+    with pytest.raises(ArtifactError, match=f"this runtime reads version {FORMAT_VERSION}: update ingot"):
+        parse(document)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff", b"[]", b"3", b"null", b'{"format": 1}', b'{"format": 1, "format": 1}', b'{"format": NaN}',
+     b"[" * 100_000, b'{"format":' + b"9" * 5000 + b"}"],
+)  # fmt: skip
+def test_not_json_or_not_an_object(data: bytes) -> None:
+    with pytest.raises(ArtifactError):
+        parse_manifest(data)
+
+
+CHANGES: list[tuple[str, Any, str]] = [
+    ("name", 3, "not a string"),
+    ("surprise", 3, "unknown keys"),
+    ("target.arch", "vax", "known are x86-64"),
+    ("target.level", "x", "unknown keys"),
+    ("code", [], "no machine code"),
+    ("code.0.level", "../../etc", "cannot be part of a member's name"),
+    ("code.0.level", "other", "no digest"),
+    ("code.0.features", "avx", "not a JSON array"),
+    ("symbols", {"n": [0, 9], "other": [0, 1]}, "no input has an axis"),
+    ("symbols.n", [5, 4], "not an integer of 5"),
+    ("symbols.n", [-1, 4], "not an integer of 0"),
+    ("symbols.n", [0, 2**63], "not an integer"),
+    ("symbols.n", [0], "lowest, highest"),
+    ("inputs.0.name", "z", "same name"),
+    ("inputs.0.storage", 1, "same storage"),
+    ("inputs.0.storage", 2, "not an input"),
+    ("inputs.0.storage", -1, "not an integer of 0"),
+    ("inputs.0.storage", True, "not an integer"),
+    ("inputs.0.storage", 0.0, "not an integer"),
+    ("inputs.0.dtype", "f64", "not an input of f64"),
+    ("inputs.0.dtype", "f31", "known are"),
+    ("inputs.0.shape", ["m", 16], "no symbol"),
+    ("inputs.0.shape", ["n", -1], "negative"),
+    ("inputs.0.shape", [1] * 65, "more than 64 axes"),
+    ("inputs", [], "not every storage"),
+    ("outputs.0.storage", 0, "not an output"),
+    ("storages.0.kind", "disk", "known are"),
+    ("storages.0.kind", "temp", "has no 'live'"),
+    ("storages.0.size", -1, "size is -1"),
+    ("storages.0.size", 2**57, "size is"),
+    ("storages.0.live", [0, 1], "unknown keys"),
+    ("storages.4.offset", 8, "multiple of 64"),
+    ("storages.4.offset", 64, "beyond its end"),
+    ("storages.4.size", "n", "must be constant"),
+    ("storages.5.live", [3, 2], "not an integer of 3"),
+    ("storages.5.live", [3], "not .first, last."),
+    ("args.0", ["q", 1], "neither"),
+    ("args.0", "d", "not a JSON array"),
+    ("args.1", ["p", 99, 0], "not an integer of 0 to 5"),
+    ("args.1", ["p", 0, ["^", 1, 2]], "operator"),
+    ("chunks.0", "m", "no symbol"),
+    ("faults", [3], "not a string"),
+    ("digests", {}, "no digest"),
+    ("digests.weights\\.bin.size", 1 << 21, "not the SHA-256 digests"),
+    ("digests.weights\\.bin.chunks", ["g" * 64], "not the SHA-256 digests"),
+    ("provenance", [], "not a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "message"), CHANGES, ids=[f"{p}={str(v)[:20]}" for p, v, _ in CHANGES])
+def test_each_entry_is_checked(document: dict[str, Any], place: str, value: Any, message: str) -> None:
+    *path, last = [part.replace("\0", ".") for part in place.replace("\\.", "\0").split(".")]
+    inner: Any = document
+    for part in path:
+        inner = inner[int(part) if isinstance(inner, list) else part]
+    inner[int(last) if isinstance(inner, list) else last] = value
+    with pytest.raises(ArtifactError, match=message):
+        parse(document)
+
+
+def test_two_status_storages(lookup: Artifact) -> None:
+    document = json.loads(lookup.manifest.encode())
+    document["storages"].append({"kind": "status", "dtype": "i64", "size": 1})
+    with pytest.raises(ArtifactError, match="two status"):
+        parse(document)
+    document["storages"][-1]["size"] = 2
+    with pytest.raises(ArtifactError, match="one i64"):
+        parse(document)
+
+
+def mutate(value: Any, random: random.Random) -> Any:
+    """`value` with one thing in it exchanged, dropped, repeated or moved."""
+    if isinstance(value, dict | list) and value and random.random() < 0.9:
+        keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = random.choice(keys)
+        if random.random() < 0.12:
+            del value[key]
+        elif isinstance(value, list) and random.random() < 0.08:
+            value.insert(key, copy.deepcopy(random.choice(value)))
+        else:
+            value[key] = mutate(value[key], random)
+        return value
+    if isinstance(value, int) and random.random() < 0.5:
+        return value + random.choice([-1, 1, 2**31, 2**62, -(2**63)])
+    return random.choice([None, True, -1, 0, 1, 0.5, 2**64, "", "n", "x" * 70, [], {}, ["*", "n", "n"], [0, 1], {"n": []}])
+
+
+def test_mutations_give_typed_errors_or_valid_manifests(manifest: Manifest, lookup: Artifact) -> None:
+    source = random.Random(7)
+    accepted = 0
+    for original in (manifest.encode(), lookup.manifest.encode()):
+        for _ in range(3000):
+            document = json.loads(original)
+            for _ in range(source.choice([1, 1, 1, 2, 5])):
+                document = mutate(document, source)
+            try:
+                parsed = parse(document)
+            except ArtifactError as error:
+                assert str(error)
+            else:
+                accepted += 1
+                assert parse_manifest(parsed.encode()) == parsed
+    assert accepted < 3000
+
+
+def test_damaged_text_gives_typed_errors(manifest: Manifest) -> None:
+    source = random.Random(11)
+    data = manifest.encode()
+    for _ in range(3000):
+        damaged = bytearray(data)
+        for _ in range(source.choice([1, 1, 3])):
+            damaged[source.randrange(len(damaged))] = source.randrange(256)
+        try:
+            parse_manifest(bytes(damaged[: source.choice([len(data), source.randrange(len(data))])]))
+        except ArtifactError:
+            pass
