@@ -44,6 +44,8 @@ def collect(inputs: Mapping[str, ArrayLike], expected: Sequence[TensorInfo]) -> 
 
     Raises InputError for names that are missing or unknown and for values of another dtype.
     """
+    if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"inputs are given by name, as {{name: array}}; this is of type {type(inputs).__name__}")
     if len(inputs) != len(expected) or any(info.name not in inputs for info in expected):
         _refuse_names(inputs, expected)
     return [_as_array(info, inputs[info.name]) for info in expected]

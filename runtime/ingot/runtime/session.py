@@ -226,8 +226,9 @@ class Session:
 
     def close(self) -> None:
         """Stop the threads and unmap the model once the runs under way have ended. Later runs raise RuntimeFault."""
-        self._closed = True
+        # In this order, because a run that ends after the session is closed may be the one to unmap the code.
         self._threads.close()
+        self._closed = True
         self._end()
 
     def __enter__(self) -> Session:

@@ -24,6 +24,7 @@ from ingot.runtime.memory import Arena
 STACK_BYTES: Final = 1 << 20
 """Stack of a worker. A kernel may put 64 KiB on it; what is never touched takes no memory."""
 _ATTRIBUTE_BYTES: Final = 128  # sizeof(pthread_attr_t) is 56 on x86-64 and 64 on AArch64
+_NAME: Final = b"ingot-worker"  # what debuggers and `top -H` show
 # Signals for the process are for Python's threads; those that an instruction causes must reach the thread at fault.
 _BLOCKED: Final = signal.valid_signals() - {
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
@@ -148,6 +149,7 @@ def _libc() -> Any:
     libc.pthread_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     libc.pthread_attr_setstacksize.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
     libc.pthread_attr_init.argtypes = libc.pthread_attr_destroy.argtypes = (ctypes.c_void_p,)
+    libc.pthread_setname_np.argtypes = (ctypes.c_ulong, ctypes.c_char_p)
     return libc
 
 
@@ -178,4 +180,5 @@ def _create(attributes: Any, start: int, argument: ctypes.c_void_p) -> int:
         raise RuntimeFault(
             f"the system starts no further thread: {os.strerror(number)}; use fewer with Session(..., threads=n)"
         )
+    _libc().pthread_setname_np(thread, _NAME)
     return thread.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ingot.compiler.cli.shapes import symbol_values
 from ingot.runtime import TensorInfo, container
 from ingot.runtime.dims import compile_dims
 from ingot.runtime.inputs import describe
-from ingot.runtime.manifest import MANIFEST_MEMBER, Manifest, parse_manifest
+from ingot.runtime.manifest import DIGEST_CHUNK, MANIFEST_MEMBER, Manifest, parse_manifest
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -56,10 +57,6 @@ def read_artifact(path: Path, *, verify: bool = False) -> tuple[Manifest, tuple[
 
     Works for artifacts of any architecture. Raises ArtifactError, OSError.
     """
-    from hashlib import sha256
-
-    from ingot.runtime.manifest import DIGEST_CHUNK
-
     with container.read(path) as file:
         file.verify(MANIFEST_MEMBER)
         manifest = parse_manifest(file.view(MANIFEST_MEMBER).tobytes())

@@ -16,12 +16,13 @@ def require_text(message: Message) -> None:
         _require_utf8("name", message.name)
         return
     for descriptor, value in message.ListFields():
-        for item in value if descriptor.is_repeated else (value,):
+        single = isinstance(value, Message | str | bytes | int | float)
+        for item in (value,) if single else value:
             if isinstance(item, Message):
                 require_text(item)
             elif descriptor.type == descriptor.TYPE_STRING:
                 _require_utf8(descriptor.name, item)
-            else:
+            else:  # numbers
                 break
 
 

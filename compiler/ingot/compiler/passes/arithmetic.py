@@ -104,8 +104,10 @@ def add_negated(node: Add | Sub, graph: Graph) -> Patch | None:
 
 
 def power_to_products(node: Pow, graph: Graph) -> Patch | None:
-    """x**1 -> x; x**2 -> x*x; x**3 -> x*x*x (rounded twice); x**-1 -> 1/x; x**0.5 -> sqrt(x) (-inf gives NaN, not inf);
-    x**-0.5 -> 1/sqrt(x)"""
+    """x**1 -> x; x**2 -> x*x; x**3 -> x*x*x; x**-1 -> 1/x; x**0.5 -> sqrt(x); x**-0.5 -> 1/sqrt(x)
+
+    Of floats, x**3 and x**-0.5 are rounded twice, and (-inf)**0.5 is NaN instead of inf.
+    """
     x, number = node.a, splat(node.b)
     if number is None or isinstance(number, bool):
         return None

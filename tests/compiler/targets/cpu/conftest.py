@@ -34,18 +34,24 @@ def level(request: pytest.FixtureRequest) -> features.Level:
     return features.level(request.param)
 
 
+@pytest.fixture(scope="session")
+def first_level() -> features.Level:
+    return features.level(RUNNABLE[0])
+
+
 class Native:
     """Compiles kernels and runs them beside the interpreter."""
 
     def __init__(self) -> None:
-        self.images: list[Image] = []
+        self.images: dict[tuple[str, str], Image] = {}
 
     def compile(self, kernel: Kernel, level: features.Level) -> Any:
-        code = codegen.compile_kernel(kernel, level)
         name = codegen.kernel_symbol(kernel)
-        image = Image.from_bytes(elf.link([code], soname="kernel", exports=[name]))
-        self.images.append(image)
-        return KERNEL(image.symbol(name))
+        key = name, level.name
+        if key not in self.images:
+            code = codegen.compile_kernel(kernel, level)
+            self.images[key] = Image.from_bytes(elf.link([code], soname="kernel", exports=[name]))
+        return KERNEL(self.images[key].symbol(name))
 
     def run(self, kernel: Kernel, level: features.Level, buffers: Mapping[str, Array], **values: int) -> None:
         """One launch, chunk after chunk."""
@@ -83,11 +89,11 @@ class Native:
                 np.testing.assert_array_equal(have, want, err_msg=f"{kernel.name} {name}")
 
     def close(self) -> None:
-        for image in self.images:
+        for image in self.images.values():
             image.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def native() -> Iterator[Native]:
     runner = Native()
     yield runner

@@ -30,8 +30,8 @@ from ingot.compiler.ir.loops import (
 )
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import codegen, emit, features
-from ingot.compiler.targets.cpu.vectorise import Plan, plan
 from ingot.compiler.targets.cpu.expressions import Scope
+from ingot.compiler.targets.cpu.vectorise import Plan, plan
 from ingot.runtime.dtypes import BY_NAME, boolean, f16, f32, f64, i8, i32, i64, u8
 
 i, j, n, m, r = (symbol(name) for name in "ijnmr")
@@ -58,13 +58,12 @@ def floats(*shape: int, seed: int = 0) -> Any:
 def test_every_count(count: int, constant: bool, checker: Any) -> None:
     extent: Dim = count if constant else n
     cheap = Store("y", i, f("add", Load("x", i), number(1.0)))
-    costly = Store("z", i, f("exp", Load("x", i)))
-    loops = (For("i", extent, (cheap,), "vector"), For("j", extent, (Store("z", j, f("exp", Load("x", j))),), "vector"))
+    costly = Store("z", j, f("exp", Load("x", j)))
+    loops = (For("i", extent, (cheap,), "vector"), For("j", extent, (costly,), "vector"))
     buffers = (Buffer("x", f32), Buffer("y", f32, "write"), Buffer("z", f32, "write"))
     data = {"x": floats(count + 5), "y": np.full(count + 5, 9, np.float32), "z": np.full(count + 5, 9, np.float32)}
     values = {} if constant else {"n": count}
     checker(Kernel("tails", buffers, () if constant else ("n",), POINT, loops), data, **values)
-    assert costly.buffer == "z"
 
 
 @pytest.mark.parametrize("name", ["f16", "bf16", "i8", "u8", "i16", "f64", "bool"])
@@ -128,7 +127,9 @@ def test_in_place(native: Any, level: Any) -> None:
 @pytest.mark.parametrize("grains", [(1, 1), (2, 3), (1, 100), (3, 1)])
 def test_chunks_cover_the_grid(extents: tuple[int, int], grains: tuple[int, int], checker: Any) -> None:
     a, c = symbol("a"), symbol("c")
-    body: tuple[Stmt, ...] = (For("i", 5, (Store("y", (a * m + c) * 5 + i, f("neg", Load("x", c * 5 + i))),), "vector"),)
+    body: tuple[Stmt, ...] = (
+        For("i", 5, (Store("y", (a * m + c) * 5 + i, f("neg", Load("x", c * 5 + i))),), "vector"),
+    )
     buffers = (Buffer("x", f32), Buffer("y", f32, "write"))
     rows, columns = extents
     data = {"x": floats(columns, 5), "y": np.zeros(rows * columns * 5, np.float32)}
@@ -229,7 +230,12 @@ def test_several_accumulators_of_several_types(checker: Any) -> None:
     )
     buffers = (Buffer("x", f32), Buffer("y", f32, "write"), Buffer("k", i64, "write"), Buffer("h", f16, "write"))
     for count in (3, 50, 129):
-        data = {"x": floats(count), "y": np.zeros(1, np.float32), "k": np.zeros(1, np.int64), "h": np.zeros(1, np.float16)}
+        data = {
+            "x": floats(count),
+            "y": np.zeros(1, np.float32),
+            "k": np.zeros(1, np.int64),
+            "h": np.zeros(1, np.float16),
+        }
         checker(Kernel("sums", buffers, ("n",), POINT, body), data, n=count, rtol=1e-5)
 
 
@@ -324,7 +330,9 @@ def test_gather_of_rows(checker: Any) -> None:
     """A uniform index in front of a vector loop; negative indices count from the end."""
     q = symbol("q")
     index = Load("k", r)
-    wrapped = Call("select", (Call("lt", (index, Const(0, i64)), boolean), Call("add", (index, Const(9, i64)), i64), index), i64)
+    wrapped = Call(
+        "select", (Call("lt", (index, Const(0, i64)), boolean), Call("add", (index, Const(9, i64)), i64), index), i64
+    )
     body = (Let("q", wrapped), For("i", n, (Store("y", r * n + i, Load("x", q * n + i)),), "vector"))
     buffers = (Buffer("x", f32), Buffer("k", i64), Buffer("y", f32, "write"))
     data = {"x": floats(9, 21), "k": np.array([3, -1, 8, 0]), "y": np.zeros(84, np.float32)}
@@ -352,10 +360,10 @@ def test_condition_guards_loads(native: Any, level: Any) -> None:
     """Lanes outside the condition read nothing: their addresses lie beyond every mapping."""
     far = 1 << 40
     inside = Call("lt", (Index(i), Const(5, i64)), boolean)
-    for offset in (i * far - 3 * far * minimum(i, 1) * (i - 1), i + far * (i // 5), i * 1 + (i // 5) * far):
-        del offset
     body = (When(inside, (Store("y", i, Load("x", i + far * (i // 5))),), (Store("y", i, number(7.0)),)),)
-    kernel = Kernel("guard", (Buffer("x", f32), Buffer("y", f32, "write")), ("n",), POINT, (For("i", n, body, "vector"),))
+    kernel = Kernel(
+        "guard", (Buffer("x", f32), Buffer("y", f32, "write")), ("n",), POINT, (For("i", n, body, "vector"),)
+    )
     x, y = floats(5), np.zeros(20, np.float32)
     native.run(kernel, level, {"x": x, "y": y}, n=20)
     np.testing.assert_array_equal(y, np.concatenate([x, np.full(15, 7, np.float32)]))
@@ -365,7 +373,11 @@ def test_uniform_branches_carry_accumulators(checker: Any) -> None:
     odd = Call("eq", (Index(r % 2), Const(1, i64)), boolean)
     body = (
         Let("a", number(1.0)),
-        When(odd, (For("i", n, (Accumulate("a", "add", Load("x", i)),), "vector"),), (Accumulate("a", "mul", number(5.0)),)),
+        When(
+            odd,
+            (For("i", n, (Accumulate("a", "add", Load("x", i)),), "vector"),),
+            (Accumulate("a", "mul", number(5.0)),),
+        ),
         When(odd, (Accumulate("a", "max", number(2.0)),)),
         Store("y", r, Local("a", f32)),
     )
@@ -381,7 +393,11 @@ def test_compaction(checker: Any) -> None:
     body = (Let("k", Const(0, i64)), loop, Store("y", 0, Local("k", i64)))
     x = floats(50)
     x[x < 0] = 0
-    checker(Kernel("nonzero", (Buffer("x", f32), Buffer("y", i64, "write")), ("n",), POINT, body), {"x": x, "y": np.zeros(51, np.int64)}, n=50)
+    checker(
+        Kernel("nonzero", (Buffer("x", f32), Buffer("y", i64, "write")), ("n",), POINT, body),
+        {"x": x, "y": np.zeros(51, np.int64)},
+        n=50,
+    )
 
 
 # -- plans and errors -------------------------------------------------------------------------------------------------
@@ -400,7 +416,7 @@ def test_plans() -> None:
     cheap = For("i", n, (Store("x", i, Load("x", i)),), "vector")
     assert plan(cheap, scope, level) == Plan(8, 4, True, ())
     costly = For("i", n, (Store("x", i, f("exp", Load("x", i))),), "vector")
-    assert plan(costly, scope, level) == Plan(8, 1, True, ())
+    assert plan(costly, scope, level) == Plan(8, 2, True, ())
     assert plan(For("i", n, (Store("q", i, Load("q", i)),), "vector"), scope, level) == Plan(32, 4, False, ())
     assert plan(For("i", n, (Store("d", i, Load("d", i)),), "vector"), scope, level) == Plan(4, 4, True, ())
     gather = For("i", n, (Let("q1", Load("k", i)), Store("x", i, Load("x", symbol("q1")))), "vector")

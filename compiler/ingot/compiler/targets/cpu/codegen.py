@@ -21,6 +21,7 @@ from llvmlite import ir
 
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Program
+from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets import elf
 from ingot.compiler.targets.cpu.emit import emit_kernel
 from ingot.compiler.targets.cpu.features import Level
@@ -65,10 +66,13 @@ def object_code(module: ir.Module, level: Level) -> bytes:
 
 
 def compile_kernel(kernel: Kernel, level: Level) -> bytes:
-    """The object that defines `kernel` under its symbol."""
+    """The object that defines `kernel` under its symbol. Raises IrError naming the kernel when it is malformed."""
     name = kernel_symbol(kernel)
     module = new_module(name, level)
-    emit_kernel(module, kernel, level, name)
+    try:
+        emit_kernel(module, kernel, level, name)
+    except IrError as error:
+        raise IrError(f"kernel {kernel.name}: {error}") from error
     return object_code(module, level)
 
 

@@ -32,7 +32,6 @@ from ingot.compiler.targets.cpu.rows import RowOffsets, split, uniform_stride
 BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
 _PANEL = "%panel"
-_WAY_BYTES, _WAYS = 4096, 8  # addresses this far apart share a set of the first-level cache, which has so many ways
 _TAIL = (1, 32)  # odds that a panel is cut off
 
 # Functions of a few instructions: worth repeating for every accumulator.
@@ -59,17 +58,14 @@ def emit_body(
 def tile_rows(template: Contraction, level: Level) -> int:
     """Rows of a register tile on `level`: the template's, less where registers are fewer, twice where they are many and
     vectors are long."""
-    lanes = _lanes(template, level)
-    vectors = template.width // lanes
-    registers = level.vector_registers
-    fitting = max(1, (registers - vectors - 1) // vectors)
-    rows = template.tile_rows
-    while rows * vectors < microkernel.LATENCY and rows * 2 <= fitting:
-        rows *= 2
+    vectors = template.width // _lanes(template, level)
     part, _ = split(template.a.offset, frozenset(axis.var for axis in template.rows))
     stride = uniform_stride(part, template.rows)
-    if isinstance(stride, int) and stride and stride * template.accumulator.bytes % _WAY_BYTES == 0:
-        fitting = min(fitting, _WAYS)  # all rows lie in one set of the first-level cache
+    known = stride if isinstance(stride, int) else None
+    fitting = microkernel.fitting_rows(vectors, level.vector_registers, known, template.accumulator)
+    rows = template.tile_rows
+    while rows * vectors < microkernel.LATENCY and rows < fitting:
+        rows *= 2
     return min(rows, fitting)
 
 

@@ -24,6 +24,7 @@ from ingot.runtime.dtypes import DType
 UNROLL = 4  # k steps a round of the innermost loop
 UNROLL_WHOLE = 12  # a run of at most this many steps is written out without a loop
 HOT = 1000  # what the register allocator is told of the k loop: nothing else may cost it a register
+WAY_BYTES, WAYS = 4096, 8  # addresses this far apart share a set of the first-level cache, which has so many ways
 LATENCY = 8  # independent accumulators that keep two FMA units of latency 4 busy
 
 
@@ -77,6 +78,17 @@ def plan(rows: int, width: int, lanes: int, registers: int, panels: int = 1) -> 
     return Tile(rows, panels, vectors, lanes, chains)
 
 
+def fitting_rows(
+    vectors: int, registers: int, stride: int | None, dtype: DType, most: int = 12
+) -> int:
+    """The most rows of a tile whose sums, panel vectors and one broadcast fit the registers, at most `most`; fewer where
+    rows of A lie `stride` elements apart such that all fall into one set of the first-level cache."""
+    rows = max(1, min(most, (registers - vectors - 1) // vectors))
+    if stride and stride * dtype.bytes % WAY_BYTES == 0:
+        rows = min(rows, WAYS)
+    return rows
+
+
 def prefetch(b: ir.IRBuilder, pointer: Value, *, write: bool = False, locality: int = 3) -> None:
     """Ask for the cache line at `pointer`; never faults. `locality` 3 is L1, 2 is L2."""
     i32 = ir.IntType(32)
@@ -96,7 +108,8 @@ def multiply_add(b: ir.IRBuilder, x: Value, y: Value, total: Value, dtype: DType
 class MicroKernel:
     """Emits the k loops of one tile into a builder.
 
-    `rows` and `panels` name where each row of A and each panel of B starts; both are indexed in elements.
+    `dtypes` are those of A, of B and of the sums. `rows` and `panels` name where each row of A and each panel of B
+    starts; both are indexed in elements. `step` is the distance between two k in a panel, its width unless given.
     """
 
     def __init__(
@@ -108,6 +121,7 @@ class MicroKernel:
         panels: Sequence[Operand],
         depth: Depth,
         ahead: Prefetch | None = None,
+        step: Value | None = None,
     ) -> None:
         self.b = b
         self.tile = tile
@@ -116,7 +130,7 @@ class MicroKernel:
         self.panels = panels
         self.depth = depth
         self.ahead = ahead
-        self.width = tile.vectors * tile.lanes
+        self.step = const(tile.vectors * tile.lanes) if step is None else step
         self.lanes = tile.lanes if tile.lanes > 1 else None
 
     def emit(self) -> list[list[list[Value]]]:
@@ -186,19 +200,16 @@ class MicroKernel:
         index, *rest = state
         pointer = rest.pop(0) if self.ahead else None
         sums = list(rest)
-        stride = flow.as_constant(self.depth.run[1])
         per_chain = tile.panels * tile.rows * tile.vectors
         if fetch and self.ahead and pointer is not None:
             for line in range(self.ahead.lines):
                 prefetch(b, b.gep(pointer, [const(64 * line)], source_etype=ir.IntType(8)), locality=2)
             pointer = b.gep(pointer, [self.ahead.step], source_etype=ir.IntType(8))
         for k in range(count):
-            if stride is None:
-                here, shift = flow.add(b, position, flow.multiply(b, self.depth.run[1], k)), 0
-            else:
-                here, shift = position, k * stride
+            here, shift = self._moved(position, self.depth.run[1], k)
+            there, offset = self._moved(index, self.step, k)
             columns = [
-                [self._vector(panel, index, k * self.width + v * tile.lanes) for v in range(tile.vectors)]
+                [self._vector(panel, there, offset + v * tile.lanes) for v in range(tile.vectors)]
                 for panel in self.panels
             ]
             slot = (k % tile.chains) * per_chain
@@ -208,8 +219,15 @@ class MicroKernel:
                     for v in range(tile.vectors):
                         at = slot + (p * tile.rows + r) * tile.vectors + v
                         sums[at] = multiply_add(b, x, columns[p][v], sums[at], self.dtype)
-        index = flow.add(b, index, count * self.width)
+        index = flow.add(b, index, flow.multiply(b, self.step, count))
         return [index, *([pointer] if pointer is not None else []), *sums]
+
+    def _moved(self, index: Value, stride: Value, k: int) -> tuple[Value, int]:
+        """``index + k * stride`` as an index and a constant."""
+        known = flow.as_constant(stride)
+        if known is not None:
+            return index, k * known
+        return flow.add(self.b, index, flow.multiply(self.b, stride, k)), 0
 
     def _vector(self, panel: Operand, index: Value, shift: int) -> Value:
         kind = widened(memory_type(self.b_dtype), self.lanes)

@@ -14,7 +14,7 @@ from llvmlite import ir
 class MathOptions:
     """What the target's instruction set can do without calling a library.
 
-    fma: fused multiply-add (x86-64-v3, every AArch64). Without it the error bounds of the functions double.
+    fma: fused multiply-add (x86-64-v3, every AArch64). Without it errors grow, by less than half an ulp.
     half: conversion between f16 and f32 (F16C, every AArch64).
     rounding: floor, ceil, trunc and round half to even (SSE4.1, every AArch64).
     """

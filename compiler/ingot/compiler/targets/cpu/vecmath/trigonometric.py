@@ -194,7 +194,7 @@ def _wave(lanes: Lanes, r: ir.Value, quadrant: ir.Value) -> ir.Value:
 
 
 def sin(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """Sine of any angle in radians; NaN for inf. Error at most 2 ulp (f32), 3 ulp (f64)."""
+    """Sine of any angle in radians; NaN for inf. Error at most 2 ulp (f32, f64)."""
     lanes = Lanes(b, x.type, options)
     r, quadrant = reduce(lanes, lanes.abs(x))
     wave = _wave(lanes, r, quadrant)
@@ -203,14 +203,14 @@ def sin(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Valu
 
 
 def cos(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """Cosine of any angle in radians; NaN for inf. Error at most 2 ulp (f32), 3 ulp (f64)."""
+    """Cosine of any angle in radians; NaN for inf. Error at most 2 ulp (f32, f64)."""
     lanes = Lanes(b, x.type, options)
     r, quadrant = reduce(lanes, lanes.abs(x))
     return _wave(lanes, r, b.add(quadrant, lanes.word(1)))
 
 
 def tan(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """Tangent of any angle in radians, sin / cos; NaN for inf. Error at most 3 ulp (f32), 4 ulp (f64)."""
+    """Tangent of any angle in radians, sin / cos; NaN for inf. Error at most 3.5 ulp (f32, f64)."""
     lanes = Lanes(b, x.type, options)
     r, quadrant = reduce(lanes, lanes.abs(x))
     sine, cosine = sin_cos_of_reduced(lanes, r)

@@ -1,0 +1,148 @@
+"""``ingot inspect``: what an artifact holds. Needs numpy and the runtime alone, on any architecture."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ingot.compiler.cli.artifacts import Member, concrete_shapes, read_artifact, require_artifact
+from ingot.compiler.cli.console import Console, bytes_text
+from ingot.compiler.cli.failures import CommandError
+from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
+from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
+from ingot.runtime.dims import show
+from ingot.runtime.errors import UnsupportedCpuError
+from ingot.runtime.inputs import describe
+from ingot.runtime.manifest import FORMAT_VERSION, MAX_SIZE, WEIGHTS_MEMBER, Manifest, Signature, code_member
+from ingot.runtime.plan import Planner
+
+HELP = "show what an artifact holds"
+
+LARGEST = 2**62  # the bound of dims that have none
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("artifact", type=Path, help="the .ingot file")
+    parser.add_argument(
+        "--shape", action="append", default=[], metavar="DIMS", help=f"dims to plan memory for: {SHAPE_HELP}"
+    )
+    parser.add_argument("--verify", action="store_true", help="read everything and compare it with its digests")
+
+
+def execute(options: argparse.Namespace, console: Console) -> int:
+    """Read the manifest, plan the memory, print both."""
+    path: Path = options.artifact
+    require_artifact(path)
+    manifest, members = read_artifact(path, verify=options.verify)
+    damaged = [member.name for member in members if member.intact is False]
+    if damaged:
+        raise CommandError(f"{path} is damaged: {', '.join(damaged)} do not match their digests; compile it again")
+    record = describe_artifact(path, manifest, members, options.shape)
+    console.result(record, _lines(record))
+    return 0
+
+
+def describe_artifact(
+    path: Path, manifest: Manifest, members: tuple[Member, ...], dims: list[str]
+) -> dict[str, Any]:
+    """All of it as JSON can hold it. Raises CommandError for `dims` that do not fit."""
+    sizes = {member.name: member.size for member in members}
+    provenance = dict(manifest.provenance)
+    return {
+        "artifact": path,
+        "bytes": path.stat().st_size,
+        "format": FORMAT_VERSION,
+        "producer": manifest.producer,
+        "name": manifest.name,
+        "target": {
+            "asked": manifest.target,
+            "architecture": manifest.architecture,
+            "levels": {code.level: sorted(code.features) for code in manifest.code},
+            "runs_here": _runs_here(manifest),
+        },
+        "inputs": [_signature(each) for each in manifest.inputs],
+        "outputs": [_signature(each) for each in manifest.outputs],
+        "symbols": {name: [low, None if high >= LARGEST else high] for name, (low, high) in manifest.symbols.items()},
+        "code_bytes": {code.level: sizes.get(code_member(code.level), 0) for code in manifest.code},
+        "weights_bytes": sizes.get(WEIGHTS_MEMBER, 0),
+        "kernels": provenance.pop("kernels", None),
+        "launches": provenance.pop("launches", None),
+        "argument_words": len(manifest.args),
+        "storages": {
+            kind: sum(storage.kind == kind for storage in manifest.storages) for kind in ("weight", "temp")
+        },
+        "memory": _memory(manifest, dims),
+        "provenance": provenance,
+        "members": [
+            {"name": m.name, "bytes": m.size, "sha256": m.sha256 or _digest(manifest, m), "verified": m.intact}
+            for m in members
+        ],
+    }
+
+
+def _signature(signature: Signature) -> dict[str, Any]:
+    shape = [dim if isinstance(dim, int) else show(dim) for dim in signature.shape]
+    return {"name": signature.name, "dtype": signature.dtype.name, "shape": shape}
+
+
+def _runs_here(manifest: Manifest) -> str | None:
+    """The level that this machine would run, None when it runs none."""
+    try:
+        if host_architecture() != manifest.architecture:
+            return None
+        flags = kernel_flags()
+    except UnsupportedCpuError:
+        return None
+    fits = (c.level for c in manifest.code if not missing_features(c.features, manifest.architecture, flags))
+    return next(fits, None)
+
+
+def _memory(manifest: Manifest, dims: list[str]) -> dict[str, Any]:
+    """The working memory of one run at concrete shapes, placed as the runtime places it."""
+    shapes = concrete_shapes(manifest, dims)
+    planner = Planner(manifest, describe(manifest.inputs), describe(manifest.outputs), 0, MAX_SIZE)
+    plan = planner.plan(tuple(shapes.values()))
+    return {"shapes": {name: list(shape) for name, shape in shapes.items()}, "arena_bytes": plan.arena_size}
+
+
+def _digest(manifest: Manifest, member: Member) -> str | None:
+    """The digest that the manifest states, where one chunk is the whole member."""
+    digest = manifest.digests.get(member.name)
+    return digest.chunks[0] if digest is not None and len(digest.chunks) == 1 else None
+
+
+def _lines(record: Mapping[str, Any]) -> Iterator[str]:
+    target = record["target"]
+
+    def row(title: str, text: str) -> str:
+        return f"{title:<11}{text}"
+
+    def signature(each: Mapping[str, Any]) -> str:
+        return f"{each['name']}  {each['dtype']}[{', '.join(map(str, each['shape']))}]"
+
+    yield row("artifact", f"{record['artifact']}  {bytes_text(record['bytes'])}, format {record['format']}")
+    yield row("model", f"{record['name']}, by {record['producer']}")
+    here = f"runs here as {target['runs_here']}" if target["runs_here"] else "does not run on this machine"
+    yield row("target", f"{target['asked']}: {target['architecture']}, {here}")
+    for index, each in enumerate(record["inputs"]):
+        yield row("" if index else "inputs", signature(each))
+    for index, each in enumerate(record["outputs"]):
+        yield row("" if index else "outputs", signature(each))
+    bounds = [f"{name} in {low}..{'' if high is None else high}" for name, (low, high) in record["symbols"].items()]
+    yield row("dims", ", ".join(bounds) or "all fixed")
+    for level, size in record["code_bytes"].items():
+        yield row("code", f"{level}  {bytes_text(size)}, needs {' '.join(target['levels'][level]) or 'nothing special'}")
+    yield row("weights", f"{bytes_text(record['weights_bytes'])} in {record['storages']['weight']} arrays")
+    if record["kernels"] is not None:
+        yield row("kernels", f"{record['kernels']}, {record['launches']} launches")
+    shapes = ", ".join(f"{name}[{', '.join(map(str, shape))}]" for name, shape in record["memory"]["shapes"].items())
+    yield row("memory", f"{bytes_text(record['memory']['arena_bytes'])} to run with {shapes or 'no inputs'}")
+    for index, (key, value) in enumerate(record["provenance"].items()):
+        yield row("" if index else "made with", f"{key}: {value}")
+    for index, member in enumerate(record["members"]):
+        state = "  verified" if member["verified"] else ""
+        digest = f"  sha256 {member['sha256'][:16]}…" if member["sha256"] else ""
+        yield row("" if index else "members", f"{member['name']}  {member['bytes']} B{digest}{state}")

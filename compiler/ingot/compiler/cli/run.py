@@ -1,0 +1,106 @@
+"""``ingot run``: an artifact on arrays from files, or on random ones. Needs numpy and the runtime alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.compiler.cli.artifacts import (
+    concrete_shapes,
+    random_arrays,
+    read_arrays,
+    read_artifact,
+    require_artifact,
+    write_arrays,
+)
+from ingot.compiler.cli.console import Console, seconds_text, table
+from ingot.compiler.cli.failures import CommandError
+from ingot.compiler.cli.files import require_writable
+from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
+from ingot.runtime import Session
+
+HELP = "run an artifact"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("artifact", type=Path, help="the .ingot file")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="FILE", help="name=array.npy (repeatable) or arrays.npz"
+    )
+    parser.add_argument(
+        "--random", nargs="?", type=int, const=0, metavar="SEED", help="random inputs where none are given"
+    )
+    parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=f"dims of --random: {SHAPE_HELP}")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="write the outputs to this file")
+    parser.add_argument("--threads", type=threads_type, metavar="N", help="threads to use (default: all cores)")
+
+
+def execute(options: argparse.Namespace, console: Console) -> int:
+    """Run once."""
+    path: Path = options.artifact
+    require_artifact(path)
+    if options.output is not None:
+        require_writable(options.output, sources=(path,))
+    if options.shape and options.random is None:
+        raise CommandError("--shape is for --random: the shapes of given inputs are known")
+    with Session(path, threads=options.threads) as session:
+        arrays = read_arrays(options.input, session.inputs)
+        if options.random is not None:
+            manifest, _ = read_artifact(path)
+            arrays = random_arrays(manifest, concrete_shapes(manifest, options.shape), options.random) | arrays
+        elif not arrays and session.inputs:
+            wanted = ", ".join(f"{i.name} {i.dtype}{list(i.shape)}" for i in session.inputs)
+            raise CommandError(f"give inputs with --input name=array.npy, or --random; the model takes {wanted}")
+        started = perf_counter()
+        outputs = session.run(arrays)
+        seconds = perf_counter() - started
+    record: dict[str, Any] = {
+        "artifact": path,
+        "seconds": seconds,
+        "outputs": {name: _summary(array) for name, array in outputs.items()},
+    }
+    lines = table([(name, *_described(array)) for name, array in outputs.items()])
+    if options.output is not None:
+        write_arrays(options.output, outputs)
+        record["output"] = options.output
+        lines.append(f"{options.output}: {len(outputs)} array(s), run in {seconds_text(seconds)}")
+    console.result(record, lines)
+    return 0
+
+
+def threads_type(text: str) -> int:
+    """A number of threads for argparse."""
+    count = int(text) if text.isdecimal() else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads")
+    return count
+
+
+def _summary(array: NDArray[Any]) -> dict[str, Any]:
+    record: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+    if array.size:
+        values = array.astype(np.float64)
+        with np.errstate(all="ignore"):
+            record |= {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+    return record
+
+
+def _described(array: NDArray[Any]) -> tuple[str, str]:
+    """Type and shape; the values where they are few, else their range."""
+    kind = f"{array.dtype}{list(array.shape)}"
+    if array.size == 0:
+        return kind, "empty"
+    if array.size <= 8:
+        return kind, " ".join(_number(item) for item in array.reshape(-1))
+    summary = _summary(array)
+    return kind, "  ".join(f"{key} {summary[key]:.6g}" for key in ("min", "max", "mean"))
+
+
+def _number(item: np.generic) -> str:
+    return str(item.item()) if item.dtype.kind in "iub" else f"{float(item):.6g}"  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,163 @@
+"""The standard's own node tests: every case is evaluated right, or refused for a reason listed here.
+
+Inputs that determine shapes (integers and single numbers) become constants where a case needs it. An operator or
+reason that stops being needed makes the test of its list fail, so that the lists stay true.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.backend.test.case.node import collect_testcases
+
+from ingot.compiler.frontend import UnsupportedError, load_onnx
+from ingot.compiler.ir.interpret import evaluate_graph
+
+UNSUPPORTED_OPERATORS = {
+    "BitCast",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Col2Im",
+    "Compress",
+    "ConcatFromSequence",
+    "ConvInteger",
+    "ConvTranspose",
+    "CumProd",
+    "DFT",
+    "DeformConv",
+    "DequantizeLinear",
+    "Det",
+    "GRU",
+    "GridSample",
+    "ImageDecoder",
+    "LSTM",
+    "LpPool",
+    "MatMulInteger",
+    "MaxUnpool",
+    "MelWeightMatrix",
+    "NonMaxSuppression",
+    "NonZero",
+    "Optional",
+    "OptionalGetElement",
+    "OptionalHasElement",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+    "RNN",
+    "RandomUniformLike",
+    "RegexFullMatch",
+    "Resize",
+    "ReverseSequence",
+    "RoiAlign",
+    "STFT",
+    "Scan-8",
+    "Scatter",
+    "ScatterElements",
+    "ScatterND",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SplitToSequence",
+    "StringConcat",
+    "StringNormalizer",
+    "StringSplit",
+    "TensorScatter",
+    "TfIdfVectorizer",
+    "TopK",
+    "Unique",
+    "Upsample",
+}
+UNSUPPORTED_DOMAINS = {"ai.onnx.ml", "ai.onnx.preview.training"}
+REASONS = (
+    "element types supported",  # strings, 8-bit floats and smaller, 4-bit integers and smaller
+    "inputs must be dense tensors",  # sequences and optionals
+    "sparse or holds strings",
+    "in training mode",
+    "output 1 ('z') of MaxPool",  # the indices
+    "takes a diagonal",
+    "with an ellipsis",
+    "computed from data",  # slices whose bounds another node computes from values
+)
+
+
+@cache
+def cases() -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {case.name: case for case in collect_testcases(None)}
+
+
+def names() -> Iterator[str]:
+    """Operators with node tests, without making the tests: that takes seconds."""
+    return iter(sorted({schema.name for schema in onnx.defs.get_all_schemas()}))
+
+
+def array(value: Any) -> np.ndarray:
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+
+
+def with_constants(model: onnx.ModelProto, inputs: list[Any]) -> onnx.ModelProto:
+    """The model with small integer inputs and single numbers as initialisers."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for declared, value in zip(model.graph.input, inputs, strict=True):
+        data = array(value)
+        if (data.dtype.kind in "iub" and data.size <= 64) or data.size == 1:
+            copy.graph.initializer.append(numpy_helper.from_array(data, declared.name))
+    return copy
+
+
+def check(model: onnx.ModelProto, inputs: list[Any], outputs: list[Any]) -> None:
+    try:
+        graph = load_onnx(model)
+    except UnsupportedError as error:
+        if "data" not in str(error) or error.operators:
+            raise
+        graph = load_onnx(with_constants(model, inputs))
+    given = {declared.name: array(value) for declared, value in zip(model.graph.input, inputs, strict=True)}
+    found = evaluate_graph(graph, {i.label: given[i.label] for i in graph.inputs})
+    for (name, _), expected in zip(graph.outputs, outputs, strict=True):
+        got, want = found[name], array(expected)
+        assert got.dtype == want.dtype and got.shape == want.shape
+        if want.dtype.kind in "fV":
+            tolerance = (1e-3, 1e-5) if want.dtype.itemsize >= 4 else (2e-2, 2e-2)
+            np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), *tolerance)
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+def test_every_case_is_right_or_refused_for_a_known_reason() -> None:
+    right, refused, problems = 0, set[str](), list[str]()
+    for name, case in cases().items():
+        for inputs, outputs in case.data_sets:
+            try:
+                check(case.model, inputs, outputs)
+                right += 1
+            except UnsupportedError as error:
+                for o in error.operators:
+                    versioned = f"{o.op_type}-{o.opset}"
+                    spelled = versioned if versioned in UNSUPPORTED_OPERATORS else o.op_type
+                    refused.add(o.domain if o.domain in UNSUPPORTED_DOMAINS else spelled)
+                reason = next((r for r in REASONS if r in str(error)), None)
+                if not error.operators and reason is None:
+                    problems.append(f"{name}: {error}")
+                elif reason is not None:
+                    refused.add(reason)
+            except Exception as error:
+                problems.append(f"{name}: {type(error).__name__}: {error}")
+    assert not problems, "\n".join(problems)
+    assert refused == UNSUPPORTED_OPERATORS | UNSUPPORTED_DOMAINS | set(REASONS)
+    assert right > 1300
