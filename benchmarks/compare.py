@@ -11,39 +11,38 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, Engine, MissingEngineError
-from benchmarks.interleave import Timing, interleave
 from benchmarks.models import Case, cases
+from ingot.compiler import compile
+from ingot.compiler.bench import engines
+from ingot.compiler.bench.agreement import relative_error
+from ingot.compiler.bench.engines import PEERS, Engine, MissingEngineError
+from ingot.compiler.bench.interleave import Timing, interleave
 
 
-def relative_error(have: dict[str, Any], want: dict[str, Any]) -> float:
-    """Largest |have - want| over the largest |want|, over all outputs."""
-    worst = 0.0
-    for name, reference in want.items():
-        scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
-        worst = max(worst, float(np.max(np.abs(have[name].astype(np.float64) - reference), initial=0.0)) / scale)
-    return worst
-
-
-def measure(case: Case, threads: int, engines: Sequence[str], *, rounds: int, bound: bool) -> dict[str, Any]:
+def measure(
+    case: Case, artifact: Path, threads: int, peers: Sequence[str], *, rounds: int, bound: bool
+) -> dict[str, Any]:
     """One row of the table: seconds per run and error per engine."""
     inputs = dict(case.inputs())
-    ready: dict[str, Engine] = {}
+    ready: dict[str, Engine] = {"ingot": engines.ingot(artifact, threads)}
     missing: list[str] = []
-    for name in engines:
+    for name in peers:
         try:
-            ready[name] = ENGINES[name](case.path, threads)
+            ready[name] = PEERS[name](case.path, threads)
         except MissingEngineError as error:
             missing.append(str(error))
-    outputs = {name: engine.run(inputs) for name, engine in ready.items()}
+    # Copied: an engine may give views of memory that its next run overwrites.
+    outputs = {name: {k: np.array(v) for k, v in engine.run(inputs).items()} for name, engine in ready.items()}
     want = outputs.get("onnxruntime", outputs["ingot"])
-    calls = {name: (lambda engine=engine: engine.run(inputs)) for name, engine in ready.items()}
+    calls: dict[str, Callable[[], object]] = {name: partial(engine.run, inputs) for name, engine in ready.items()}
     if bound:
         for name, engine in ready.items():
             if engine.bound is not None:
@@ -82,8 +81,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
         lines.append(
             f"| {row['model']} | {row['threads']} | {cell(ms, 'ingot', '{:.3f}')} "
-            f"| {cell(ms, 'onnxruntime', '{:.3f}')} | {cell(ms, 'openvino', '{:.3f}')} | {cell(speed, 'onnxruntime', '{:.2f}')} "
-            f"| {cell(speed, 'openvino', '{:.2f}')} | {row['error']['ingot']:.1e} |"
+            f"| {cell(ms, 'onnxruntime', '{:.3f}')} | {cell(ms, 'openvino', '{:.3f}')} "
+            f"| {cell(speed, 'onnxruntime', '{:.2f}')} | {cell(speed, 'openvino', '{:.2f}')} | {row['error']['ingot']:.1e} |"
         )
     return "\n".join(lines)
 
@@ -93,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1,2", help="thread counts, comma separated")
     parser.add_argument("--models", default="", help="names (substrings) of models, comma separated; default all")
-    parser.add_argument("--engines", default=",".join(ENGINES), help="engines, comma separated")
+    parser.add_argument("--engines", default=",".join(PEERS), help="what Ingot is compared with, comma separated")
+    parser.add_argument("--target", default="native", help="what Ingot compiles for")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--bound", action="store_true", help="time calls on fixed buffers too")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
@@ -103,9 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for case in cases():
         if wanted and not any(name in case.name for name in wanted):
             continue
-        for threads in (int(t) for t in options.threads.split(",")):
-            rows.append(measure(case, threads, options.engines.split(","), rounds=options.rounds, bound=options.bound))
-            print(table(rows).splitlines()[-1], flush=True)
+        peers = [name for name in options.engines.split(",") if name]
+        with tempfile.TemporaryDirectory(prefix="ingot-bench-") as folder:
+            artifact = Path(folder) / "model.ingot"
+            compile(case.path, target=options.target).save(artifact)
+            for threads in (int(t) for t in options.threads.split(",")):
+                rows.append(measure(case, artifact, threads, peers, rounds=options.rounds, bound=options.bound))
+                print(table(rows).splitlines()[-1], flush=True)
     print(f"\n{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
     print(table(rows))
     if options.json:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tests.compiler.ops.examples import EXAMPLES, Example
+
 from ingot.compiler import compile, default_pipeline
 from ingot.compiler.artifact import Artifact
 from ingot.compiler.ir.dims import symbol
@@ -32,8 +34,6 @@ from ingot.compiler.ops.reduction import ReduceMax, ReduceSum
 from ingot.compiler.targets.registry import find_target
 from ingot.runtime import Session
 from ingot.runtime.dtypes import boolean, f32, i64
-
-from tests.compiler.ops.examples import EXAMPLES, Example
 
 BATCH = 24  # examples an artifact
 

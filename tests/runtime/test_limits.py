@@ -35,7 +35,14 @@ def test_affinity_is_obeyed() -> None:
 
 @pytest.mark.parametrize(
     ("quota", "cpus"),
-    [("max 100000", CPUS), ("50000 100000", 1), ("100001 100000", min(2, CPUS)), ("", CPUS), ("x y", CPUS), ("5 0", CPUS)],
+    [
+        ("max 100000", CPUS),
+        ("50000 100000", 1),
+        ("100001 100000", min(2, CPUS)),
+        ("", CPUS),
+        ("x y", CPUS),
+        ("5 0", CPUS),
+    ],
 )
 def test_quota_of_version_2(tmp_path: Path, quota: str, cpus: int) -> None:
     root = write(tmp_path, {"proc/self/cgroup": "0::/app/job\n", "sys/fs/cgroup/app/job/cpu.max": quota})

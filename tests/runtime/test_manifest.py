@@ -146,7 +146,9 @@ def mutate(value: Any, random: random.Random) -> Any:
         return value
     if isinstance(value, int) and random.random() < 0.5:
         return value + random.choice([-1, 1, 2**31, 2**62, -(2**63)])
-    return random.choice([None, True, -1, 0, 1, 0.5, 2**64, "", "n", "x" * 70, [], {}, ["*", "n", "n"], [0, 1], {"n": []}])
+    return random.choice(
+        [None, True, -1, 0, 1, 0.5, 2**64, "", "n", "x" * 70, [], {}, ["*", "n", "n"], [0, 1], {"n": []}]
+    )
 
 
 def test_mutations_give_typed_errors_or_valid_manifests(manifest: Manifest, lookup: Artifact) -> None:

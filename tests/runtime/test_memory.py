@@ -17,9 +17,7 @@ spans = st.tuples(st.integers(0, 12), st.integers(0, 5)).map(lambda pair: (pair[
 def peak(sizes: list[int], lives: list[tuple[int, int]]) -> int:
     """The most bytes live at one step: no plan can need less."""
     rounded = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
-    return max(
-        (sum(r for r, (a, b) in zip(rounded, lives, strict=True) if a <= t <= b) for t in range(20)), default=0
-    )
+    return max((sum(r for r, (a, b) in zip(rounded, lives, strict=True) if a <= t <= b) for t in range(20)), default=0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), spans), max_size=24))

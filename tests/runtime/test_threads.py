@@ -133,7 +133,9 @@ def test_close_waits_for_runs_under_way(affine_path: Path) -> None:
         problems: list[object] = []
         running = threading.Barrier(5)
 
-        def work(session: Session, expected: dict[str, Any], problems: list[object], running: threading.Barrier) -> None:
+        def work(
+            session: Session, expected: dict[str, Any], problems: list[object], running: threading.Barrier
+        ) -> None:
             running.wait()
             try:
                 while True:

@@ -90,8 +90,8 @@ def make_probes(graph: Graph, seed: int = 0) -> list[dict[str, Array]]:
         probe: dict[str, Array] = {}
         for node in graph.inputs:
             shape = tuple(dims.evaluate(d, values) for d in node.shape)
-            probe[node.label] = _sample(random, shape, node.dtype) if kind == "random" else np.zeros(
-                shape, node.dtype.to_numpy()
+            probe[node.label] = (
+                _sample(random, shape, node.dtype) if kind == "random" else np.zeros(shape, node.dtype.to_numpy())
             )
         probes.append(probe)
     return probes

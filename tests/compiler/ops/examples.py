@@ -7,6 +7,7 @@ come to is given by `Node.evaluate`, which `test_ops.py` holds against independe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -240,6 +241,15 @@ def _reductions() -> list[Example]:
     return made
 
 
+def _with_attributes(cls: Callable[..., Node], attributes: tuple[Any, ...], x: Value) -> Node:
+    return cls(x, *attributes)
+
+
+def _conv(attributes: tuple[Any, ...], x: Value, w: Value, bias: Value | None = None) -> Node:
+    make: Callable[..., Node] = linear.Conv
+    return make(x, w, bias, *attributes)
+
+
 def _linear() -> list[Example]:
     made: list[Example] = []
     for tag, a, b in (
@@ -279,16 +289,9 @@ def _linear() -> list[Example]:
     ):
         inputs = [normal(tag, *x), normal("w" + tag, *w)] + ([normal("b" + tag, w[0])] if bias else [])
         attributes: tuple[Any, ...] = (strides, pads, dilations, group)
-
-        def conv(v: Value, k: Value, c: Value | None = None, a: tuple[Any, ...] = attributes) -> Node:
-            return linear.Conv(v, k, c, *a, False)
-
-        def last(v: Value, k: Value, c: Value | None = None, a: tuple[Any, ...] = attributes) -> Node:
-            return linear.Conv(v, k, c, *a, True)
-
-        made.append(Example(f"conv_{tag}", conv, tuple(inputs)))
+        made.append(Example(f"conv_{tag}", partial(_conv, (*attributes, False)), tuple(inputs)))
         inputs[0] = np.ascontiguousarray(np.moveaxis(inputs[0], 1, -1))
-        made.append(Example(f"conv_{tag}_last", last, tuple(inputs)))
+        made.append(Example(f"conv_{tag}_last", partial(_conv, (*attributes, True)), tuple(inputs)))
     return made
 
 
@@ -311,10 +314,10 @@ def _pools() -> list[Example]:
             if channels_last:
                 data = np.ascontiguousarray(np.moveaxis(data, 1, -1))
             suffix = "_last" if channels_last else ""
-            build = lambda v, a=args, c=channels_last: linear.MaxPool(v, *a, c)  # noqa: E731
+            build = partial(_with_attributes, linear.MaxPool, (*args, channels_last))
             made.append(Example(f"max_pool_{tag}{suffix}", build, (data,)))
             for include in (False, True):
-                build = lambda v, a=args, i=include, c=channels_last: linear.AveragePool(v, *a, i, c)  # noqa: E731
+                build = partial(_with_attributes, linear.AveragePool, (*args, include, channels_last))
                 counted = "_include" if include else ""
                 made.append(Example(f"average_pool_{tag}{counted}{suffix}", build, (data,)))
     negative = -np.abs(normal("n", 1, 2, 5, 5)) - np.float32(1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Graph, Input, Node, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph

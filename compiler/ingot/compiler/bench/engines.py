@@ -106,7 +106,7 @@ def reference(model: Path, threads: int) -> Engine:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(str(model))
-    names = evaluator.output_names
+    names = [str(name) for name in evaluator.output_names]
 
     def run(inputs: Inputs) -> Arrays:
         values: Any = evaluator.run(None, dict(inputs))

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn, Protocol
 
@@ -24,9 +24,18 @@ from ingot.compiler.environment import read_environment
 class Command(Protocol):
     """What a module of a sub-command has."""
 
-    HELP: str
-    configure: Callable[[argparse.ArgumentParser], None]
-    execute: Callable[[argparse.Namespace, Console], int]
+    @property
+    def HELP(self) -> str:
+        """What the command is for, in one line."""
+        ...
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments."""
+        ...
+
+    def execute(self, options: argparse.Namespace, console: Console) -> int:
+        """Do the work and give the exit status."""
+        ...
 
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(

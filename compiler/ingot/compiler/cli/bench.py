@@ -7,6 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=_thread_counts, default=None, metavar="1,2", help="default: 1 and all cores")
     parser.add_argument("--target", default="native", help="what an .onnx is compiled for (default: this machine)")
-    parser.add_argument("--input", action="append", default=[], metavar="FILE", help="as of ingot run (default: random)")
+    parser.add_argument("--input", action="append", default=[], metavar="FILE", help="as for ingot run (random)")
     parser.add_argument(
         "--shape", action="append", default=[], metavar="DIMS", help=f"dims of random inputs: {SHAPE_HELP}"
     )
@@ -130,7 +131,7 @@ def measure(
                 raise
             failed.append(f"{name} cannot run the model: {one_line(str(error))}")
     progress(f"{threads} thread(s): timing {', '.join(outputs)}")
-    times = interleave({name: _call(ready[name], arrays) for name in outputs}, rounds=rounds)
+    times = interleave({name: partial(ready[name].run, arrays) for name in outputs}, rounds=rounds)
     return [
         {
             "threads": threads,
@@ -143,11 +144,6 @@ def measure(
         }
         for name in outputs
     ]
-
-
-def _call(engine: Engine, arrays: Arrays) -> Any:
-    run = engine.run
-    return lambda: run(arrays)
 
 
 def _compile(model: Path, artifact: Path, target: str, progress: Progress) -> float:
@@ -206,9 +202,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 def verdict(ratio: float) -> str:
     """How Ingot compares to an engine that takes `ratio` times as long: a loss is told like a win."""
-    if ratio >= 1:
-        return f"{ratio:.2f} x faster"
-    return f"{1 / ratio:.2f} x slower"
+    times = max(ratio, 1 / ratio)
+    return f"{times:.{2 if times < 100 else 0}f} × {'faster' if ratio >= 1 else 'slower'}"
 
 
 def _peers(text: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.compiler.cli.compile import input_names, require_model
-from ingot.compiler.cli.console import Console, table
+from ingot.compiler.cli.console import Console
 from ingot.compiler.cli.failures import one_line
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace, console: Console) -> int:
     """All of a compile but the code generation."""
-    from ingot.compiler.frontend.onnx import load_onnx
     from ingot.compiler.frontend.errors import UnsupportedError
+    from ingot.compiler.frontend.onnx import load_onnx
     from ingot.compiler.lower.context import LoweringError
     from ingot.compiler.lower.lowering import lower
     from ingot.compiler.passes.default import default_pipeline
@@ -48,8 +48,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         graph = load_onnx(model, shapes=shapes, ranges=ranges)
         graph = default_pipeline(options.numerics).run(graph, verbose=lambda report: progress(str(report)))
         progress("lowering")
-        launches = lower(graph, target.machine).launches()
-        record["launches"] = len(launches)
+        record["launches"] = sum(1 for _ in lower(graph, target.machine).launches())
     except UnsupportedError as error:
         if error.operators:
             problems += [
@@ -113,10 +112,10 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"can be compiled for {record['target']}: {record['launches']} kernel launches a run"
         return
     yield f"cannot be compiled for {record['target']}:"
-    rows = [("operator", "opset", "nodes", "named", "reason")]
     for each in record["unsupported"]:
-        more = ", ..." if each["count"] > len(each["nodes"]) > 0 else ""
-        named = ", ".join(each["nodes"]) + more
-        opset = "" if each["opset"] is None else str(each["opset"])
-        rows.append((each["operator"] or "-", opset, str(each["count"]), named, each["reason"]))
-    yield from table(rows, right=(1, 2))
+        if each["operator"] is None:
+            yield f"  {each['reason']}"
+            continue
+        more = ", ..." if each["count"] > len(each["nodes"]) else ""
+        named = f"{each['count']} node(s): {', '.join(each['nodes'])}{more}"
+        yield f"  {each['operator']} of opset {each['opset']}: {each['reason']}; {named}"

@@ -34,7 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_pipeline_arguments(parser)
     watch = parser.add_argument_group("watching the passes")
     watch.add_argument(
-        "--print-after", action="append", default=[], metavar="NAME", help="print the graph after this pass, or after all"
+        "--print-after",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="print the graph after a pass, or all",
     )
     watch.add_argument(
         "--dump", type=Path, metavar="DIR", help="write the graph after every pass that changed it (or INGOT_DUMP)"

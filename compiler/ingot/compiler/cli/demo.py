@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingot.compiler.bench import engines
 from ingot.compiler.bench.agreement import relative_error
@@ -48,15 +51,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             ready: list[Engine] = [engines.ingot(artifact, options.threads)]
             try:
                 ready.append(engines.reference(model_path(), options.threads))
-                try:
+                with contextlib.suppress(MissingEngineError):
                     ready.append(engines.onnxruntime(model_path(), options.threads))
-                except MissingEngineError:
-                    pass
                 progress(f"running {len(images)} samples on {', '.join(engine.name for engine in ready)}")
                 results = {engine.name: engine.run({"image": images}) for engine in ready}
                 progress("timing")
                 one = {"image": images[:1]}
-                calls = {engine.name: (lambda run=engine.run: run(one)) for engine in ready}
+                calls = {engine.name: partial(engine.run, one) for engine in ready}
                 times = interleave(calls, rounds=options.rounds, seconds=0.05)
             finally:
                 for engine in ready:
@@ -64,14 +65,14 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         finally:
             progress.close()
         size = artifact.stat().st_size
-    logits = results["ingot"]["logits"]
     error = relative_error(results["ingot"], results["onnx.reference"])
     if not error <= TOLERANCE:
         raise CommandError(
             f"the compiled model differs from onnx.reference by {error:.1e}, {TOLERANCE:.0e} is allowed; "
             "please report this with the output of ingot inspect"
         )
-    predicted = logits.argmax(1)
+    predicted: NDArray[np.int64] = results["ingot"]["logits"].argmax(1)
+    correct = int(np.count_nonzero(predicted == labels))
     record: dict[str, Any] = {
         "model": model_path().name,
         "target": options.target,
@@ -79,8 +80,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         "compile_seconds": compile_seconds,
         "artifact_bytes": size,
         "samples": len(labels),
-        "correct": int(np.count_nonzero(predicted == labels)),
-        "accuracy": float(np.mean(predicted == labels)),
+        "correct": correct,
+        "accuracy": correct / len(labels),
         "error": error,
         "same_predictions": bool(np.array_equal(predicted, results["onnx.reference"]["logits"].argmax(1))),
         "latency": [

@@ -45,9 +45,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def describe_artifact(
-    path: Path, manifest: Manifest, members: tuple[Member, ...], dims: list[str]
-) -> dict[str, Any]:
+def describe_artifact(path: Path, manifest: Manifest, members: tuple[Member, ...], dims: list[str]) -> dict[str, Any]:
     """All of it as JSON can hold it. Raises CommandError for `dims` that do not fit."""
     sizes = {member.name: member.size for member in members}
     provenance = dict(manifest.provenance)
@@ -71,9 +69,7 @@ def describe_artifact(
         "kernels": provenance.pop("kernels", None),
         "launches": provenance.pop("launches", None),
         "argument_words": len(manifest.args),
-        "storages": {
-            kind: sum(storage.kind == kind for storage in manifest.storages) for kind in ("weight", "temp")
-        },
+        "storages": {kind: sum(storage.kind == kind for storage in manifest.storages) for kind in ("weight", "temp")},
         "memory": _memory(manifest, dims),
         "provenance": provenance,
         "members": [
@@ -134,7 +130,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     bounds = [f"{name} in {low}..{'' if high is None else high}" for name, (low, high) in record["symbols"].items()]
     yield row("dims", ", ".join(bounds) or "all fixed")
     for level, size in record["code_bytes"].items():
-        yield row("code", f"{level}  {bytes_text(size)}, needs {' '.join(target['levels'][level]) or 'nothing special'}")
+        features = " ".join(target["levels"][level]) or "nothing special"
+        yield row("code", f"{level}  {bytes_text(size)}, needs {features}")
     yield row("weights", f"{bytes_text(record['weights_bytes'])} in {record['storages']['weight']} arrays")
     if record["kernels"] is not None:
         yield row("kernels", f"{record['kernels']}, {record['launches']} launches")

@@ -23,7 +23,7 @@ WEIGHTS = "weights"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("graph", type=Path, help="a dump or reproducer (.ir, constants in weights/ beside it) or a model")
+    parser.add_argument("graph", type=Path, help="a dump (.ir, with its constants in weights/ beside it) or a model")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.ir", help="write the text here (default: print it)")
     parser.add_argument(
         "--pass",
@@ -36,7 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", metavar="TEXT", help="run these passes: simplify,fuse,... or default")
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=f"of a model: {SHAPE_HELP}")
     parser.add_argument(
-        "--print-after", action="append", default=[], metavar="NAME", help="print the graph after this pass, or after all"
+        "--print-after",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="print the graph after a pass, or all",
     )
     parser.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after every pass (or INGOT_DUMP)")
     parser.add_argument(
@@ -118,7 +122,6 @@ def read_graph(path: Path, shape: list[str]) -> Graph:
         return load_onnx(path, shapes=shapes, ranges=ranges)
     if shape:
         raise CommandError("--shape is for models: a graph in text form has its shapes")
-    import ingot.compiler.passes.default  # noqa: F401 - knows all operators
     from ingot.compiler.ir.text.graph import parse_graph
     from ingot.compiler.ir.text.resources import WeightFolder
 

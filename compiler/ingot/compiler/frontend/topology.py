@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import onnx
 from google.protobuf.message import Message
@@ -16,17 +17,17 @@ def require_text(message: Message) -> None:
         _require_utf8("name", message.name)
         return
     for descriptor, value in message.ListFields():
-        single = isinstance(value, Message | str | bytes | int | float)
-        for item in (value,) if single else value:
-            if isinstance(item, Message):
-                require_text(item)
-            elif descriptor.type == descriptor.TYPE_STRING:
+        many = not isinstance(value, Message | str | bytes | int | float)
+        items = cast(Iterable[object], value if many else (value,))
+        if descriptor.type == descriptor.TYPE_STRING:
+            for item in items:
                 _require_utf8(descriptor.name, item)
-            else:  # numbers
-                break
+        elif descriptor.type == descriptor.TYPE_MESSAGE:
+            for item in items:
+                require_text(cast(Message, item))
 
 
-def _require_utf8(what: str, text: str | bytes) -> None:
+def _require_utf8(what: str, text: object) -> None:
     if isinstance(text, bytes):
         raise ModelError(f"the {what} {text[:40]!r} is not UTF-8 text", remedy="the file is damaged: export it again")
 

@@ -426,9 +426,7 @@ def poisoned(size: int, dtype: np.dtype[Any]) -> Array:
     return np.full(size, np.nan).astype(dtype)
 
 
-def run_program(
-    program: Program, inputs: Mapping[str, Array], *, check_races: bool = True
-) -> dict[str, Array]:
+def run_program(program: Program, inputs: Mapping[str, Array], *, check_races: bool = True) -> dict[str, Array]:
     """The outputs by storage name for dense arrays by input storage name.
 
     Symbols come from the input shapes (BindingError when they do not fit). Temporaries and outputs start as NaN or an
@@ -486,9 +484,7 @@ class _Machine:
             parameter.name: (self.memory[a.storage], dims.evaluate(a.offset, self.values))
             for parameter, a in zip(step.kernel.buffers, step.buffers, strict=True)
         }
-        values = {
-            name: dims.evaluate(d, self.values) for name, d in zip(step.kernel.dims, step.dims, strict=True)
-        }
+        values = {name: dims.evaluate(d, self.values) for name, d in zip(step.kernel.dims, step.dims, strict=True)}
         try:
             run_kernel(step.kernel, buffers, values, check_races=self.check_races)
         except ExecutionError as error:

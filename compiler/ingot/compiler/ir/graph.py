@@ -285,7 +285,9 @@ def describe(node: Node) -> str:
     return f"{node.name} ({', '.join(node.origin)})" if node.origin else node.name
 
 
-def constant(data: Array | float | int | bool, dtype: dtypes.DType | None = None, origin: Origin = ()) -> Constant:
+def constant(
+    data: Array | np.generic | float | int | bool, dtype: dtypes.DType | None = None, origin: Origin = ()
+) -> Constant:
     """A Constant from anything numpy takes, cast to `dtype` when given."""
     array = np.asarray(data, dtype=dtype.to_numpy() if dtype is not None else None)
     array = array.view()

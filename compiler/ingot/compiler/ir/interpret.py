@@ -139,9 +139,7 @@ def _run(graph: Graph, arrays: Sequence[Array], values: dict[str, int]) -> tuple
     for node in graph.nodes():
         if isinstance(node, Input):
             if node not in held:
-                raise IrError(
-                    f"{describe(node)}: input {node.label!r} is used but not among the inputs of {graph.name}"
-                )
+                raise IrError(f"input {node.label!r} is used but is not among the inputs of graph {graph.name!r}")
             continue
         sources = operands_of(node)
         operands = [held[v] for v in sources]

@@ -101,9 +101,7 @@ class Context:
             )
         return found
 
-    def weight(
-        self, source: Constant, key: tuple[Any, ...], data: NDArray[Any], dtype: DType | None = None
-    ) -> Storage:
+    def weight(self, source: Constant, key: tuple[Any, ...], data: NDArray[Any], dtype: DType | None = None) -> Storage:
         """The weight storage for `data` derived from `source` by what `key` describes; made once."""
         full = (id(source), *key)
         if full not in self._weights:

@@ -86,11 +86,11 @@ def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
     done = produced[0]
     copy(inner, View(done.storage, (), (), done.offset), running, node.origin, "running")
     repeat = Repeat(
-            Argument(counter.storage),
-            None if trip is None else Argument(trip.storage, trip.offset),
-            Argument(running.storage),
-            tuple(inner.steps),
-            node.origin,
+        Argument(counter.storage),
+        None if trip is None else Argument(trip.storage, trip.offset),
+        Argument(running.storage),
+        tuple(inner.steps),
+        node.origin,
     )
     context.steps.append(repeat)
     if rows is not None:
@@ -115,13 +115,14 @@ def _count_rows(context: Context, inner: Context, counter: View, node: ops.Loop)
 
 def _check_rows(context: Context, rows: View, node: ops.Loop) -> None:
     """Report a loop that ended before its scan outputs were full: their shape was promised."""
-    status, number = context.fault(f"{describe(node)}: the loop ended before its trip count, its scan outputs are short")
+    status, number = context.fault(
+        f"{describe(node)}: the loop ended before its trip count, its scan outputs are short"
+    )
     build = KernelBuilder(context.unique("check"))
     expected = [index_value(extent) for extent in dict.fromkeys(node.scans)]
     count = build.load(rows, rows.offset)
     body = tuple(
-        When(Call("ne", (count, extent), boolean), (build.store(status, 0, Const(number, i64)),))
-        for extent in expected
+        When(Call("ne", (count, extent), boolean), (build.store(status, 0, Const(number, i64)),)) for extent in expected
     )
     context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
 

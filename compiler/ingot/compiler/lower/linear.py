@@ -202,7 +202,11 @@ def _padded_input(context: Context, group: Group, node: linear.Conv, value: Valu
         have = ()
     if all(low == high == 0 for low, high in need):
         return _single(context, view, group.node)
-    if wide == value.type.dtype and have and all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(have, need, strict=True)):
+    if (
+        wide == value.type.dtype
+        and have
+        and all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(have, need, strict=True))
+    ):
         return view
     from ingot.compiler.lower.movement import zero_border
 

@@ -106,7 +106,9 @@ def _plan(context: Context, graph: Graph) -> None:
             _place_parts(context, node, uses)
         elif isinstance(node, movement.Reshape):
             _place_reshaped(context, node, uses)
-        elif isinstance(node, movement.Transpose) and node in context.placements and _is_placeable(context, node.x, uses):
+        elif (
+            isinstance(node, movement.Transpose) and node in context.placements and _is_placeable(context, node.x, uses)
+        ):
             inverse = tuple(sorted(range(node.rank), key=node.perm.__getitem__))
             context.placements[node.x] = context.placements[node].transpose(inverse)
     for value in [v for v in context.halos if v in context.placements]:

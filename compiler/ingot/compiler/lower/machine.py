@@ -1,4 +1,4 @@
-"""What schedules need to know of a processor."""
+"""What schedules need to know of a processor core: vectors, registers, caches and issue rates."""
 
 from __future__ import annotations
 
@@ -7,10 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor core: f32 lanes of a vector register, vector registers, cache sizes in bytes (l3: one core's share)."""
+    """A processor core: f32 lanes of a vector register, vector registers, cache sizes in bytes (l3: one core's share).
+
+    The rates are sustained ones, in vector instructions a cycle, and bytes a cycle from the outer caches.
+    """
 
     lanes_f32: int = 8
     vector_registers: int = 16
     l1: int = 32 << 10
     l2: int = 1 << 20
     l3: int = 8 << 20
+    fma_rate: float = 2.0
+    fma_latency: int = 4
+    load_rate: float = 1.35  # broadcasts from rows a multiple of a cache line apart meet in one bank
+    l2_rate: float = 24.0
+    l3_rate: float = 16.0
+    cycles_per_microsecond: int = 3000
+
+    def lanes(self, element_bytes: int) -> int:
+        """Elements of a vector register."""
+        return max(1, 4 * self.lanes_f32 // element_bytes)
+
+
+AVX2 = Machine()
+AVX512 = Machine(lanes_f32=16, vector_registers=32)
+NEON = Machine(lanes_f32=4, vector_registers=32, l1=64 << 10, l2=512 << 10, load_rate=2.0)

@@ -67,8 +67,7 @@ def _mixed_power(base: DType, exponent: DType, args: Sequence[Expr]) -> Expr:
     """A power whose operands differ in type: in the float type of the two, back in the base's type."""
     kind = base if base.is_float else exponent if exponent.is_float else base
     converted = [
-        arg if dtype == kind else Call("cast", (arg,), kind)
-        for arg, dtype in zip(args, (base, exponent), strict=True)
+        arg if dtype == kind else Call("cast", (arg,), kind) for arg, dtype in zip(args, (base, exponent), strict=True)
     ]
     result: Expr = Call("pow", tuple(converted), kind)
     return result if kind == base else Call("cast", (result,), base)

@@ -1,28 +1,212 @@
-"""Tiles and blocks of the contraction templates."""
+"""Analytical tile sizes for the contraction templates: register tile, panel width and what one chunk covers.
+
+The model counts cycles. A register tile costs, per step of the depth, the larger of its multiply-adds, its loads and
+the latency of its accumulators; what does not fill a tile or a panel is waste. Chunks are cut so that there are some
+four to eight for each of up to eight threads where each still has `CHUNK_MICROSECONDS` of work, and so that the rows and
+panels of one chunk re-use each other from the caches. The number of threads is never asked for: results do not depend
+on it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, evaluate, maximum, minimum, symbols
 from ingot.compiler.lower.machine import Machine
+
+CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
+MOST_CHUNKS = 64  # of one launch with constant extents: eight for each of eight threads
+TYPICAL = 64  # the value assumed of a symbol, within its range
+TILE_OVERHEAD = 12  # cycles to start and end one register tile
+WIDTHS = (16, 24, 8)
+
+_QUERIES = 16  # queries a panel of the attention kernel
+
+Ranges = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class ContractionTile:
+    """`ir.templates.Contraction`'s schedule: panel width, rows of a register tile, rows and panels of a chunk."""
+
     width: int
     tile_rows: int
     row_block: Dim
     panel_block: Dim
 
 
-def choose_contraction(machine: Machine, *, rows: Dim, columns: Dim, depth: Dim, batch: Dim) -> ContractionTile:
-    return ContractionTile(16, 6, 96, 8)
+def typical(dim: Dim, ranges: Ranges) -> int:
+    """`dim` with every symbol at `TYPICAL`, or the nearest value in its range; at least 1."""
+    values: dict[str, int] = {}
+    for name in symbols(dim):
+        low, high = ranges.get(name, (1, TYPICAL))
+        values[name] = max(low, min(high, TYPICAL))
+    return max(1, evaluate(dim, values))
 
 
-def choose_depthwise(machine: Machine, *, rows: Dim, columns: Dim, channels: Dim, taps: int) -> Dim:
-    return 4
+def tile_cycles(machine: Machine, rows: int, width: int, element_bytes: int = 4) -> float:
+    """Cycles that a register tile of `rows` x `width` takes for one step of the depth."""
+    lanes = min(machine.lanes(element_bytes), width)
+    while width % lanes:
+        lanes //= 2
+    vectors = width // lanes
+    count = rows * vectors
+    latency = machine.fma_latency if count >= machine.fma_latency else machine.fma_latency / 2  # split along the depth
+    return max(count / machine.fma_rate, (rows + vectors) / machine.load_rate, latency)
 
 
-def choose_attention(machine: Machine, *, batch: Dim, queries: Dim, keys: Dim, depth: Dim, value: Dim) -> Dim:
-    return 32
+def most_rows(machine: Machine, width: int, element_bytes: int = 4) -> int:
+    """Rows of the largest register tile whose accumulators, panel vectors and one broadcast fit the registers."""
+    lanes = min(machine.lanes(element_bytes), width)
+    while width % lanes:
+        lanes //= 2
+    vectors = width // lanes
+    return max(1, min(12, (machine.vector_registers - vectors - 1) // vectors))
+
+
+def choose_contraction(
+    machine: Machine,
+    *,
+    rows: Dim,
+    columns: Dim,
+    depth: Dim,
+    batch: Dim = 1,
+    ranges: Ranges | None = None,
+    element_bytes: int = 4,
+) -> ContractionTile:
+    """The schedule of a contraction of `rows` x `depth` by `depth` x `columns`, `batch` times.
+
+    `ranges` bounds the symbols of the dims. With symbolic rows, columns or depth the panels of a chunk are a dim that
+    keeps small launches in one piece.
+    """
+    known = ranges or {}
+    m, n, k, count = (typical(dim, known) for dim in (rows, columns, depth, batch))
+    best: tuple[float, int, int] | None = None
+    for candidate in WIDTHS:
+        panels = -(-n // candidate)
+        most = most_rows(machine, candidate, element_bytes)
+        tiles = -(-m // most)
+        least, larger = divmod(m, tiles)
+        cycles = 0.0
+        for size, number in ((least + 1, larger), (least, tiles - larger)):
+            if number:
+                grouped = _grouped(machine, size, candidate, panels, element_bytes)
+                cycles += number * (k * grouped + TILE_OVERHEAD)
+        cost = panels * cycles
+        if best is None or cost < 0.96 * best[0]:  # the first width suits every instruction set: leave it for a gain
+            best = cost, candidate, most
+    assert best is not None
+    serial, chosen, tile = best
+    row_block, panel_block = _blocks(machine, m, -(-n // chosen), k, count, chosen, tile, serial)
+    return ContractionTile(
+        chosen, tile, *_symbolic(machine, rows, columns, depth, known, chosen, row_block, panel_block)
+    )
+
+
+def _grouped(machine: Machine, rows: int, width: int, panels: int, element_bytes: int) -> float:
+    """Cycles a step and panel: tiles of very few rows take several panels at once."""
+    alone = tile_cycles(machine, rows, width, element_bytes)
+    if rows > 3 or panels == 1:
+        return alone
+    group = min(panels, 4)
+    return min(alone, tile_cycles(machine, rows, width * group, element_bytes) / group)
+
+
+def _blocks(
+    machine: Machine, m: int, panels: int, k: int, batch: int, width: int, tile: int, serial: float
+) -> tuple[int, int]:
+    """(rows, panels) of one chunk, for the typical extents. `serial` is the cycles of one batch point."""
+    least = CHUNK_MICROSECONDS * machine.cycles_per_microsecond
+    wanted = max(1, min(MOST_CHUNKS, int(serial * batch / least)))
+    best: tuple[float, int, int] | None = None
+    for row_parts in _parts(-(-m // tile)):
+        row_block = min(m, -(-(-(-m // row_parts)) // tile) * tile)
+        for panel_parts in _parts(panels):
+            panel_block = -(-panels // panel_parts)
+            row_chunks, panel_chunks = -(-m // row_block), -(-panels // panel_block)
+            chunks = batch * row_chunks * panel_chunks
+            if chunks > max(wanted, batch):
+                continue
+            waste = row_chunks * row_block * panel_chunks * panel_block / (m * panels)
+            # A chunk reads its rows and its panels once from further away; the stores come on top of both.
+            bytes_read = 4.0 * k * (row_block + panel_block * width)
+            far = machine.l3_rate if k * panels * width * 4 > machine.l2 // 2 else machine.l2_rate
+            work = serial / (row_chunks * panel_chunks)
+            reading = 0.5 * bytes_read / far
+            # At the end of a launch each of t threads waits for half a chunk: the mean over 2, 4 and 8 threads.
+            idle = 2.3 / chunks if wanted > 1 else 0.0
+            cost = waste * (1 + reading / work) * (1 + idle)
+            if best is None or cost < best[0] - 1e-9:
+                best = cost, row_block, panel_block
+    assert best is not None
+    return best[1], best[2]
+
+
+def _parts(count: int) -> list[int]:
+    """Numbers of parts worth trying for `count` units."""
+    return sorted({min(count, p) for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)})
+
+
+def _symbolic(
+    machine: Machine,
+    rows: Dim,
+    columns: Dim,
+    depth: Dim,
+    ranges: Ranges,
+    width: int,
+    row_block: int,
+    panel_block: int,
+) -> tuple[Dim, Dim]:
+    """The blocks for extents that may be symbolic: where rows or depth may be small, a chunk takes more panels."""
+    panels = ceil_divide(columns, width)
+    if isinstance(rows, int) and isinstance(depth, int):
+        return row_block, panel_block if isinstance(columns, int) else minimum(panel_block, maximum(panels, 1))
+    steps = int(CHUNK_MICROSECONDS * machine.cycles_per_microsecond * machine.fma_rate * machine.lanes_f32) // width
+    here = minimum(maximum(rows, 1), row_block)
+    low, high = bounds(rows, ranges) if not isinstance(rows, int) else (rows, rows)
+    if low >= row_block or high <= 0:
+        here = row_block
+    enough = ceil_divide(steps, here * maximum(depth, 1))
+    return row_block, minimum(maximum(panels, 1), maximum(panel_block, enough))
+
+
+def choose_depthwise(
+    machine: Machine, *, rows: Dim, columns: Dim, channels: Dim, taps: int, ranges: Ranges | None = None
+) -> Dim:
+    """`row_block` of a depthwise convolution: rows of a chunk, each of `columns` positions of `channels` channels."""
+    known = ranges or {}
+    line, count = typical(columns, known) * typical(channels, known), typical(rows, known)
+    # Loads and stores bound small filters, multiply-adds large ones.
+    cycles = max(1.0, line / machine.lanes_f32 * max(taps / machine.fma_rate, 4.0))
+    enough = max(1, int(CHUNK_MICROSECONDS * machine.cycles_per_microsecond / cycles))
+    block = max(enough, -(-count // MOST_CHUNKS))
+    if isinstance(rows, int):
+        return -(-count // max(1, count // block))
+    return block
+
+
+def choose_attention(
+    machine: Machine,
+    *,
+    batch: Dim,
+    queries: Dim,
+    keys: Dim,
+    depth: Dim,
+    value: Dim,
+    ranges: Ranges | None = None,
+) -> Dim:
+    """`query_block` of an attention kernel: a multiple of its panels of 16 queries, or all queries."""
+    known = ranges or {}
+    points, count, length = (typical(dim, known) for dim in (batch, queries, keys))
+    size = typical(depth, known) + typical(value, known)
+    budget = CHUNK_MICROSECONDS * machine.cycles_per_microsecond * 0.8 * machine.fma_rate * machine.lanes_f32
+    enough = max(1, -(-int(budget) // (_QUERIES * length * size)))
+    panels = -(-count // _QUERIES)
+    parts = max(1, min(panels // enough, -(-MOST_CHUNKS // points)))
+    block = _QUERIES * -(-panels // parts)
+    if isinstance(queries, int):
+        return min(block, max(queries, 1))
+    if isinstance(keys, int):
+        return block
+    return maximum(block, _QUERIES * ceil_divide(int(budget) // (_QUERIES * size), maximum(keys, 1)))

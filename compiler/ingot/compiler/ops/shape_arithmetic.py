@@ -38,7 +38,7 @@ def known_dims(value: Value) -> tuple[Dim, ...] | None:
 
 
 def contents(value: Value) -> Contents | None:
-    """The elements of a small value of any rank, None where nothing is known. Memoised on the nodes; iterative."""
+    """The elements of a small static value of any rank, None for others. Memoised on the nodes; iterative."""
     stack = [node_of(value)]
     while stack:
         node = stack[-1]
@@ -63,7 +63,7 @@ def _small(type_: TensorType) -> bool:
 
 
 def _evaluate(node: Node) -> tuple[Contents | None, ...]:
-    nothing = (None,) * len(node.types)
+    nothing = tuple(_filled(None, t.static_shape()) if _small(t) else None for t in node.types)
     compute = _EVALUATE.get(type(node))
     if compute is None or not any(_small(t) for t in node.types):
         return nothing

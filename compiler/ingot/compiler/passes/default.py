@@ -17,7 +17,6 @@ from ingot.compiler.rewrite import Trace
 KERNELS: frozenset[type[Node]] = frozenset((Attention,))
 
 
-
 def expand_composites(graph: Graph, *, trace: Trace | None = None) -> Graph:
     """Composites without a kernel of their own as core ops."""
     return expand(graph, KERNELS, trace=trace)

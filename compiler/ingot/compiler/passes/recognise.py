@@ -135,13 +135,17 @@ def recognise_silu(node: Mul, graph: Graph) -> Patch | None:
 
 
 def recognise_hard_swish(node: Mul | Div, graph: Graph) -> Patch | None:
-    """x * clip(x + 3, 0, 6) / 6 -> hard_swish(x); x * hard_sigmoid(x, 1/6, 1/2) -> hard_swish(x)"""
+    """x * clip(x + 3, 0, 6) / 6 -> hard_swish(x); x * hard_sigmoid(x, 1/6, 1/2), or its parts -> hard_swish(x)"""
     coefficient, values = factors(node, graph)
     for kind in (Clip, HardSigmoid):
         match _pair(values, kind):
             case (x, Clip(Add(y, three), low, high)) if x is y:
                 bounds = is_splat(three, 3) and is_splat(low, 0) and is_splat(high, 6)
                 if bounds and _close(coefficient, 1 / 6, node):
+                    return _typed(node, HardSwish(x))
+            case (x, Clip(Add(Mul(y, sixth), half), low, high)) if x is y and coefficient == 1:
+                slope = splat(sixth)
+                if _close(slope, 1 / 6, x) and is_splat(half, 0.5) and is_splat(low, 0) and is_splat(high, 1):
                     return _typed(node, HardSwish(x))
             case (x, HardSigmoid(y, alpha, beta)) if x is y and coefficient == 1:
                 if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
@@ -217,7 +221,7 @@ def recognise_softmax(node: Div, graph: Graph) -> Patch | None:
 
 
 def recognise_attention(node: MatMul, graph: Graph) -> Patch | None:
-    """softmax(scale * q @ k^T + mask) @ v -> attention(q, k, v, mask, scale); the scale may be on q, k or the product"""
+    """softmax(scale * q @ k^T + mask) @ v -> attention(q, k, v, mask, scale); the scale may be on q or k as well"""
     match node:
         case MatMul(Softmax(scores, axis) as weights, v) if axis == weights.rank - 1 and _once(weights, graph):
             pass

@@ -102,7 +102,7 @@ class Loop:
 
 
 def erf(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64)).astype(np.float64)
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64)), np.float64)
 
 
 def sigmoid(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -249,8 +249,9 @@ def test_float32_stays_within_its_bound(name: str) -> None:
     x = float32_samples(257 if name in HOT else 4099)
     if name == "fast_exp":
         x = x[~((x > 88) | (x < -87))]
-    bound = BOUNDS[name]
-    assert_close(Loop(FUNCTIONS[name])(x), bound.reference(x.astype(np.float64)), bound.single, x)
+    bound, loop = BOUNDS[name], Loop(FUNCTIONS[name])
+    for part in np.array_split(x, x.size // 100_000 + 1):  # in cache
+        assert_close(loop(part), bound.reference(part.astype(np.float64)), bound.single, part)
 
 
 @needs_extended
@@ -323,7 +324,7 @@ def test_gelu_stays_within_its_bound(name: str, units: int) -> None:
     spread = np.exp(rng.uniform(-100, 88, 200_000)) * rng.choice([-1, 1], 200_000)
     x = np.concatenate([rng.uniform(-14, 14, 400_000), spread, [0.0, -0.0]]).astype(np.float32)
     wide = x.astype(np.float64)
-    erfc = np.frompyfunc(math.erfc, 1, 1)(np.abs(wide) / np.sqrt(2)).astype(np.float64)
+    erfc = np.asarray(np.frompyfunc(math.erfc, 1, 1)(np.abs(wide) / np.sqrt(2)), np.float64)
     reference = np.maximum(wide, 0) - 0.5 * np.abs(wide) * erfc
     error = np.abs(Loop(FUNCTIONS[name])(x) - reference)
     assert (error <= np.maximum(units * 2.0**-24 * np.abs(wide), 2.0**-149)).all()
@@ -463,7 +464,7 @@ def everything(options: MathOptions) -> str:
         b = ir.IRBuilder(kernel.append_basic_block())
         b.ret(function(b, *kernel.args, **options))
 
-    for lanes in (8, None):
+    for lanes in (4, None):
         for bits in (32, 64):
             element = F32 if bits == 32 else F64
             type_ = element if lanes is None else ir.VectorType(element, lanes)

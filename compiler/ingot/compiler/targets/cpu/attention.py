@@ -12,6 +12,7 @@ scratch memory does not grow with the sequence.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -67,6 +68,7 @@ class _Body:
         self._check_operands(scope)
         queries = template.queries.extent
         self.width = 8 if isinstance(queries, int) and queries <= 8 else WIDTH
+        self.whole_panels = isinstance(queries, int) and queries % self.width == 0
         self.lanes = min(level.lanes(4), self.width)
         self.vectors = self.width // self.lanes
         keys = template.keys.extent
@@ -215,7 +217,7 @@ class _Body:
             size = flow.minimum(b, flow.subtract(b, extent, key), const(self.key_block))
             self._scores(inner, first, count, size)
             self._soften(size)
-            self._accumulate(inner, size)
+            self._accumulate(inner, count, size)
             return []
 
         known = as_constant(extent)
@@ -360,8 +362,8 @@ class _Body:
 
     # -- values -------------------------------------------------------------------------------------------------------
 
-    def _accumulate(self, scope: Scope, size: Value) -> None:
-        """sums[query] = decay * sums[query] + weights of the block times V, for every query of the panel."""
+    def _accumulate(self, scope: Scope, count: Value, size: Value) -> None:
+        """sums[query] = decay * sums[query] + weights of the block times V, for the `count` queries of the panel."""
         b, template = self.b, self.template
         pointer = scope.buffer(template.v.buffer)[0]
         stride = emit_dim(b, self._coefficient(template.v, template.keys), scope)
@@ -374,10 +376,15 @@ class _Body:
             most = microkernel.fitting_rows(width // lanes, self.level.vector_registers, None, f32, self.width)
             tiles = -(-self.width // most)
             sizes = [self.width // tiles + (t < self.width % tiles) for t in range(tiles)]
-            query = 0
-            for rows in sizes:
-                self._value_tile(start, stride, e, query, rows, width, lanes, size)
-                query += rows
+            for rows, query in zip(sizes, itertools.accumulate(sizes, initial=0), strict=False):
+
+                def tile(query: int = query, rows: int = rows) -> None:
+                    self._value_tile(start, stride, e, query, rows, width, lanes, size)
+
+                if query == 0 or self.whole_panels:
+                    tile()
+                else:
+                    flow.branch(b, b.icmp_signed("<", const(query), count), tile, None)
 
         def body(e: Value, _: list[Value]) -> list[Value]:
             column(e, WIDTH)

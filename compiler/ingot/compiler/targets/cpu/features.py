@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from llvmlite import binding as llvm
 
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.machine import AVX2, AVX512, NEON, Machine
 
 Arch = Literal["x86-64", "aarch64"]
 
@@ -31,8 +31,8 @@ class Level:
     """An instruction set level.
 
     vector_bytes: width of a vector register; vector_registers: how many there are. masked_bytes: the narrowest element,
-    in bytes, for which masked loads and stores are one instruction; 0 where there are none. The cache sizes, in bytes,
-    are what a schedule may count on, not what a machine reports.
+    in bytes, for which masked loads and stores are one instruction; 0 where there are none. l2: bytes of second-level
+    cache that kernels block for. required: the features a machine must have, by LLVM's names.
     """
 
     name: str
@@ -44,10 +44,8 @@ class Level:
     vector_registers: int
     masked_bytes: int = 0
     fma: bool = True
-    l1: int = 32 << 10
     l2: int = 1 << 20
-    l3: int = 8 << 20
-    required: frozenset[str] = field(default=frozenset())  # the features a machine must have
+    required: frozenset[str] = frozenset()
 
     @property
     def feature_string(self) -> str:
@@ -91,7 +89,7 @@ _LEVELS: dict[str, Level] = {
             ("+v8.2a", *(f"+{f}" for f in _ARM)),
             vector_bytes=16,
             vector_registers=32,
-            l1=64 << 10,
+            l2=512 << 10,
             required=frozenset(_ARM),
         ),
     )
@@ -100,7 +98,9 @@ _LEVELS: dict[str, Level] = {
 
 def machine(level: Level) -> Machine:
     """What schedules for `level` are made for."""
-    return Machine(level.lanes(4), level.vector_registers, level.l1, level.l2, level.l3)
+    if level.arch == "aarch64":
+        return NEON
+    return AVX512 if level.vector_bytes == 64 else AVX2
 
 
 def names() -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def _native() -> Level:
     if host_arch() == "aarch64":
         generic = _LEVELS["aarch64"]
         spelled = (*(f"+{f}" for f in sorted(on)), *(f"-{f}" for f in sorted(off)))
-        return Level("native", "aarch64", generic.triple, cpu, spelled, 16, 32, l1=generic.l1, required=frozenset(on))
+        return Level("native", "aarch64", generic.triple, cpu, spelled, 16, 32, l2=generic.l2, required=frozenset(on))
     if not {"avx2", "fma", "f16c"} <= set(on):
         raise IrError("kernels need AVX2, FMA and F16C; this machine has not got them, compile for another level")
     return _x86("native", cpu, on, off)

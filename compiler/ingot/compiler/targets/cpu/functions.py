@@ -342,11 +342,11 @@ def _integer_function(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DTy
         case "fma":
             return b.add(b.mul(x, args[1]), args[2])
         case "div":
-            return vecmath.trunc_div(b, *args, signed)
+            return vecmath.trunc_div(b, x, args[1], signed)
         case "fmod":
-            return vecmath.trunc_mod(b, *args, signed)
+            return vecmath.trunc_mod(b, x, args[1], signed)
         case "mod":
-            return vecmath.floor_mod(b, *args, signed)
+            return vecmath.floor_mod(b, x, args[1], signed)
         case "reciprocal":
             return vecmath.trunc_div(b, one, x, signed)
         case "min" | "max":

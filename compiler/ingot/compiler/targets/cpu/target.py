@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ingot.compiler.artifact import TargetDescription
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
+from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.program import argument_table
@@ -24,14 +25,7 @@ class CpuTarget:
     @property
     def machine(self) -> Machine:
         """What schedules are chosen for."""
-        level = self.level
-        return Machine(
-            lanes_f32=level.lanes(4),
-            vector_registers=level.vector_registers,
-            l1=level.l1,
-            l2=level.l2,
-            l3=level.l3,
-        )
+        return features.machine(self.level)
 
     def generate(
         self, program: Program, *, jobs: int | None = None, progress: Callable[[int, int], None] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ingot.compiler.ir.dims import Dim, coefficient, symbols
@@ -174,11 +174,11 @@ def plan(loop: For, scope: Scope, level: Level) -> Plan | None:
     lanes = level.lanes(_element_bytes(survey.dtypes.values()))
     unroll = 1 if survey.scattered else 4 if survey.cost <= CHEAP else 2 if survey.cost <= MODERATE else 1
     masked = bool(level.masked_bytes) and survey.narrowest >= level.masked_bytes and not survey.scattered
-    accumulators = tuple(Accumulator(name, *fns, survey.fold_types[name]) for name, fns in outer.items())
+    accumulators = tuple(Accumulator(name, next(iter(fns)), survey.fold_types[name]) for name, fns in outer.items())
     return Plan(lanes, unroll, masked, accumulators) if lanes > 1 else None
 
 
-def _element_bytes(dtypes: Iterator[DType] | Sequence[DType]) -> int:
+def _element_bytes(dtypes: Iterable[DType]) -> int:
     """Bytes of the element that decides the number of lanes. 64-bit integers are mostly indices: they do not count
     beside 32-bit data; half precision is computed in f32."""
     sizes: set[int] = set()

@@ -1,5 +1,5 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Conversions between f32 and the 16-bit formats, whose values are held as i16 bit patterns, scalar or vector."""
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def bf16_to_float(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) 
 
 
 def float_to_bf16(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """bf16 bit patterns (i16 lanes) of f32: to nearest, ties to even; overflow gives inf, NaN stays NaN (quiet, payload cut).
+    """bf16 bit patterns (i16 lanes) of f32: to nearest, ties to even; overflow gives inf, a NaN a quiet NaN.
 
     Written in integers: LLVM's own truncation calls a library function on x86-64.
     """

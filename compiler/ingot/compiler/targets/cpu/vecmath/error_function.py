@@ -1,5 +1,5 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """The error function and the GELU activation made of it."""
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ FAST_GELU = (
     12.9964,
 )  # fmt: skip
 
-# f64: erf x = x P(x^2), |x| < 1 (relative error 2^-56), and erfc x = e^(-x^2) W(3 / (x + 3)), 1 <= x <= 6 (error 2^-61).
+# f64: erf x = x P(x^2), |x| < 1 (relative error 2^-56), and erfc x = e^(-x^2) W(3 / (x + 3)), 1 <= x <= 6 (error
+# 2^-61).
 ERF_SMALL = (
     1.1283791670955126, -0.3761263890318352, 0.11283791670944186, -0.026866170643111652, 0.0052239776061199245,
     -0.0008548325929380051, 0.00012055293578739574, -1.492471233506079e-05, 1.6447131952536898e-06,
@@ -78,8 +79,8 @@ def _erf_single(lanes: Lanes, x: ir.Value) -> ir.Value:
 def gelu(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
     """x (1 + erf(x / sqrt 2)) / 2. Absolute error at most 3 * 2^-24 |x| (f32), 4 * 2^-53 |x| (f64).
 
-    f32 is max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, where the small second term keeps its relative accuracy; -inf gives 0,
-    in f64, as in the formula, NaN.
+    f32 is max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, where the small second term keeps its relative accuracy; -inf gives
+    0, in f64, as in the formula, NaN.
     """
     lanes = Lanes(b, x.type, options)
     if lanes.bits == 32:

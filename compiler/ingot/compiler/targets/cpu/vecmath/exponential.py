@@ -1,11 +1,12 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Functions built on e^x: exp, expm1, sigmoid, softplus and the hyperbolic ones.
 
 All reduce x = n ln 2 + r with |r| <= ln(2)/2 (Cody and Waite, "Software Manual for the Elementary Functions", 1980:
-the high part of ln 2 has so few bits that its product with n is exact), evaluate e^r = 1 + r + r^2 Q(r), and multiply by
-2^n. Polynomials are minimax fits by the Remez exchange in 60 digits; those for f32 were rounded coefficient by
-coefficient, the later ones refitted after each rounding.
+the high part of ln 2 has so few bits that its product with n is exact), evaluate e^r = 1 + r + r^2 Q(r), and multiply
+by 2^n. Polynomials are minimax fits, by the Remez exchange in 60 digits or, where the weight vanishes inside the
+interval, by linear programming; those for f32 were rounded coefficient by coefficient, the later ones refitted after
+each rounding.
 """
 
 from __future__ import annotations
@@ -88,8 +89,10 @@ def exp(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Valu
 
 
 def fast_exp(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """e^x for x <= 88 (a softmax has x <= 0). f32: error at most 2.5 ulp; results below 2^-126 become 0 (-inf gives 0, NaN
-    gives NaN). Larger x give nonsense. f64: the same as `exp`."""
+    """e^x for x <= 88 (a softmax has x <= 0); larger x give nonsense.
+
+    f32: error at most 2.5 ulp; results below 2^-126 become 0 (-inf gives 0, NaN gives NaN). f64: the same as `exp`.
+    """
     lanes = Lanes(b, x.type, options)
     if lanes.bits == 64:
         return scaled_exp(lanes, x)

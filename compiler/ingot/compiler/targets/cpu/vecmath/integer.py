@@ -1,10 +1,10 @@
-# pyright: basic
-# llvmlite has no types.
-"""Integer division and remainder that never trap and are never undefined: x / 0 and x mod 0 are 0, MIN / -1 wraps to MIN.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
+"""Integer division and remainder, never trapping, never undefined: x / 0 and x mod 0 are 0, MIN / -1 wraps to MIN.
 
-Up to 32 bits the quotient is taken in floating point, which vectorises and is exact: a quotient of w-bit integers that is
-not an integer lies at least 1/|y| away from one, and the rounding error of the division, at most 2^(w-1-p)/|y| with p bits
-of precision, cannot cross that (p = 24 for 16 bits, 53 for 32).
+Up to 32 bits the quotient is taken in floating point, which vectorises and is exact: a quotient of w-bit integers that
+is not an integer lies at least 1/|y| away from one, and the rounding error of the division, at most 2^(w-p)/|y| with p
+bits of precision, cannot cross that (p = 24 for 16 bits, 53 for 32).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-# pyright: basic
-# llvmlite has no types.
-"""asin, acos, atan and atan2: one polynomial each after the usual reductions (Cephes), Remez fits as in `exponential`."""
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
+"""asin, acos, atan and atan2: one polynomial each after the reductions of Cephes; Remez fits as in `exponential`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def _asin_parts(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value
 
 
 def asin(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """Arc sine; NaN beyond +-1. Error at most 2 ulp (f32), 2.5 ulp (f64). asin |x| = pi/2 - 2 asin sqrt((1 - |x|)/2) beyond 1/2."""
+    """Arc sine; NaN beyond +-1. Error at most 2 ulp (f32), 2.5 ulp (f64).
+
+    asin |x| = pi/2 - 2 asin sqrt((1 - |x|)/2) beyond 1/2.
+    """
     lanes = Lanes(b, x.type, options)
     beyond, y, p = _asin_parts(lanes, x)
     high, low = PI_HALF[lanes.bits]
@@ -104,7 +107,7 @@ def atan(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Val
 
 
 def atan2(b: ir.IRBuilder, y: ir.Value, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """The angle of the point (x, y), -pi .. pi, with C's rules for zeros and infinities. Error at most 2 ulp (f32, f64)."""
+    """The angle of the point (x, y), -pi .. pi, zeros and infinities as in C. Error at most 2 ulp (f32, f64)."""
     lanes = Lanes(b, x.type, options)
     rise, run = lanes.abs(y), lanes.abs(x)
     # The sum of the two must not overflow.

@@ -1,5 +1,5 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Arithmetic on one floating type, scalar or vector: the vocabulary the functions of this folder are written in."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Lanes:
         self.count = floating.count if isinstance(floating, ir.VectorType) else None
         element = floating.element if isinstance(floating, ir.VectorType) else floating
         if not isinstance(element, ir.FloatType | ir.DoubleType):
-            raise TypeError(f"vector mathematics is defined on float and double lanes, not on {floating}; convert first")
+            raise TypeError(f"vecmath is defined on float and double lanes, not on {floating}; convert first")
         self.b = b
         self.options = options
         self.float = floating
@@ -99,8 +99,8 @@ class Lanes:
     def polynomial(self, x: ir.Value, coefficients: Sequence[float], paired: bool = False) -> ir.Value:
         """sum of coefficients[i] * x**i.
 
-        Horner's rule has the fewest operations, and a dependency as long as the degree. In pairs, (a + b x) + x^2 (...),
-        it is half as long for one operation more; long polynomials always take that.
+        Horner's rule has the fewest operations, and a dependency as long as the degree. In pairs, (a + b x) +
+        x^2 (...), it is half as long for one operation more; long polynomials always take that.
         """
         stride = x
         terms: list[ir.Value] = [self.const(c) for c in coefficients]

@@ -1,10 +1,10 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """log, log1p and the inverse hyperbolic functions.
 
-x = 2^k m with m in [sqrt(1/2), sqrt(2)) and log x = k ln 2 + log m; ln 2 is split so that k times its high part is exact
-(Cody and Waite, 1980). f32 takes a polynomial in m - 1; f64 one in s^2, s = (m - 1)/(m + 1), arranged as in Sun's fdlibm so
-that the leading terms are exact. Polynomials are Remez fits, as in `exponential`.
+x = 2^k m with m in [sqrt(1/2), sqrt(2)) and log x = k ln 2 + log m; ln 2 is split so that k times its high part is
+exact (Cody and Waite, 1980). f32 takes a polynomial in m - 1; f64 one in s^2, s = (m - 1)/(m + 1), arranged as in Sun's
+fdlibm so that the leading terms are exact. Polynomials are Remez fits, as in `exponential`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def log1p(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Va
 
 
 def asinh(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """log1p(|x| + x^2 / (1 + sqrt(x^2 + 1))) with the sign of x. Error at most 1 ulp (f32, computed in f64), 2.5 ulp (f64)."""
+    """log1p(|x| + x^2 / (1 + sqrt(x^2 + 1))) with the sign of x. Error at most 1 ulp (f32, in f64), 2.5 ulp (f64)."""
     lanes = Lanes(b, x.type, options)
     if lanes.bits == 32:
         return _through_double(lanes, asinh, x)
@@ -115,7 +115,7 @@ def asinh(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Va
 
 
 def acosh(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """log1p(t + sqrt(t (t + 2))) with t = x - 1; NaN below 1. Error at most 1 ulp (f32, computed in f64), 2.5 ulp (f64)."""
+    """log1p(t + sqrt(t (t + 2))) with t = x - 1; NaN below 1. Error at most 1 ulp (f32, in f64), 2.5 ulp (f64)."""
     lanes = Lanes(b, x.type, options)
     if lanes.bits == 32:
         return _through_double(lanes, acosh, x)
@@ -135,7 +135,10 @@ def _log1p_or_log_double(lanes: Lanes, argument: ir.Value, magnitude: ir.Value) 
 
 
 def atanh(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """log1p(2 |x| / (1 - |x|)) / 2 with the sign of x; NaN beyond +-1. Error at most 1 ulp (f32, computed in f64), 2.5 ulp (f64)."""
+    """log1p(2 |x| / (1 - |x|)) / 2 with the sign of x; NaN beyond +-1.
+
+    Error at most 1 ulp (f32, in f64), 2.5 ulp (f64).
+    """
     lanes = Lanes(b, x.type, options)
     if lanes.bits == 32:
         return _through_double(lanes, atanh, x)

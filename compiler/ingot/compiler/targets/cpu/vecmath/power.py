@@ -1,5 +1,5 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """x^y, and the floating remainder."""
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ THIRD = (1.0 / 3.0, 1.850371707708594e-17)
 
 
 def pow(b: ir.IRBuilder, x: ir.Value, y: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
-    """x^y with the special cases of C (IEEE 754-2019, 9.2.1): x^0 and 1^y are 1 even for NaN, a negative x wants an integer y.
+    """x^y with the special cases of C (IEEE 754-2019, 9.2.1).
 
-    Error at most 1 ulp (f32, computed in f64), 2 ulp (f64, with the logarithm in double-double arithmetic).
+    x^0 and 1^y are 1 even for NaN; a negative x with a y that is no integer gives NaN. Error at most 1 ulp (f32, in f64),
+    2 ulp (f64, with the logarithm in double-double arithmetic).
     """
     lanes = Lanes(b, x.type, options)
     magnitude = lanes.abs(x)
@@ -76,7 +77,8 @@ def _pow_double(lanes: Lanes, magnitude: ir.Value, y: ir.Value) -> ir.Value:
 def _log_double_double(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """log x as an unevaluated sum with some 63 good bits; x finite and > 0, in f64.
 
-    log m = 2 atanh s, s = (m - 1)/(m + 1); s and the first two terms are double-double (Dekker, 1971), the rest is small.
+    log m = 2 atanh s, s = (m - 1)/(m + 1); s and the first two terms are double-double (Dekker, 1971), the rest is
+    small.
     """
     b = lanes.b
     one, two = lanes.const(1.0), lanes.const(2.0)
@@ -125,7 +127,7 @@ def fmod(b: ir.IRBuilder, x: ir.Value, y: ir.Value, options: MathOptions = DEFAU
 
 
 def _remainder_in_steps(lanes: Lanes, x: ir.Value, y: ir.Value) -> ir.Value:
-    """x mod y for f64 x >= y >= 0 whose quotient may overflow: modulo 2^1200 y (or 2^600 y) first, then 2^600 y (2^300 y)."""
+    """x mod y for f64 x >= y >= 0 whose quotient may overflow: first modulo 2^1200 y and 2^600 y (or 2^600 y, 2^300 y)."""
     b = lanes.b
     one = lanes.const(1.0)
     small = b.fcmp_ordered("<", y, lanes.const(2.0**300))

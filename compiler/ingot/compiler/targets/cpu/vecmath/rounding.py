@@ -1,5 +1,5 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Rounding to integers, square root and reciprocal: what IEEE 754 defines exactly. No error, or half an ulp."""
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _nearest(lanes: Lanes, x: ir.Value) -> ir.Value:
 
 
 def _corrected(lanes: Lanes, x: ir.Value, sign: ir.Value, wrong: str, step: float) -> ir.Value:
-    """The nearest integer, moved by `step` where it compares `wrong` with x. The sign is that of `sign`, also at zero."""
+    """The nearest integer, moved by `step` where it compares `wrong` with x; with the sign of `sign`, also at zero."""
     b = lanes.b
     nearest = _nearest(lanes, x)
     correction = b.select(b.fcmp_ordered(wrong, nearest, x), lanes.const(step), lanes.const(0.0))

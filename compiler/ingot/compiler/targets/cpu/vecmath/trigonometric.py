@@ -1,10 +1,10 @@
-# pyright: basic
-# llvmlite has no types.
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """sin, cos and tan over the whole range.
 
-x = n pi/2 + r with |r| <= pi/4 (about). Up to `LIMIT` n pi/2 is subtracted in three parts (Cody and Waite, 1980). If any
-lane is larger a branch is taken that multiplies by 192 bits of 2/pi in integers (Payne and Hanek, "Radian reduction for
-trigonometric functions", SIGNUM 1983); it costs some hundred instructions and is laid out of the way. The functions
+x = n pi/2 + r with |r| <= pi/4 (about). Up to `LIMIT` n pi/2 is subtracted in three parts (Cody and Waite, 1980). If
+any lane is larger a branch is taken that multiplies by 192 bits of 2/pi in integers (Payne and Hanek, "Radian reduction
+for trigonometric functions", SIGNUM 1983); it costs some hundred instructions and is laid out of the way. The functions
 therefore end in another basic block than they began in: read `builder.block` afterwards.
 """
 
@@ -25,7 +25,8 @@ FINITE = {32: 3.4028234663852886e38, 64: 1.7976931348623157e308}
 # Significant bits of each part of pi/2 that is subtracted.
 PART_BITS = {(32, True): (24, 24, 24), (64, True): (53, 53, 53), (32, False): (12,) * 5, (64, False): (22,) * 6}
 
-# sin r = r + r^3 S(r^2), cos r = 1 - r^2/2 + r^4 C(r^2), |r| <= 1.02 pi/4; relative error 2^-28, 2^-33 and 2^-57, 2^-63.
+# sin r = r + r^3 S(r^2), cos r = 1 - r^2/2 + r^4 C(r^2), |r| <= 1.02 pi/4; relative error 2^-32, 2^-33 and 2^-57,
+# 2^-63.
 SIN = {
     32: (-0.1666666716337204, 0.008333378471434116, -0.00019852464902214706, 2.8243500764801865e-06),
     64: (
