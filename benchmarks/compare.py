@@ -82,7 +82,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['model']} | {row['threads']} | {cell(ms, 'ingot', '{:.3f}')} "
             f"| {cell(ms, 'onnxruntime', '{:.3f}')} | {cell(ms, 'openvino', '{:.3f}')} "
-            f"| {cell(speed, 'onnxruntime', '{:.2f}')} | {cell(speed, 'openvino', '{:.2f}')} | {row['error']['ingot']:.1e} |"
+            f"| {cell(speed, 'onnxruntime', '{:.2f}')} | {cell(speed, 'openvino', '{:.2f}')} "
+            f"| {row['error']['ingot']:.1e} |"
         )
     return "\n".join(lines)
 

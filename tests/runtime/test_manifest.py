@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_mutations_give_typed_errors_or_valid_manifests(manifest: Manifest, look
     source = random.Random(7)
     accepted = 0
     for original in (manifest.encode(), lookup.manifest.encode()):
-        for _ in range(3000):
+        for _ in range(1500):
             document = json.loads(original)
             for _ in range(source.choice([1, 1, 1, 2, 5])):
                 document = mutate(document, source)
@@ -166,17 +167,15 @@ def test_mutations_give_typed_errors_or_valid_manifests(manifest: Manifest, look
             else:
                 accepted += 1
                 assert parse_manifest(parsed.encode()) == parsed
-    assert accepted < 3000
+    assert accepted < 1500
 
 
 def test_damaged_text_gives_typed_errors(manifest: Manifest) -> None:
     source = random.Random(11)
     data = manifest.encode()
-    for _ in range(3000):
+    for _ in range(1500):
         damaged = bytearray(data)
         for _ in range(source.choice([1, 1, 3])):
             damaged[source.randrange(len(damaged))] = source.randrange(256)
-        try:
+        with suppress(ArtifactError):
             parse_manifest(bytes(damaged[: source.choice([len(data), source.randrange(len(data))])]))
-        except ArtifactError:
-            pass

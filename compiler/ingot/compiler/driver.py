@@ -23,6 +23,10 @@ from ingot.compiler.targets.registry import find_target
 Numerics = Literal["default", "strict"]
 
 
+def _silent(message: str) -> None:
+    """Where progress goes when nobody asked for it."""
+
+
 def compile(
     model: Any,
     *,
@@ -51,7 +55,7 @@ def compile(
 
     Raises ModelError (the model), PassError and ValidationError (a pass), LoweringError (no kernel), TargetError.
     """
-    tell = progress or (lambda message: None)
+    tell: Callable[[str], None] = progress or _silent
     seconds: dict[str, float] = {}
     started = perf_counter()
 

@@ -183,7 +183,7 @@ class _Engine:
         seen: set[Any] = set()
         kept: list[Any] = []  # arrays whose id() a fingerprint mentions must stay alive
         recent: Counter[str] = Counter()
-        largest = 16 * len(graph.nodes()) + 4096
+        largest = 0
         for sweep in range(self.max_sweeps + 1):
             if self.subgraphs:
                 graph = self._settle_bodies(graph)
@@ -196,6 +196,7 @@ class _Engine:
             if sweep >= 8:  # few rule sets need more sweeps; from here on look whether they run in circles
                 recent.update(m.rule for m in applied)
                 state = _fingerprint(graph, kept)
+                largest = largest or 2 * len(graph.nodes()) + 256
                 if state in seen or sweep == self.max_sweeps or len(graph.nodes()) > largest:
                     self._unsettled(recent, "undo each other" if state in seen else "never settle", applied)
                 seen.add(state)

@@ -24,15 +24,16 @@ _KERNEL_NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = MappingProxy
     "aarch64": {
         "aes": ("aes", "pmull"), "complxnum": ("fcma",), "crc": ("crc32",), "dotprod": ("asimddp",),
         "fp-armv8": ("fp",), "fp16fml": ("asimdfhm",), "fullfp16": ("fphp", "asimdhp"), "jsconv": ("jscvt",),
-        "lse": ("atomics",), "neon": ("asimd",), "rand": ("rng",), "rcpc": ("lrcpc",), "rdm": ("asimdrdm",), "sha2": ("sha1", "sha2"),
+        "lse": ("atomics",), "neon": ("asimd",), "rand": ("rng",), "rcpc": ("lrcpc",), "rdm": ("asimdrdm",),
+        "sha2": ("sha1", "sha2"),
     },
 })  # fmt: skip
 
 # Compilers name these for a machine that has them, but no arithmetic is made of them, and kernels do not list them all.
 _FOR_SYSTEMS: Final = frozenset((
     "cldemote", "clflushopt", "clwb", "clzero", "enqcmd", "fsgsbase", "hreset", "invpcid", "kl", "lwp", "mwaitx",
-    "pconfig", "pku", "prefetchi", "ptwrite", "rdpru", "rtm", "serialize", "sgx", "shstk", "tsxldtrk", "uintr", "usermsr",
-    "waitpkg", "wbnoinvd", "widekl", "xsavec", "xsaveopt", "xsaves",
+    "pconfig", "pku", "prefetchi", "ptwrite", "rdpru", "rtm", "serialize", "sgx", "shstk", "tsxldtrk", "uintr",
+    "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsavec", "xsaveopt", "xsaves",
 ))  # fmt: skip
 
 

@@ -25,44 +25,48 @@ class Placement:
     total: int
 
 
-def place(sizes: Sequence[int], lives: Sequence[tuple[int, int]], *, limit: int) -> Placement:
-    """Give temporaries of `sizes` bytes, live from a first step to a last (both included), places in one arena.
+class Placer:
+    """Gives temporaries places in one arena: each is live from a first step to a last, both included."""
 
-    Temporaries that are live at the same step do not overlap; offsets are multiples of 64 bytes. The largest is placed
-    first, each into the smallest gap that holds it: "greedy by size" of Pisarchyk and Lee, Efficient Memory Management
-    for Deep Neural Net Inference, 2020. The same arguments give the same places.
+    def __init__(self, lives: Sequence[tuple[int, int]]) -> None:
+        firsts, lasts = np.array(lives, np.int64).reshape(-1, 2).T
+        # Which temporaries are live together does not depend on shapes: found once, for all plans.
+        self._together = [np.flatnonzero((firsts <= last) & (lasts >= first)).tolist() for first, last in lives]
 
-    Raises InputError when more than `limit` bytes are needed.
-    """
-    count = len(sizes)
-    rounded = [(size + ALIGNMENT - 1) & -ALIGNMENT for size in sizes]
-    check_limit(max(rounded, default=0), limit)
-    offsets = [0] * count
-    order = sorted((i for i in range(count) if rounded[i]), key=lambda i: (-rounded[i], lives[i], i))
-    # The temporaries placed so far, in parallel arrays.
-    starts, ends, firsts, lasts = np.zeros((4, len(order)), np.int64)
-    total = 0
-    for placed, index in enumerate(order):
-        size, (first, last) = rounded[index], lives[index]
-        met = np.flatnonzero((firsts[:placed] <= last) & (lasts[:placed] >= first))
-        offset = _best_gap(starts[met], ends[met], size) if met.size else 0
-        offsets[index] = offset
-        starts[placed], ends[placed], firsts[placed], lasts[placed] = offset, offset + size, first, last
-        total = max(total, offset + size)
-        check_limit(total, limit)
-    return Placement(tuple(offsets), total)
+    def place(self, sizes: Sequence[int], *, limit: int) -> Placement:
+        """Places for temporaries of `sizes` bytes; those that are live at the same step do not overlap.
+
+        Offsets are multiples of 64 bytes. The largest is placed first, each into the smallest gap that holds it:
+        "greedy by size" of Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020. The same
+        arguments give the same places. Raises InputError when more than `limit` bytes are needed.
+        """
+        rounded = [(size + ALIGNMENT - 1) & -ALIGNMENT for size in sizes]
+        offsets: list[int | None] = [None] * len(sizes)
+        total = 0
+        for index in sorted(range(len(sizes)), key=lambda i: (-rounded[i], i)):
+            size = rounded[index]
+            if not size:
+                break
+            taken = sorted(
+                (offset, offset + rounded[other])
+                for other in self._together[index]
+                if (offset := offsets[other]) is not None
+            )
+            offsets[index] = offset = _best_gap(taken, size)
+            total = max(total, offset + size)
+            check_limit(total, limit)
+        return Placement(tuple(offset or 0 for offset in offsets), total)
 
 
-def _best_gap(starts: NDArray[np.int64], ends: NDArray[np.int64], size: int) -> int:
-    """Start of the smallest gap of `size` bytes or more between the intervals; past all of them if there is none."""
-    order = np.argsort(starts, kind="stable")
-    reached = np.maximum.accumulate(ends[order])
-    gap_starts = np.concatenate((np.zeros(1, np.int64), reached[:-1]))
-    gaps = starts[order] - gap_starts
-    fitting = np.flatnonzero(gaps >= size)
-    if not fitting.size:
-        return int(reached[-1])
-    return int(gap_starts[fitting[np.argmin(gaps[fitting])]])
+def _best_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
+    """Start of the smallest gap of `size` bytes or more between the sorted intervals; past all if there is none."""
+    best, best_size, reached = None, 0, 0
+    for start, end in taken:
+        gap = start - reached
+        if gap >= size and (best is None or gap < best_size):
+            best, best_size = reached, gap
+        reached = max(reached, end)
+    return reached if best is None else best
 
 
 def check_limit(size: int, limit: int) -> None:

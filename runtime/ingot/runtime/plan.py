@@ -18,7 +18,7 @@ from ingot.runtime.dims import compile_dims
 from ingot.runtime.errors import InputError
 from ingot.runtime.inputs import TensorInfo, solve
 from ingot.runtime.manifest import MAX_SIZE, Manifest, Pointer, Storage, Value
-from ingot.runtime.memory import ALIGNMENT, Arena, check_limit, place
+from ingot.runtime.memory import ALIGNMENT, Arena, Placer, check_limit
 
 STAGED_BYTES: Final = 64 << 10
 """Inputs and outputs up to this size are copied to and from fixed places, larger ones are read and written in place."""
@@ -83,7 +83,7 @@ class Planner:
         self._itemsizes = np.array([storages[storage].dtype.bytes for _, storage in pointers], np.int64)
         self._bases = np.array([weights_address + s.offset if s.offset is not None else 0 for s in storages], np.int64)
         self._temps = [i for i, storage in enumerate(storages) if storage.kind == "temp"]
-        self._lives = [storage.live for storage in storages if storage.live is not None]
+        self._placer = Placer([storage.live for storage in storages if storage.live is not None])
 
     def plan(self, shapes: tuple[tuple[int, ...], ...], *, staged_bytes: int = STAGED_BYTES) -> Plan:
         """The plan for inputs of these shapes, in the order of the model's inputs.
@@ -109,7 +109,7 @@ class Planner:
             if storage.kind in ("input", "output") and regions[index] == _ARENA:
                 bases[index] = arena_size
                 arena_size += (sizes[index] + ALIGNMENT - 1) & -ALIGNMENT
-        placement = place([sizes[i] for i in self._temps], self._lives, limit=self._limit)
+        placement = self._placer.place([sizes[i] for i in self._temps], limit=self._limit)
         for index, offset in zip(self._temps, placement.offsets, strict=True):
             bases[index] = arena_size + offset
         arena_size += placement.total

@@ -26,7 +26,7 @@ MAX_PLANS: Final = 64
 """Sets of input shapes that a session keeps plans for; the one not used for longest is dropped first."""
 
 _NATIVE: Final = ctypes.CFUNCTYPE(ctypes.c_int)  # without argument types, as both arguments are ready-made pointers
-_NOTHING: Final = np.empty(0)
+_NOTHING: Final[NDArray[Any]] = np.empty(0)
 _Native: TypeAlias = Callable[[ctypes.c_void_p, ctypes.c_void_p | None], int]
 
 
@@ -167,7 +167,7 @@ class Session:
             if not (array.flags.c_contiguous and array.flags.aligned):
                 in_place[index] = array = np.array(array, order="C")
             frame.point(port, array)
-        results = dict.fromkeys(frame.names, _NOTHING)
+        results = dict.fromkeys(frame.names, _NOTHING)  # fixes the order
         for port in frame.writes:
             results[port.name] = array = np.empty(port.shape, port.dtype)
             frame.point(port, array)

@@ -70,7 +70,7 @@ UNSUPPORTED_OPERATORS = {
     "Unique",
     "Upsample",
 }
-UNSUPPORTED_DOMAINS = {"ai.onnx.ml", "ai.onnx.preview.training"}
+UNSUPPORTED_DOMAINS = {"ai.onnx.preview.training"}
 REASONS = (
     "element types supported",  # strings, 8-bit floats and smaller, 4-bit integers and smaller
     "inputs must be dense tensors",  # sequences and optionals

@@ -35,12 +35,12 @@ def conv(x: Value, out: int, inner: int, **options: Any) -> Conv:
     settings: dict[str, Any] = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
     settings |= options
     bias = settings.pop("bias", constant(random(out)))
-    return Conv(x, constant(random(out, inner, 3, 3)), bias, *settings.values(), channels_last=False)
+    return Conv(x, constant(random(out, inner, 3, 3)), bias, **settings, channels_last=False)
 
 
 def norm(x: Value, channels: int) -> BatchNorm:
-    parts = [constant(random(channels) + i) for i in range(3)]
-    return BatchNorm(x, *parts, constant(np.abs(random(channels)) + 0.5), 1e-5)
+    scale, bias, mean = (constant(random(channels) + i) for i in range(3))
+    return BatchNorm(x, scale, bias, mean, constant(np.abs(random(channels)) + 0.5), 1e-5)
 
 
 def residual_net() -> Value:

@@ -26,7 +26,7 @@ from ingot.compiler.ops.composite import (
 )
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Reshape, Transpose
-from ingot.compiler.ops.pointwise import Add, Clip, Div, Erf, Exp, Mul, Pow, Sigmoid, Sqrt, Sub, Tanh
+from ingot.compiler.ops.pointwise import Add, Clip, Div, Erf, Exp, Mul, Pow, Sigmoid, Sqrt, Sub, Tanh, Where
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMean, ReduceSum
 from ingot.compiler.passes.expand import expand
 from ingot.compiler.passes.recognise import RULES, recognise
@@ -106,6 +106,7 @@ def heads(x: Value, *perm: int) -> Value:
 
 
 Q, K, V = heads(X, 0, 2, 1, 3), heads(Y, 0, 2, 1, 3), heads(MASKED := Add(X, Y), 0, 2, 1, 3)
+KEEP = constant(np.tril(np.ones((6, 6), bool)))
 KT = heads(Y, 0, 2, 3, 1)
 
 
@@ -140,6 +141,14 @@ CASES: Mapping[str, tuple[Value, Value]] = {
     "attention_unscaled": (attention(MatMul(Q, KT)), Attention(Q, K, V, None, 1.0)),
     "attention_masked": (attention(Add(Div(MatMul(Q, KT), c(2)), MASK)), Attention(Q, K, V, MASK, 0.5)),
     "attention_mask_first": (attention(Add(MASK, Mul(MatMul(Q, KT), c(0.5)))), Attention(Q, K, V, MASK, 0.5)),
+    "attention_where": (
+        attention(Where(KEEP, Mul(MatMul(Q, KT), c(0.5)), c(-math.inf))),
+        Attention(Q, K, V, Where(KEEP, c(0), c(-math.inf)), 0.5),
+    ),
+    "attention_fill": (
+        attention(Where(KEEP, c(-3.4e38), MatMul(Q, KT))),
+        Attention(Q, K, V, Where(KEEP, c(-3.4e38), c(0)), 1.0),
+    ),
     "attention_scaled_operands": (
         attention(Add(MatMul(Mul(Q, c(0.5)), Mul(KT, c(0.5))), MASK)),
         Attention(Q, K, V, MASK, 0.25),

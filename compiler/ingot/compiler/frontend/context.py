@@ -252,6 +252,14 @@ class Context:
                     remedy="if they are, give both one name with shapes; otherwise pin one of them",
                 )
 
+    def broadcast_to(self, target: Sequence[Dim], *shapes: Sequence[Dim]) -> None:
+        """The shapes are about to be broadcast to `target` itself: their dims are 1 or equal to its own."""
+        for shape in shapes:
+            for have, want in zip(reversed(shape), reversed(target), strict=False):
+                if have != 1 and want != 1:
+                    self.equal(have, want)
+                    self.broadcast((have,), (want,))
+
     def pointwise(self, op: Callable[..., N], *operands: Value) -> N:
         """A pointwise node, after `broadcast`."""
         self.broadcast(*(v.shape for v in operands))

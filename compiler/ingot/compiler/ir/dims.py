@@ -296,7 +296,7 @@ def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
 
 
 def coefficient(dim: Dim, name: str) -> tuple[Dim, Dim] | None:
-    """(stride, rest) with dim = stride * name + rest where `name` occurs linearly and outside opaque atoms, else None."""
+    """(stride, rest) with dim = stride * name + rest, None where `name` is not linear or inside an opaque atom."""
     stride: dict[Monomial, int] = {}
     rest: dict[Monomial, int] = {}
     atom = Symbol(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, dataclass_transform
+from typing import Any, ClassVar, TypeAlias, cast, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,10 @@ class Node(Value):
     def __post_init__(self) -> None:
         object.__setattr__(self, "_types", tuple(self.infer()))
 
+    def __repr__(self) -> str:  # of operands it would be exponential: graphs share nodes
+        types = ", ".join(map(str, self.__dict__.get("_types", ())))
+        return f"<{describe(self)}: {types}>"
+
     @property
     def types(self) -> tuple[TensorType, ...]:
         """The types of all results."""
@@ -99,7 +103,7 @@ class Node(Value):
 class Result(Value):
     """Result `index` of a node with several. Interned: the same node and index give the same object."""
 
-    __match_args__ = ("node", "index")
+    __match_args__ = ("node", "index")  # pyright: ignore[reportAssignmentType] - the base class has no fields
     node: Node
     index: int
 
@@ -131,10 +135,10 @@ OPS: dict[str, type[Node]] = {}
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
 def op(spelling: str) -> Callable[[type[Any]], Any]:
-    """Class decorator: make a Node subclass a frozen dataclass compared by identity, known to the text form as `spelling`."""
+    """Class decorator: a Node subclass becomes a frozen dataclass compared by identity, spelt `spelling` in IR text."""
 
     def decorate(cls: type[Any]) -> Any:
-        made = dataclass(frozen=True, eq=False)(cls)
+        made = dataclass(frozen=True, eq=False, repr=False)(cls)
         made.name = spelling
         if spelling in OPS:
             raise IrError(f"two ops are spelt {spelling!r}")
@@ -250,8 +254,10 @@ def with_operands(node: Node, mapping: Mapping[Value, Value]) -> Node:
         if isinstance(item, Value):
             if mapping.get(item, item) is not item:
                 changes[f.name] = mapping[item]
-        elif isinstance(item, tuple) and any(isinstance(x, Value) and mapping.get(x, x) is not x for x in item):  # pyright: ignore[reportUnknownVariableType]
-            changes[f.name] = tuple(mapping.get(x, x) if isinstance(x, Value) else x for x in item)  # pyright: ignore[reportUnknownVariableType]
+        elif isinstance(item, tuple):
+            members = cast(tuple[Any, ...], item)
+            if any(isinstance(x, Value) and mapping.get(x, x) is not x for x in members):
+                changes[f.name] = tuple(mapping.get(x, x) if isinstance(x, Value) else x for x in members)
     return dataclasses.replace(node, **changes) if changes else node
 
 

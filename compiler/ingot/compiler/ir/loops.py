@@ -94,7 +94,7 @@ class For:
 
 @dataclass(frozen=True, slots=True)
 class Let:
-    """Define `name` for the rest of the enclosing body. With a later `Accumulate` it is an accumulator's start value."""
+    """Define `name` for the rest of the enclosing body; the start value where an `Accumulate` follows."""
 
     name: str
     value: Expr
@@ -173,7 +173,7 @@ class Template(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel. Chunk number c of a launch covers, per grid axis, `grain` iterations: the last axis varies fastest."""
+    """One kernel. A chunk of a launch covers `grain` iterations per grid axis; the last axis varies fastest."""
 
     name: str
     buffers: tuple[Buffer, ...]

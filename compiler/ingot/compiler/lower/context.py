@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +28,7 @@ class Context:
     """The state of one lowering."""
 
     machine: Machine
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     storages: list[Storage] = field(default_factory=list[Storage])
     steps: list[Step] = field(default_factory=list[Step])
     views: dict[Value, View] = field(default_factory=dict[Value, View])

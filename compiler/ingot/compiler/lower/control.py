@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
 from ingot.compiler.ir.loops import Axis, Call, Const, Let, When
-from ingot.compiler.ir.program import Argument, Branch, Repeat, Step
+from ingot.compiler.ir.program import Argument, Branch, Repeat, Step, Storage
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError
 from ingot.compiler.lower.nest import KernelBuilder
@@ -127,7 +127,7 @@ def _check_rows(context: Context, rows: View, node: ops.Loop) -> None:
     context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
 
 
-def _own(context: Context, value: Value, kept: set[object], node: Node) -> View:
+def _own(context: Context, value: Value, kept: set[Storage], node: Node) -> View:
     """Where a body's result lies; copied when that is a carried storage, which the updates are about to overwrite."""
     view = context.view(value)
     if view.storage not in kept:

@@ -97,7 +97,12 @@ def _matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
     rows_total = product((*lead, m)) if shared else m
     tile = choose_contraction(
-        context.machine, rows=rows_total, columns=n, depth=depth, batch=1 if shared else product(lead)
+        context.machine,
+        rows=rows_total,
+        columns=n,
+        depth=depth,
+        batch=1 if shared else product(lead),
+        ranges=context.ranges,
     )
     axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
     index: list[Dim] = [symbol(axis.var) for axis in axes]
@@ -251,7 +256,12 @@ def _conv(context: Context, group: Group, node: linear.Conv) -> None:
     columns = channels // node.group
     depth = int(np.prod(kernel_shape)) * inner
     tile = choose_contraction(
-        context.machine, rows=product(axis.extent for axis in rows), columns=columns, depth=depth, batch=node.group
+        context.machine,
+        rows=product(axis.extent for axis in rows),
+        columns=columns,
+        depth=depth,
+        batch=node.group,
+        ranges=context.ranges,
     )
     packed = _packed_filters(context, group, w, node.group, tile.width)
     batch = (Axis("_g", node.group),) if node.group > 1 else ()
@@ -338,7 +348,8 @@ def _depthwise(
         rows=product(axis.extent for axis in rows[:-1]),
         columns=rows[-1].extent,
         channels=channels,
-        taps=int(np.prod([axis.extent for axis in taps])),
+        taps=int(np.prod(w.type.static_shape()[2:])),
+        ranges=context.ranges,
     )
     acc = _with_bias(context, group, node, build, c, Local("acc", _wide_type(node.type.dtype)))
     template = Depthwise(
@@ -382,7 +393,13 @@ def _attention(context: Context, group: Group, node: composite.Attention) -> Non
             else load(context.view(mask_value), i, j, (queries, keys))
         )
     block = choose_attention(
-        context.machine, batch=product(lead), queries=queries, keys=keys, depth=depth, value=value_depth
+        context.machine,
+        batch=product(lead),
+        queries=queries,
+        keys=keys,
+        depth=depth,
+        value=value_depth,
+        ranges=context.ranges,
     )
     stores = _epilogue(context, group, build, [*where, i, e], Local("acc", f32))
     if len(stores) != 1:

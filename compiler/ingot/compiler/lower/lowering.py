@@ -28,7 +28,7 @@ def lower(graph: Graph, machine: Machine) -> Program:
 
     Raises LoweringError for an op that has no kernel.
     """
-    context = Context(machine)
+    context = Context(machine, graph.ranges)
     for x in graph.inputs:
         storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
         context.views[x] = View(storage, x.shape, dense_strides(x.shape))
@@ -138,7 +138,7 @@ def _demand_halo(context: Context, node: Node) -> None:
     body, outer = body_of(node) if isinstance(node, (Fused, linear.Conv)) else (None, ())
     if body is None:
         return
-    inner = dict(zip(body.inputs, outer, strict=True))
+    inner: dict[Value, Value] = dict(zip(body.inputs, outer, strict=True))
     for anchor in body.nodes():
         if not isinstance(anchor, linear.Conv) or not anchor.channels_last:
             continue

@@ -99,7 +99,7 @@ def lower_pointwise(context: Context, node: Node, body: Graph, outer: Mapping[Va
     shape = body.results[0].type.shape
     if any(v.type.shape != shape for v in body.results):
         raise LoweringError(f"the results of pointwise group {node!r} have different shapes")
-    sources = {x: context.view(outer[x]).expand(shape) for x in body.inputs}
+    sources: dict[Value, View] = {x: context.view(outer[x]).expand(shape) for x in body.inputs}
     for n in body.nodes():
         if isinstance(n, Constant) and n.data.size != 1:
             sources[n] = context.view(n).expand(shape)
@@ -116,7 +116,7 @@ def lower_pointwise(context: Context, node: Node, body: Graph, outer: Mapping[Va
             total = total + i * stride
         return total
 
-    loads = {v: build.load(view, offset(i)) for i, (v, view) in enumerate(sources.items())}
+    loads: dict[Value, Expr] = {v: build.load(view, offset(i)) for i, (v, view) in enumerate(sources.items())}
     memo: dict[Value, Expr] = {}
     stores: list[Stmt] = []
     for i, (value, target) in enumerate(zip(body.results, targets, strict=True)):

@@ -105,9 +105,7 @@ def _arg(context: Context, node: reduction.ArgMax | reduction.ArgMin) -> None:
     place = index_value(index[axis])
     miss = Const(-1, i64) if node.last else index_value(extent)
     candidate = Call("select", (hit, place, miss), i64)
-    where = [i for a, i in enumerate(index) if a != axis] if not node.keepdims else list(index)
-    if node.keepdims:
-        where[axis] = 0
+    where: list[Dim] = [0 if a == axis else i for a, i in enumerate(index) if node.keepdims or a != axis]
     statements: tuple[Stmt, ...] = (
         Let("best", Const(lowest(dtype) if biggest else highest(dtype), dtype)),
         For(names[axis], extent, (Accumulate("best", "max" if biggest else "min", value),)),

@@ -1,10 +1,9 @@
 """Analytical tile sizes for the contraction templates: register tile, panel width and what one chunk covers.
 
 The model counts cycles. A register tile costs, per step of the depth, the larger of its multiply-adds, its loads and
-the latency of its accumulators; what does not fill a tile or a panel is waste. Chunks are cut so that there are some
-four to eight for each of up to eight threads where each still has `CHUNK_MICROSECONDS` of work, and so that the rows and
-panels of one chunk re-use each other from the caches. The number of threads is never asked for: results do not depend
-on it.
+the latency of its accumulators; what does not fill a tile or a panel is waste. Chunks are cut so that there are four to
+eight for each of up to eight threads, where each still has `CHUNK_MICROSECONDS` of work, and that the rows and panels
+of a chunk re-use each other from the caches. The number of threads is never asked for: results do not depend on it.
 """
 
 from __future__ import annotations
@@ -84,9 +83,9 @@ def choose_contraction(
     m, n, k, count = (typical(dim, known) for dim in (rows, columns, depth, batch))
     best: tuple[float, int, int] | None = None
     for candidate in WIDTHS:
-        panels = -(-n // candidate)
+        panels = _ceil(n, candidate)
         most = most_rows(machine, candidate, element_bytes)
-        tiles = -(-m // most)
+        tiles = _ceil(m, most)
         least, larger = divmod(m, tiles)
         cycles = 0.0
         for size, number in ((least + 1, larger), (least, tiles - larger)):
@@ -98,7 +97,7 @@ def choose_contraction(
             best = cost, candidate, most
     assert best is not None
     serial, chosen, tile = best
-    row_block, panel_block = _blocks(machine, m, -(-n // chosen), k, count, chosen, tile, serial)
+    row_block, panel_block = _blocks(machine, m, _ceil(n, chosen), k, count, chosen, tile, serial)
     return ContractionTile(
         chosen, tile, *_symbolic(machine, rows, columns, depth, known, chosen, row_block, panel_block)
     )
@@ -120,11 +119,11 @@ def _blocks(
     least = CHUNK_MICROSECONDS * machine.cycles_per_microsecond
     wanted = max(1, min(MOST_CHUNKS, int(serial * batch / least)))
     best: tuple[float, int, int] | None = None
-    for row_parts in _parts(-(-m // tile)):
-        row_block = min(m, -(-(-(-m // row_parts)) // tile) * tile)
+    for row_parts in _parts(_ceil(m, tile)):
+        row_block = min(m, _ceil(_ceil(m, row_parts), tile) * tile)
         for panel_parts in _parts(panels):
-            panel_block = -(-panels // panel_parts)
-            row_chunks, panel_chunks = -(-m // row_block), -(-panels // panel_block)
+            panel_block = _ceil(panels, panel_parts)
+            row_chunks, panel_chunks = _ceil(m, row_block), _ceil(panels, panel_block)
             chunks = batch * row_chunks * panel_chunks
             if chunks > max(wanted, batch):
                 continue
@@ -141,6 +140,10 @@ def _blocks(
                 best = cost, row_block, panel_block
     assert best is not None
     return best[1], best[2]
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _parts(count: int) -> list[int]:
@@ -180,7 +183,7 @@ def choose_depthwise(
     # Loads and stores bound small filters, multiply-adds large ones.
     cycles = max(1.0, line / machine.lanes_f32 * max(taps / machine.fma_rate, 4.0))
     enough = max(1, int(CHUNK_MICROSECONDS * machine.cycles_per_microsecond / cycles))
-    block = max(enough, -(-count // MOST_CHUNKS))
+    block = max(enough, _ceil(count, MOST_CHUNKS))
     if isinstance(rows, int):
         return -(-count // max(1, count // block))
     return block
@@ -201,10 +204,10 @@ def choose_attention(
     points, count, length = (typical(dim, known) for dim in (batch, queries, keys))
     size = typical(depth, known) + typical(value, known)
     budget = CHUNK_MICROSECONDS * machine.cycles_per_microsecond * 0.8 * machine.fma_rate * machine.lanes_f32
-    enough = max(1, -(-int(budget) // (_QUERIES * length * size)))
-    panels = -(-count // _QUERIES)
-    parts = max(1, min(panels // enough, -(-MOST_CHUNKS // points)))
-    block = _QUERIES * -(-panels // parts)
+    enough = max(1, _ceil(int(budget), (_QUERIES * length * size)))
+    panels = _ceil(count, _QUERIES)
+    parts = max(1, min(panels // enough, _ceil(MOST_CHUNKS, points)))
+    block = _QUERIES * _ceil(panels, parts)
     if isinstance(queries, int):
         return min(block, max(queries, 1))
     if isinstance(keys, int):

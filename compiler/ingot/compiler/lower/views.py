@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from ingot.compiler.ir.dims import Dim, multiply, product
 from ingot.compiler.ir.program import Storage
@@ -106,7 +107,7 @@ def _reshape_strides(old: Shape, strides: Shape, new: Shape) -> Shape | None:
             return None
         a, b = match
         group = kept[i : i + a]
-        for (_, outer), (extent, inner) in zip(group, group[1:], strict=False):
+        for (_, outer), (extent, inner) in pairwise(group):
             if outer != multiply(extent, inner):
                 return None
         step = group[-1][1]

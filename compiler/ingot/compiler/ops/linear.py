@@ -52,7 +52,7 @@ class MatMul(Node):
             return (np.matmul(a.astype(wide, copy=False), b.astype(wide, copy=False)).astype(a.dtype, copy=False),)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Windowed(Node):
     """A sliding window over the spatial axes of one operand: the shape arithmetic that convolution and pooling share.
 
@@ -220,7 +220,7 @@ class Conv(Windowed):
         return (result.astype(self.x.dtype.to_numpy(), copy=False),)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pool(Windowed):
     """Pooling of x over windows of `kernel`: each channel by itself."""
 

@@ -25,7 +25,7 @@ LOGICAL: frozenset[Kind] = frozenset(("bool",))
 ANY: frozenset[Kind] = frozenset(("float", "signed", "unsigned", "bool"))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pointwise(Node):
     """An operator whose result has the broadcast shape of its operands.
 
@@ -53,7 +53,7 @@ class Pointwise(Node):
             return (np.asarray(self.compute(*operands)).astype(self.types[0].dtype.to_numpy(), copy=False),)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Unary(Pointwise):
     """A pointwise operator of one operand; `function` is applied to f64 unless `compute` says otherwise."""
 
@@ -65,7 +65,7 @@ class Unary(Pointwise):
         return type(self).function(operands[0].astype(np.float64))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Binary(Pointwise):
     """A pointwise operator of two operands; `function` is applied to them as they are."""
 

@@ -23,7 +23,7 @@ def reduced_shape(shape: tuple[Dim, ...], axes: tuple[int, ...], keepdims: bool)
     return tuple(d for i, d in enumerate(shape) if i not in axes)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reduction(Node):
     """A reduction of `x` over `axes` (distinct, non-negative; the empty tuple reduces nothing).
 
@@ -123,7 +123,7 @@ class ReduceProd(Reduction):
         return np.asarray(np.prod(wide, axis=self.axes, keepdims=self.keepdims, dtype=wide.dtype))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ArgReduction(Node):
     """The i64 position of an extreme element of `x` along `axis`: the first such, or the last with `last`.
 

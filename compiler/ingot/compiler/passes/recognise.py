@@ -13,7 +13,7 @@ from ingot.compiler.ir.types import IrError, broadcast_shapes
 from ingot.compiler.ops.composite import Attention, Gelu, HardSigmoid, HardSwish, LayerNorm, Silu, Softmax
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Transpose
-from ingot.compiler.ops.pointwise import Add, Clip, Div, Erf, Exp, Mul, Pow, Reciprocal, Sigmoid, Sqrt, Sub, Tanh
+from ingot.compiler.ops.pointwise import Add, Clip, Div, Erf, Exp, Mul, Pow, Reciprocal, Sigmoid, Sqrt, Sub, Tanh, Where
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMean, ReduceSum
 from ingot.compiler.passes.constants import is_splat, splat
 from ingot.compiler.rewrite import Patch, Rule, Trace, rewrite
@@ -227,10 +227,7 @@ def recognise_attention(node: MatMul, graph: Graph) -> Patch | None:
             pass
         case _:
             return None
-    candidates: list[tuple[Value, Value | None]] = [(scores, None)]
-    if isinstance(scores, Add) and _once(scores, graph):
-        candidates += [(scores.a, scores.b), (scores.b, scores.a)]
-    for product, mask in candidates:
+    for product, mask in _masked(scores, graph):
         coefficient, values = factors(product, graph)
         if not _once(product, graph) or len(values) != 1 or not isinstance(values[0], MatMul):
             continue
@@ -242,6 +239,29 @@ def recognise_attention(node: MatMul, graph: Graph) -> Patch | None:
         except IrError:  # shapes that only the parts accept: dims that cannot be proved equal, a mask that widens
             return None
     return None
+
+
+def _masked(scores: Value, graph: Graph) -> list[tuple[Value, Value | None]]:
+    """(x, mask) with scores = x + mask, or with scores = where(keep, x, low) for a `low` that any x vanishes beside."""
+    found: list[tuple[Value, Value | None]] = [(scores, None)]
+    if not _once(scores, graph):
+        return found
+    zero = constant(0.0, scores.dtype)
+    match scores:
+        case Add(a, b):
+            found += [(a, b), (b, a)]
+        case Where(keep, x, low) if _vanishes_beside(low):
+            found.append((x, Where(keep, zero, constant(splat(low) or 0.0, low.dtype))))
+        case Where(drop, low, x) if _vanishes_beside(low):
+            found.append((x, Where(drop, constant(splat(low) or 0.0, low.dtype), zero)))
+        case _:
+            pass
+    return found
+
+
+def _vanishes_beside(low: Value) -> bool:
+    number = splat(low)
+    return number is not None and (number == -math.inf or (number < -1e30 and low.dtype.bits >= 32))
 
 
 def _scaled(value: Value) -> tuple[float, Value]:

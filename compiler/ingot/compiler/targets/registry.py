@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ingot.compiler.targets.target import Target, TargetError
+
+# The level that "cpu" stands for: what nearly every machine of the architecture in use today runs.
+PORTABLE: Mapping[str, str] = {"x86-64": "x86-64-v3", "aarch64": "aarch64"}
 
 
 def target_names() -> tuple[str, ...]:
@@ -21,7 +26,7 @@ def find_target(name: str) -> Target:
     if name not in target_names():
         raise TargetError(f"no target {name!r}; there are {', '.join(target_names())}")
     try:
-        level = features.host_level() if name == "cpu" else features.level(name)
+        level = features.level(PORTABLE[features.host_arch()] if name == "cpu" else name)
     except IrError as error:
         raise TargetError(str(error)) from None
     return CpuTarget(level)

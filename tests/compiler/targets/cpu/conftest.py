@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ingot.compiler.ir import dims, execute
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.targets import elf
-from ingot.compiler.targets.cpu import codegen, features
+from ingot.compiler.targets.cpu import features, objects
 from ingot.runtime.image import Image
 
 Array = NDArray[Any]
@@ -46,10 +46,10 @@ class Native:
         self.images: dict[tuple[str, str], Image] = {}
 
     def compile(self, kernel: Kernel, level: features.Level) -> Any:
-        name = codegen.kernel_symbol(kernel)
+        name = objects.kernel_symbol(kernel)
         key = name, level.name
         if key not in self.images:
-            code = codegen.compile_kernel(kernel, level)
+            code = objects.compile_kernel(kernel, level)
             self.images[key] = Image.from_bytes(elf.link([code], soname="kernel", exports=[name]))
         return KERNEL(self.images[key].symbol(name))
 

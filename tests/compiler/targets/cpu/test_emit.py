@@ -29,7 +29,7 @@ from ingot.compiler.ir.loops import (
     When,
 )
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import codegen, emit, features
+from ingot.compiler.targets.cpu import emit, features, objects
 from ingot.compiler.targets.cpu.expressions import Scope
 from ingot.compiler.targets.cpu.vectorise import Plan, plan
 from ingot.runtime.dtypes import BY_NAME, boolean, f16, f32, f64, i8, i32, i64, u8
@@ -469,8 +469,8 @@ def test_every_level_compiles_to_a_closed_object(name: str) -> None:
     buffers = (Buffer("x", f32), Buffer("k", i64), Buffer("h", f16, "readwrite"))
     body = (Let("a", number(0.0)), loop, Store("h", n, Call("cast", (Local("a", f32),), f16)))
     kernel = Kernel("all", buffers, ("n",), (Axis("b", ceil_divide(n, 8), 2),), body)
-    module = codegen.new_module("all", level)
+    module = objects.new_module("all", level)
     emit.emit_kernel(module, kernel, level)
     parsed = llvm.parse_assembly(str(module))
     assert all(function.name.startswith("llvm.") for function in parsed.functions if function.is_declaration)
-    assert codegen.compile_kernel(kernel, level) == codegen.compile_kernel(kernel, level)
+    assert objects.compile_kernel(kernel, level) == objects.compile_kernel(kernel, level)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +18,7 @@ from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Expr, For, Kernel, Load, Store
 from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat, Storage
 from ingot.compiler.ir.types import IrError, TensorType
-from ingot.compiler.targets.cpu import codegen, features
+from ingot.compiler.targets.cpu import codegen, features, workers
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.cpu.team import EXPORTS, SIZE
 from ingot.runtime.dtypes import boolean, f32, i64
@@ -299,27 +297,30 @@ def many_kernels() -> Program:
     return Program("many", (x,), tuple(launch(scaled(k)) for k in range(codegen.PARALLEL + 2)))
 
 
-PRINT_DIGEST = """
-import hashlib, sys
-sys.path[:0] = {path!r}
-from test_program import many_kernels
-from ingot.compiler.targets.cpu import codegen, features
-if __name__ == "__main__":
-    code = codegen.compile_program(many_kernels(), features.level({level!r}), jobs={jobs})
-    print(hashlib.sha256(code).hexdigest())
-"""
+def test_bytes_do_not_depend_on_processes() -> None:
+    """The same bytes from this process and from others, whose hash seeds differ."""
+    program, level = many_kernels(), features.host_level()
+    progress: list[int] = []
+    several = codegen.compile_program(program, level, jobs=2, progress=lambda done, _: progress.append(done))
+    assert several == codegen.compile_program(program, level)
+    assert progress == list(range(1, codegen.PARALLEL + 3))
 
 
-def test_bytes_are_deterministic(tmp_path: Any) -> None:
-    """The same bytes in this process, in spawned ones and under another hash seed."""
+def test_other_processes_report_errors() -> None:
+    """A malformed kernel among good ones."""
     program = many_kernels()
-    digest = hashlib.sha256(codegen.compile_program(program, features.level("aarch64"))).hexdigest()
-    script = tmp_path / "digest.py"
-    path = [os.path.dirname(__file__), *sys.path]
-    script.write_text(PRINT_DIGEST.format(path=path, level="aarch64", jobs=2))
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(path)}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.strip() == digest, done.stderr
+    x = program.storages[0]
+    lost = (Store("x", symbol("lost"), Const(1.0, f32)),)
+    broken = Kernel("broken", (Buffer("x", f32, "write"),), (), (Axis("p", 1),), lost)
+    bad = replace(program, steps=(*program.steps, Launch(broken, (Argument(x),), ())))
+    with pytest.raises(IrError, match=r"kernel broken: .*'lost'"):
+        codegen.compile_program(bad, features.host_level(), jobs=2)
+
+
+def test_a_dead_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(workers.WorkerError, match="the process compiling kernel scale_"):
+        codegen.compile_program(many_kernels(), features.host_level(), jobs=2)
 
 
 def test_error_names_the_kernel() -> None:

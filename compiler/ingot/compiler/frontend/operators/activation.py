@@ -65,6 +65,7 @@ def prelu_channels(ctx: Context) -> Results:
 @onnx_op("PRelu", since=7)
 def prelu(ctx: Context) -> Results:
     x, slope = ctx.operand(0), ctx.operand(1)
+    ctx.broadcast_to(x.shape, slope.shape)
     scaled = ctx.pointwise(ops.Mul, x, slope)
     if scaled.shape != x.shape:
         raise ctx.error(f"the slope {slope.type} does not broadcast to {x.type}")

@@ -61,6 +61,7 @@ def gemm(ctx: Context) -> Results:
         return result
     if beta != 1.0:
         c = ctx.build(ops.Mul, c, ctx.constant(beta, c.dtype))
+    ctx.broadcast_to(result.shape, c.shape)
     total = ctx.pointwise(ops.Add, result, c)
     if total.shape != result.shape:
         raise ctx.error(f"C {c.type} does not broadcast to the product {result.type}")

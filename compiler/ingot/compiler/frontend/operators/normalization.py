@@ -98,7 +98,7 @@ def layer_normalization(ctx: Context) -> Results:
     axis, epsilon = ctx.axis(ctx.attribute("axis", -1), x.rank), ctx.attribute("epsilon", 1e-5)
     if ctx.attribute("stash_type", 1) != 1:
         raise ctx.unsupported("LayerNormalization with a stash_type other than float32")
-    ctx.broadcast(x.shape, scale.shape, *([bias.shape] if bias is not None else []))
+    ctx.broadcast_to(x.shape, scale.shape, *([bias.shape] if bias is not None else []))
     normal = ctx.build(composite.LayerNorm, x, scale, bias, axis, epsilon)
     if not any(ctx.node.output[1:]):
         return normal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 
 from ingot.compiler.frontend.context import Context
@@ -16,6 +17,8 @@ from ingot.runtime import dtypes
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
+
+LARGEST_F32 = float(np.finfo(np.float32).max)
 
 UNARY: dict[str, Callable[..., Node]] = {
     "Abs": ops.Abs,
@@ -158,15 +161,11 @@ def where(ctx: Context) -> Results:
 
 @onnx_op("Clip")
 def clip_attributes(ctx: Context) -> Results:
+    """Before opset 11 the bounds default to the largest finite f32, so that infinities become finite."""
     ctx.ignore("consumed_inputs")
     x = ctx.operand(0)
-    low, high = ctx.maybe("min", float), ctx.maybe("max", float)
-    return clip(
-        ctx,
-        x,
-        None if low is None else ctx.constant(low, x.dtype),
-        None if high is None else ctx.constant(high, x.dtype),
-    )
+    low, high = (ctx.attribute(name, bound) for name, bound in (("min", -LARGEST_F32), ("max", LARGEST_F32)))
+    return clip(ctx, x, ctx.constant(low, x.dtype), ctx.constant(high, x.dtype))
 
 
 @onnx_op("Clip", since=11)

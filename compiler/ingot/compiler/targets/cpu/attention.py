@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from llvmlite import ir
 
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim, symbol
+from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.loops import Axis, Call, Expr, Index, Load
 from ingot.compiler.ir.templates import Attention
 from ingot.compiler.ir.types import IrError
@@ -29,10 +29,12 @@ from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import F32, I32, constant, memory_type, widened
 from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand
-from ingot.runtime.dtypes import f32
+from ingot.runtime.dtypes import DType, f32
 
 WIDTH = 16  # queries a panel
 KEY_BLOCK = 240  # keys whose scores are in scratch at once
+ALIASING = 2048  # rows of V a multiple of so many bytes apart evict each other: they are copied first
+COPY_PANELS = 4  # panels of queries that share a copy
 MAX_STACK = 256 << 10  # bytes
 
 
@@ -74,18 +76,23 @@ class _Body:
         keys = template.keys.extent
         self.key_block = min(KEY_BLOCK, keys) if isinstance(keys, int) and keys > 0 else KEY_BLOCK
         self.vector = ir.VectorType(F32, self.lanes)
-        size = 4 * (self.depth * self.width + self.key_block * self.width + self.width * self.value)
-        if size > MAX_STACK:
-            raise IrError(f"attention over depth {self.depth} and value {self.value} takes {size} bytes of stack")
-        self.panel = flow.stack(b, F32, self.depth * self.width)  # [depth][query]
-        self.scores = flow.stack(b, F32, self.key_block * self.width)  # [key][query]
-        self.sums = flow.stack(b, F32, self.width * self.value)  # [query][value]
-        self.top = flow.stack(b, F32, self.width)  # largest score so far
-        self.block_top = flow.stack(b, F32, self.width)
-        self.norm = flow.stack(b, F32, self.width)  # sum of exponentials so far
-        self.decay = flow.stack(b, F32, self.width)  # what a new maximum scales older sums by
         self.key_dtype = scope.buffer(template.k.buffer)[1]
         self.value_dtype = scope.buffer(template.v.buffer)[1]
+        stride = self._coefficient(template.v, template.keys)
+        self.copied = isinstance(stride, int) and stride * self.value_dtype.bytes % ALIASING == 0
+        self.block = self.width * (COPY_PANELS if self.copied else 1)
+        block, scores = self.block, self.key_block * self.width
+        size = 4 * (block * (self.depth + self.value) + scores + self.copied * self.key_block * self.value)
+        if size > MAX_STACK:
+            raise IrError(f"attention over depth {self.depth} and value {self.value} takes {size} bytes of stack")
+        self.panels = flow.stack(b, F32, self.depth * block)  # [panel][depth][query]
+        self.scores = flow.stack(b, F32, scores)  # [key][query]
+        self.sums = flow.stack(b, F32, block * self.value)  # [query][value]
+        self.top = flow.stack(b, F32, block)  # largest score so far
+        self.norm = flow.stack(b, F32, block)  # sum of exponentials so far
+        self.block_top = flow.stack(b, F32, self.width)
+        self.decay = flow.stack(b, F32, self.width)  # what a new maximum scales older sums by
+        self.values = flow.stack(b, F32, self.key_block * self.value) if self.copied else None  # [key][value]
 
     def _extent(self, axis: Axis) -> int:
         if not isinstance(axis.extent, int):
@@ -127,7 +134,7 @@ class _Body:
     def batch(self, scope: Scope, axes: Sequence[Axis]) -> None:
         """Loop over the batch axes (most often one point each)."""
         if not axes:
-            self._query_panels(scope)
+            self._query_blocks(scope)
             return
         begin, end = self.ranges[axes[0].var]
         inner = scope.child(self.b)
@@ -139,7 +146,8 @@ class _Body:
 
         flow.loop(self.b, begin, end, 1, [], body)
 
-    def _query_panels(self, scope: Scope) -> None:
+    def _query_blocks(self, scope: Scope) -> None:
+        """Blocks of query panels; for each the blocks of keys."""
         b = self.b
         var = self.template.queries.var
         begin, end = self.ranges[var]
@@ -147,36 +155,52 @@ class _Body:
 
         def body(first: Value, _: list[Value]) -> list[Value]:
             inner.symbols[var] = first
-            count = flow.minimum(b, b.sub(end, first), const(self.width))
-            self._pack_queries(inner, first, count)
-            for v in range(self.vectors):
-                self._write(self._splat(-math.inf), self.top, v * self.lanes)
-                self._write(self._splat(0.0), self.norm, v * self.lanes)
-            self._clear_sums()
-            self._key_blocks(inner, first, count)
-            self._finish(inner, first, count)
+            count = flow.minimum(b, b.sub(end, first), const(self.block))
+            packing, softmax = inner.child(b), inner.child(b)
+
+            def prepare(query: Value, _: list[Value]) -> list[Value]:
+                self._pack_queries(packing, first, query, count)
+                for v in range(self.vectors):
+                    at = flow.add(b, query, v * self.lanes)
+                    self._write(self._splat(-math.inf), self.top, at)
+                    self._write(self._splat(0.0), self.norm, at)
+                return []
+
+            self._panel_loop(count, prepare)
+            self._clear_sums(count)
+            self._key_blocks(softmax, first, count)
+            self._finish(inner.child(b), first, count)
             return []
 
-        flow.loop(b, begin, end, self.width, [], body)
+        flow.loop(b, begin, end, self.block, [], body)
 
-    def _clear_sums(self) -> None:
+    def _panel_loop(self, count: Value, body: Callable[[Value, list[Value]], list[Value]]) -> None:
+        """`body` for the first query of each panel of a block."""
+        if self.block == self.width:
+            body(const(0), [])
+        else:
+            flow.loop(self.b, const(0), count, self.width, [], body, nonempty=True, rounds=COPY_PANELS)
+
+    def _clear_sums(self, count: Value) -> None:
         def body(index: Value, _: list[Value]) -> list[Value]:
             self._write(self._splat(0.0), self.sums, index)
             return []
 
-        flow.loop(self.b, const(0), const(self.width * self.value), self.lanes, [], body, rounds=16)
+        size = self.b.mul(count, const(self.value)) if self.copied else const(self.block * self.value)
+        flow.loop(self.b, const(0), size, self.lanes, [], body, rounds=16)
 
-    def _pack_queries(self, scope: Scope, first: Value, count: Value) -> None:
-        """Transpose the panel's queries, times the scale; rows past the last query repeat it."""
+    def _pack_queries(self, scope: Scope, first: Value, query: Value, count: Value) -> None:
+        """Transpose a panel's queries, times the scale; rows past the last query repeat it."""
         b, template = self.b, self.template
         pointer, dtype = scope.buffer(template.q.buffer)
         element = memory_type(dtype)
         stride = emit_dim(b, self._coefficient(template.q, template.queries), scope)
         origin = emit_dim(b, dims.substitute(template.q.offset, {template.depth.var: 0}), scope)
         last = b.sub(count, const(1))
+        panel = self._at(self.panels, flow.multiply(b, query, self.depth))
         rows: list[Value] = []
         for i in range(self.width):
-            row = flow.multiply(b, flow.minimum(b, const(i), last), stride)
+            row = flow.multiply(b, flow.minimum(b, flow.add(b, query, i), last), stride)
             rows.append(b.gep(pointer, [flow.add(b, origin, row)], source_etype=element))
         whole = self.depth - self.depth % self.lanes
         scale = self.template.scale
@@ -190,16 +214,16 @@ class _Body:
         def body(d: Value, _: list[Value]) -> list[Value]:
             for v in range(self.vectors):
                 group = rows[v * self.lanes : (v + 1) * self.lanes]
-                columns = transpose(b, [load(row, d, self.lanes) for row in group])
+                columns = microkernel.transpose(b, [load(row, d, self.lanes) for row in group])
                 for k, column in enumerate(columns):
                     at = flow.add(b, flow.multiply(b, flow.add(b, d, k), self.width), v * self.lanes)
-                    self._write(column, self.panel, at)
+                    self._write(column, panel, at)
             return []
 
         flow.loop(b, const(0), const(whole), self.lanes, [], body, rounds=8)
         for d in range(whole, self.depth):
             for i, row in enumerate(rows):
-                b.store(load(row, const(d), None), self._at(self.panel, d * self.width + i), align=4)
+                b.store(load(row, const(d), None), self._at(panel, d * self.width + i), align=4)
 
     def _coefficient(self, load: Load, axis: Axis) -> Dim:
         found = dims.coefficient(load.offset, axis.var)
@@ -215,9 +239,18 @@ class _Body:
         def body(key: Value, _: list[Value]) -> list[Value]:
             inner.symbols[keys.var] = key
             size = flow.minimum(b, flow.subtract(b, extent, key), const(self.key_block))
-            self._scores(inner, first, count, size)
-            self._soften(size)
-            self._accumulate(inner, count, size)
+            if self.copied:
+                self._copy_values(inner.child(b), size)
+            panels = inner.child(b)
+
+            def panel(query: Value, _: list[Value]) -> list[Value]:
+                left = flow.subtract(b, count, query)
+                self._scores(panels, flow.add(b, first, query), query, left, size)
+                self._soften(query, size)
+                self._accumulate(panels, query, left, size)
+                return []
+
+            self._panel_loop(count, panel)
             return []
 
         known = as_constant(extent)
@@ -228,8 +261,10 @@ class _Body:
 
     # -- scores -------------------------------------------------------------------------------------------------------
 
-    def _scores(self, scope: Scope, first: Value, count: Value, size: Value) -> None:
-        """scores[key][query] of one block, and the block's largest ones."""
+    def _scores(self, scope: Scope, first: Value, query: Value, count: Value, size: Value) -> None:
+        """scores[key][query] of one block of keys and one panel, and the largest of each query.
+
+        The panel's queries are number `query` of the block on and `first` of all; `count` of them are there."""
         b, template = self.b, self.template
         mask = template.mask
         by_query = mask is not None and template.queries.var in _symbols(mask)
@@ -244,6 +279,7 @@ class _Body:
         start = b.gep(pointer, [origin], source_etype=memory_type(self.key_dtype))
         inner = scope.child(b)
         base = scope.symbol(template.keys.var)
+        panel = self._at(self.panels, flow.multiply(b, query, self.depth))
 
         def tile(slot: Value, rows: int, region: Scope) -> None:
             region.symbols[template.keys.var] = flow.add(b, base, slot)
@@ -255,7 +291,7 @@ class _Body:
                 plan,
                 (self.key_dtype, f32, f32),
                 operands,
-                [Operand(self.panel)],
+                [Operand(panel)],
                 Depth((), (const(self.depth), const(1))),
             )
             (sums,) = kernel.emit()
@@ -277,7 +313,7 @@ class _Body:
             for v, top in enumerate(tops):
                 self._write(top, self.block_top, v * self.lanes)
 
-        row_tiles(b, size, most, inner, tile)
+        microkernel.row_tiles(b, size, most, inner, tile)
 
     def _row_operands(self, first: Value, stride: Value, rows: int) -> list[Operand]:
         known = as_constant(stride)
@@ -305,7 +341,7 @@ class _Body:
                 for row in inside[v * lanes : (v + 1) * lanes]:
                     row.symbols[key] = b.add(base, slot)
                     vectors.append(emit_expr(b, mask, row, lanes, key, active))
-                for k, column in enumerate(transpose(b, vectors)):
+                for k, column in enumerate(microkernel.transpose(b, vectors)):
                     at = flow.add(b, flow.multiply(b, flow.add(b, slot, k), self.width), v * lanes)
                     if active is None:
                         self._write(column, self.scores, at)
@@ -325,25 +361,25 @@ class _Body:
             return []
 
         def rest() -> None:
-            lane = ir.Constant(ir.VectorType(flow.I64, lanes), [const(n) for n in range(lanes)])
-            square(whole, b.icmp_signed("<", lane, functions.splat(b, b.sub(size, whole), lanes)), tail)
+            square(whole, microkernel.lanes_below(b, b.sub(size, whole), lanes), tail)
 
         flow.loop(b, const(0), whole, lanes, [], body, rounds=16)
         flow.branch(b, b.icmp_signed("<", whole, size), rest, None, (1, 16))
 
-    def _soften(self, size: Value) -> None:
+    def _soften(self, query: Value, size: Value) -> None:
         """Scores to exponentials relative to the largest so far; updates the maxima, the sums and the decay."""
         b = self.b
         tops: list[Value] = []
-        for v in range(self.vectors):
-            old, block = self._read(self.top, v * self.lanes), self._read(self.block_top, v * self.lanes)
+        places = [flow.add(b, query, v * self.lanes) for v in range(self.vectors)]
+        for v, place in enumerate(places):
+            old, block = self._read(self.top, place), self._read(self.block_top, v * self.lanes)
             new = b.select(b.fcmp_ordered(">", block, old), block, old)
-            self._write(new, self.top, v * self.lanes)
+            self._write(new, self.top, place)
             # -inf - -inf is NaN: queries that have seen no finite score yet are measured from 0.
             new = b.select(b.fcmp_ordered("==", new, self._splat(-math.inf)), self._splat(0.0), new)
             decay = self._call("exp", b.fsub(old, new))
             self._write(decay, self.decay, v * self.lanes)
-            self._write(b.fmul(self._read(self.norm, v * self.lanes), decay), self.norm, v * self.lanes)
+            self._write(b.fmul(self._read(self.norm, place), decay), self.norm, place)
             tops.append(new)
 
         def body(key: Value, carried: list[Value]) -> list[Value]:
@@ -355,20 +391,52 @@ class _Body:
                 totals.append(b.fadd(total, weight))
             return totals
 
-        start = [self._read(self.norm, v * self.lanes) for v in range(self.vectors)]
+        start = [self._read(self.norm, place) for place in places]
         totals = flow.loop(b, const(0), size, 1, start, body, nonempty=True, rounds=64)
-        for v, total in enumerate(totals):
-            self._write(total, self.norm, v * self.lanes)
+        for place, total in zip(places, totals, strict=True):
+            self._write(total, self.norm, place)
 
     # -- values -------------------------------------------------------------------------------------------------------
 
-    def _accumulate(self, scope: Scope, count: Value, size: Value) -> None:
-        """sums[query] = decay * sums[query] + weights of the block times V, for the `count` queries of the panel."""
+    def _copy_values(self, scope: Scope, size: Value) -> None:
+        """The block's rows of V one behind the other, as f32."""
+        b = self.b
+        start, stride = self._value_rows(scope)
+        assert self.values is not None
+        kind = memory_type(self.value_dtype)
+        lanes = self.level.lanes(4)
+        whole = self.value - self.value % lanes
+        spans = [*((e, lanes) for e in range(0, whole, lanes)), *((e, None) for e in range(whole, self.value))]
+
+        def body(key: Value, _: list[Value]) -> list[Value]:
+            row = b.gep(start, [flow.multiply(b, key, stride)], source_etype=kind)
+            target = self._at(self.values, flow.multiply(b, key, self.value))
+            for e, count in spans:
+                at = b.gep(row, [const(e)], source_etype=kind)
+                raw = b.load(at, align=self.value_dtype.bytes, typ=widened(kind, count))
+                wide = functions.cast(b, functions.from_memory(b, raw, self.value_dtype), self.value_dtype, f32)
+                b.store(wide, self._at(target, e), align=4)
+            return []
+
+        flow.loop(b, const(0), size, 1, [], body, nonempty=True, rounds=64)
+
+    def _value_rows(self, scope: Scope) -> tuple[Value, Value]:
+        """The address of V's row for the current key, and the distance between rows in elements."""
         b, template = self.b, self.template
         pointer = scope.buffer(template.v.buffer)[0]
-        stride = emit_dim(b, self._coefficient(template.v, template.keys), scope)
         origin = emit_dim(b, dims.substitute(template.v.offset, {template.value.var: 0}), scope)
         start = b.gep(pointer, [origin], source_etype=memory_type(self.value_dtype))
+        return start, emit_dim(b, self._coefficient(template.v, template.keys), scope)
+
+    def _accumulate(self, scope: Scope, first: Value, count: Value, size: Value) -> None:
+        """sums[query] = decay * sums[query] + weights of the block times V, for the `count` queries of the panel that
+        starts with number `first` of the block."""
+        b = self.b
+        if self.values is not None:
+            start, stride, dtype = self.values, const(self.value), f32
+        else:
+            (start, stride), dtype = self._value_rows(scope), self.value_dtype
+        sums = self._at(self.sums, flow.multiply(b, first, self.value))
         whole = self.value - self.value % WIDTH
 
         def column(e: Value, width: int) -> None:
@@ -379,7 +447,7 @@ class _Body:
             for rows, query in zip(sizes, itertools.accumulate(sizes, initial=0), strict=False):
 
                 def tile(query: int = query, rows: int = rows) -> None:
-                    self._value_tile(start, stride, e, query, rows, width, lanes, size)
+                    self._value_tile((start, stride, dtype), sums, e, query, rows, width, lanes, size)
 
                 if query == 0 or self.whole_panels:
                     tile()
@@ -403,16 +471,25 @@ class _Body:
                 width //= 2
 
     def _value_tile(
-        self, start: Value, stride: Value, e: Value, query: int, rows: int, width: int, lanes: int, size: Value
+        self,
+        v: tuple[Value, Value, DType],
+        target: Value,
+        e: Value,
+        query: int,
+        rows: int,
+        width: int,
+        lanes: int,
+        size: Value,
     ) -> None:
-        """`rows` queries from `query` on times `width` values from `e` on."""
+        """`rows` queries from `query` on times `width` values from `e` on, added to `target`."""
         b = self.b
+        start, stride, dtype = v
         plan = microkernel.plan(rows, width, lanes, self.level.vector_registers)
-        at = b.gep(start, [e], source_etype=memory_type(self.value_dtype))
+        at = b.gep(start, [e], source_etype=memory_type(dtype))
         kernel = MicroKernel(
             b,
             plan,
-            (f32, self.value_dtype, f32),
+            (f32, dtype, f32),
             [Operand(self.scores, query + i) for i in range(rows)],
             [Operand(at)],
             Depth((), (size, const(self.width))),
@@ -423,8 +500,8 @@ class _Body:
         for i, vectors in enumerate(sums):
             scalar = b.load(self._at(self.decay, query + i), align=4, typ=F32)
             decay = functions.splat(b, scalar, plan.lanes if plan.lanes > 1 else None)
-            for v, total in enumerate(vectors):
-                place = self._at(self.sums, flow.add(b, e, (query + i) * self.value + v * plan.lanes))
+            for part, total in enumerate(vectors):
+                place = self._at(target, flow.add(b, e, (query + i) * self.value + part * plan.lanes))
                 old = b.load(place, align=4, typ=kind)
                 b.store(microkernel.multiply_add(b, old, decay, total, f32), place, align=4)
 
@@ -461,65 +538,7 @@ class _Body:
             flow.loop(b, const(whole), const(self.value), 1, [], single, rounds=2)
             return []
 
-        flow.loop(b, const(0), count, 1, [], body, nonempty=True, rounds=self.width)
-
-
-def row_tiles(
-    b: ir.IRBuilder, count: Value, most: int, scope: Scope, tile: Callable[[Value, int, Scope], None]
-) -> None:
-    """Share `count` rows out among tiles of at most `most` and emit ``tile(first row, rows, scope)`` for each size."""
-    known = as_constant(count)
-    if known is not None:
-        tiles = max(1, -(-known // most))
-        least, larger = divmod(known, tiles)
-        split = larger * (least + 1)
-        spans = [(0, split, least + 1), (split, known, least)]
-        for begin, end, rows in spans:
-            if begin < end:
-                inner = scope.child(b)
-                _tile_loop(b, const(begin), const(end), rows, inner, tile)
-        return
-    whole = b.sub(count, b.urem(count, const(most)))
-    _tile_loop(b, const(0), whole, most, scope.child(b), tile)
-    rest = b.sub(count, whole)
-    after = b.append_basic_block("tiles.done")
-    blocks = [b.append_basic_block(f"tile{rows}") for rows in range(1, most)]
-    scopes = [scope.child(b) for _ in blocks]
-    choice = b.switch(rest, after)
-    for rows, (block, inner) in enumerate(zip(blocks, scopes, strict=True), 1):
-        choice.add_case(const(rows), block)
-        b.position_at_end(block)
-        tile(whole, rows, inner)
-        b.branch(after)
-    b.position_at_end(after)
-
-
-def _tile_loop(
-    b: ir.IRBuilder, begin: Value, end: Value, rows: int, scope: Scope, tile: Callable[[Value, int, Scope], None]
-) -> None:
-    def body(slot: Value, _: list[Value]) -> list[Value]:
-        tile(slot, rows, scope)
-        return []
-
-    flow.loop(b, begin, end, rows, [], body, rounds=8)
-
-
-def transpose(b: ir.IRBuilder, vectors: list[Value]) -> list[Value]:
-    """The columns of a square of vectors (as many as each has lanes, a power of two), by blocks of growing size."""
-    count = len(vectors)
-    step = 1
-    while step < count:
-        low = [lane if not lane & step else count + lane - step for lane in range(count)]
-        high = [lane + step if not lane & step else count + lane for lane in range(count)]
-        masks = [ir.Constant(ir.VectorType(I32, count), picks) for picks in (low, high)]
-        moved = list(vectors)
-        for i in range(count):
-            if not i & step:
-                moved[i] = b.shuffle_vector(vectors[i], vectors[i + step], masks[0])
-                moved[i + step] = b.shuffle_vector(vectors[i], vectors[i + step], masks[1])
-        vectors = moved
-        step *= 2
-    return vectors
+        flow.loop(b, const(0), count, 1, [], body, nonempty=True, rounds=self.block)
 
 
 def _symbols(expr: Expr) -> frozenset[str]:

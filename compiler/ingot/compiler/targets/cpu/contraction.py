@@ -21,7 +21,7 @@ from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Axis, Call, Expr, Load, Local, Store
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import flow, functions, microkernel
+from ingot.compiler.targets.cpu import flow, microkernel
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, emit_store
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
@@ -215,15 +215,12 @@ class _Body:
     def _panels(self, scope: Scope, block: _Block) -> None:
         """The panels of one block of rows; groups of panels while a block has so few rows that it is one small tile."""
         begin, end = self.ranges["panel"]
-        narrow = [rows for rows in self.sizes if self._grouped_panels(rows) > 1]
-        if not isinstance(self.template.row_count, int):
-            narrow = [rows for rows in narrow if rows == 1]
-        static = isinstance(self.template.row_count, int) and self.template.row_count in narrow
-        if not narrow or (isinstance(self.template.row_count, int) and not static):
-            self._panel_loop(scope, block, begin, end, 1, self.sizes)
-            return
-        if static:
-            self._grouped(scope, block, begin, end, self.template.row_count)
+        total = self.template.row_count
+        if isinstance(total, int):
+            if total in self.sizes and self._grouped_panels(total) > 1:
+                self._grouped(scope, block, begin, end, total)
+            else:
+                self._panel_loop(scope, block, begin, end, 1, self.sizes)
             return
         single = self.b.icmp_signed("==", block.count, const(1))
         inner = scope.child(self.b)
@@ -521,13 +518,13 @@ class _Body:
                 flow.branch(b, b.icmp_signed(">", left, const(0)), lambda: store(None), None)
                 return []
 
-            def partial() -> None:
-                lane = ir.Constant(ir.VectorType(flow.I64, lanes), [const(n) for n in range(lanes)])
-                store(b.icmp_signed("<", lane, functions.splat(b, left, lanes)))
-
             full = b.icmp_signed(">=", left, const(lanes))
             some = b.icmp_signed(">", left, const(0))
-            flow.branch(b, full, lambda: store(None), lambda: flow.branch(b, some, partial, None))
+
+            def cut() -> None:
+                flow.branch(b, some, lambda: store(microkernel.lanes_below(b, left, lanes or 1)), None)
+
+            flow.branch(b, full, lambda: store(None), cut)
             return []
 
         flow.loop(b, const(0), const(self.template.width), self.lanes, [], vector, rounds=self.vectors)

@@ -25,7 +25,7 @@ from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, e
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import constant, register_type, widened
-from ingot.compiler.targets.cpu.microkernel import multiply_add
+from ingot.compiler.targets.cpu.microkernel import lanes_below, multiply_add
 
 TILE = 7  # positions a register tile: 7 sums, up to 7 weights and an input fit 16 registers
 
@@ -130,9 +130,7 @@ class _Body:
         rest.symbols[axis.var] = whole
 
         def partial() -> None:
-            lane = ir.Constant(ir.VectorType(flow.I64, lanes), [const(n) for n in range(lanes)])
-            left = functions.splat(b, flow.subtract(b, extent, whole), lanes)
-            self._tile(rest, size, b.icmp_signed("<", lane, left))
+            self._tile(rest, size, lanes_below(b, flow.subtract(b, extent, whole), lanes))
 
         if known is not None:
             partial()
@@ -165,7 +163,7 @@ class _Body:
                 uses.setdefault(self._offset(template.a, point, position), []).append((position, tap))
         loaded: dict[Dim, Value] = {}
         for position in range(len(sums)):  # taps of one position follow each other least: sums stay independent
-            for tap, point in enumerate(points):
+            for point in points:
                 key = self._offset(template.a, point, position)
                 if key not in loaded:
                     loaded[key] = self._load(scope, template.a, point, position, mask)

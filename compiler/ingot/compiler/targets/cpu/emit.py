@@ -10,7 +10,7 @@ vector whose lanes are folded by halves after it, so its order of summation is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -19,19 +19,21 @@ from ingot.compiler.ir.dims import UNBOUNDED, Dim, bounds, ceil_divide
 from ingot.compiler.ir.loops import (
     Accumulate,
     Axis,
+    Call,
     Expr,
     For,
     Kernel,
     Let,
+    Local,
     Reduction,
     Scratch,
     Stmt,
     Store,
-    Template,
     When,
 )
+from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import flow, functions
+from ingot.compiler.targets.cpu import attention, contraction, depthwise, flow, functions
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR, any_lane, constant, lanes_of, register_type, splat
@@ -39,6 +41,13 @@ from ingot.compiler.targets.cpu.vectorise import Plan, accumulated, assigned, co
 from ingot.runtime.dtypes import DType, i64
 
 Range = tuple[ir.Value, ir.Value]  # begin and end of a grid axis within one chunk
+
+# Emitters of template bodies: (builder, template, scope, ranges by axis variable, level).
+TEMPLATES: dict[type, Callable[..., None]] = {
+    Attention: attention.emit_body,
+    Contraction: contraction.emit_body,
+    Depthwise: depthwise.emit_body,
+}
 
 UNROLLED = 16  # statements that a constant loop without a vector loop may be written out to
 MAX_SCRATCH = 64 << 10  # bytes of stack a kernel may use
@@ -74,7 +83,9 @@ def emit_kernel(module: ir.Module, kernel: Kernel, level: Level, name: str | Non
         _Statements(b, level).grid(kernel.grid, ranges, body, scope)
     else:
         ranges = decode_chunk(b, body.grid, chunk, scope)
-        template_emitter(body)(b, body, scope, ranges, level)
+        if type(body) not in TEMPLATES:
+            raise IrError(f"no emitter for template {type(body).__name__}")
+        TEMPLATES[type(body)](b, body, scope, ranges, level)
     b.ret_void()
     return function
 
@@ -94,22 +105,6 @@ def forbid_libraries(function: ir.Function) -> None:
     attributes._known = attributes._known | {'"no-builtins"'}
     attributes.add('"no-builtins"')
     attributes.add("nounwind")
-
-
-def template_emitter(template: Template):
-    """The function ``(builder, template, scope, ranges, level)`` that emits the body of a template."""
-    from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
-    from ingot.compiler.targets.cpu import attention, contraction, depthwise
-
-    emitters = {
-        Contraction: contraction.emit_body,
-        Depthwise: depthwise.emit_body,
-        Attention: attention.emit_body,
-    }
-    try:
-        return emitters[type(template)]
-    except KeyError:
-        raise IrError(f"no emitter for template {type(template).__name__}") from None
 
 
 def decode_chunk(b: ir.IRBuilder, grid: Sequence[Axis], chunk: ir.Value, scope: Scope) -> dict[str, Range]:
@@ -245,17 +240,23 @@ class _Statements:
         scope.bind(name, value, dtype_of(expr, scope))
 
     def _accumulate(self, statement: Accumulate, scope: Scope, lanes: Lanes | None) -> None:
-        b, name, fn = self.b, statement.name, statement.fn
-        dtype = dtype_of(statement.value, scope)
+        name, value = statement.name, statement.value
+        dtype = dtype_of(value, scope)
         before = scope.local(name)
-        value = self._value(statement.value, scope, lanes)
-        if lanes_of(before) is not None:
-            value = splat(b, value, lanes_of(before))
-        elif lanes_of(value) is not None:
+        if _element(before.type) != register_type(dtype):
+            raise IrError(f"{dtype} is accumulated into {name!r} of another type: cast the value")
+        combined = Call(statement.fn, (Local(name, dtype), value), dtype)
+        match value:
+            case Call(fn="mul", args=(x, y)) if statement.fn == "add" and dtype.name in ("f32", "f64"):
+                if dtype_of(x, scope) == dtype == dtype_of(y, scope):
+                    combined = Call("fma", (x, y, Local(name, dtype)), dtype)
+            case _:
+                pass
+        after = self._value(combined, scope, lanes)
+        if lanes_of(after) != lanes_of(before):
             raise IrError(f"accumulator {name!r} is the same for all lanes, what is added to it is not")
-        after = fold(b, self.level, fn, dtype, before, value)
         if lanes is not None and lanes.mask is not None and lanes_of(before) is not None:
-            after = b.select(lanes.mask, after, before)
+            after = self.b.select(lanes.mask, after, before)
         scope.bind(name, after, dtype)
 
     def _scratch(self, name: str, dtype: DType, size: int, scope: Scope) -> None:
@@ -464,6 +465,10 @@ class _VectorLoop:
             for a, total, vector in zip(self.layout.accumulators, self.totals, self.vectors, strict=True)
         ]
         self.vectors = None
+
+
+def _element(type_: ir.Type) -> ir.Type:
+    return type_.element if isinstance(type_, ir.VectorType) else type_
 
 
 def _rebind(scope: Scope, name: str, value: ir.Value) -> None:

@@ -11,14 +11,15 @@ Multiplication", 2008).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
 
 from ingot.compiler.targets.cpu import flow, functions
-from ingot.compiler.targets.cpu.flow import Value, const
-from ingot.compiler.targets.cpu.functions import constant, memory_type, register_type, widened
+from ingot.compiler.targets.cpu.expressions import Scope
+from ingot.compiler.targets.cpu.flow import Value, as_constant, const
+from ingot.compiler.targets.cpu.functions import I32, constant, memory_type, register_type, widened
 from ingot.runtime.dtypes import DType
 
 UNROLL = 4  # k steps a round of the innermost loop
@@ -78,15 +79,19 @@ def plan(rows: int, width: int, lanes: int, registers: int, panels: int = 1) -> 
     return Tile(rows, panels, vectors, lanes, chains)
 
 
-def fitting_rows(
-    vectors: int, registers: int, stride: int | None, dtype: DType, most: int = 12
-) -> int:
-    """The most rows of a tile whose sums, panel vectors and one broadcast fit the registers, at most `most`; fewer where
-    rows of A lie `stride` elements apart such that all fall into one set of the first-level cache."""
+def fitting_rows(vectors: int, registers: int, stride: int | None, dtype: DType, most: int = 12) -> int:
+    """The most rows, up to `most`, of a tile whose sums, panel vectors and one broadcast fit the registers; fewer where
+    rows of A that lie `stride` elements apart all fall into one set of the first-level cache."""
     rows = max(1, min(most, (registers - vectors - 1) // vectors))
     if stride and stride * dtype.bytes % WAY_BYTES == 0:
         rows = min(rows, WAYS)
     return rows
+
+
+def lanes_below(b: ir.IRBuilder, left: Value, lanes: int) -> Value:
+    """The mask of the first `left` of `lanes` lanes."""
+    numbers = ir.Constant(ir.VectorType(flow.I64, lanes), [const(lane) for lane in range(lanes)])
+    return b.icmp_signed("<", numbers, functions.splat(b, left, lanes))
 
 
 def prefetch(b: ir.IRBuilder, pointer: Value, *, write: bool = False, locality: int = 3) -> None:
@@ -103,6 +108,64 @@ def multiply_add(b: ir.IRBuilder, x: Value, y: Value, total: Value, dtype: DType
     if not dtype.is_float:
         return b.add(b.mul(x, y), total)
     return functions.intrinsic(b, "fmuladd", total.type, [x, y, total], total.type)
+
+
+def row_tiles(
+    b: ir.IRBuilder, count: Value, most: int, scope: Scope, tile: Callable[[Value, int, Scope], None]
+) -> None:
+    """Share `count` rows out among tiles of at most `most` and emit ``tile(first row, rows, scope)`` for each size."""
+    known = as_constant(count)
+    if known is not None:
+        tiles = max(1, -(-known // most))
+        least, larger = divmod(known, tiles)
+        split = larger * (least + 1)
+        spans = [(0, split, least + 1), (split, known, least)]
+        for begin, end, rows in spans:
+            if begin < end:
+                inner = scope.child(b)
+                _tile_loop(b, const(begin), const(end), rows, inner, tile)
+        return
+    whole = b.sub(count, b.urem(count, const(most)))
+    _tile_loop(b, const(0), whole, most, scope.child(b), tile)
+    rest = b.sub(count, whole)
+    after = b.append_basic_block("tiles.done")
+    blocks = [b.append_basic_block(f"tile{rows}") for rows in range(1, most)]
+    scopes = [scope.child(b) for _ in blocks]
+    choice = b.switch(rest, after)
+    for rows, (block, inner) in enumerate(zip(blocks, scopes, strict=True), 1):
+        choice.add_case(const(rows), block)
+        b.position_at_end(block)
+        tile(whole, rows, inner)
+        b.branch(after)
+    b.position_at_end(after)
+
+
+def _tile_loop(
+    b: ir.IRBuilder, begin: Value, end: Value, rows: int, scope: Scope, tile: Callable[[Value, int, Scope], None]
+) -> None:
+    def body(slot: Value, _: list[Value]) -> list[Value]:
+        tile(slot, rows, scope)
+        return []
+
+    flow.loop(b, begin, end, rows, [], body, rounds=8)
+
+
+def transpose(b: ir.IRBuilder, vectors: list[Value]) -> list[Value]:
+    """The columns of a square of vectors (as many as each has lanes, a power of two), by blocks of growing size."""
+    count = len(vectors)
+    step = 1
+    while step < count:
+        low = [lane if not lane & step else count + lane - step for lane in range(count)]
+        high = [lane + step if not lane & step else count + lane for lane in range(count)]
+        masks = [ir.Constant(ir.VectorType(I32, count), picks) for picks in (low, high)]
+        moved = list(vectors)
+        for i in range(count):
+            if not i & step:
+                moved[i] = b.shuffle_vector(vectors[i], vectors[i + step], masks[0])
+                moved[i + step] = b.shuffle_vector(vectors[i], vectors[i + step], masks[1])
+        vectors = moved
+        step *= 2
+    return vectors
 
 
 class MicroKernel:

@@ -16,7 +16,8 @@ from dataclasses import replace
 from llvmlite import ir
 
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim, Expr as DimExpr, symbol
+from ingot.compiler.ir.dims import Dim, symbol
+from ingot.compiler.ir.dims import Expr as DimExpr
 from ingot.compiler.ir.loops import Axis, Call, Expr, Index, Load, Store
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import flow

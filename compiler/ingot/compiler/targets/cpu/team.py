@@ -249,8 +249,9 @@ def _emit_region(module: ir.Module, level: Level, work: ir.Function) -> ir.Funct
     alone, loop, done, ask, publish = (
         b.append_basic_block(name) for name in ("alone", "loop", "done", "ask", "publish")
     )
-    single = b.icmp_signed("<=", chunks, I64(1))
-    b.cbranch(b.or_(single, b.icmp_unsigned("==", team, ir.Constant(PTR, None))), alone, ask)
+    # One chunk, none, or more than the claim word can count.
+    unfit = b.icmp_unsigned(">=", b.sub(chunks, I64(2)), I64(_ALL - 1))
+    b.cbranch(b.or_(unfit, b.icmp_unsigned("==", team, ir.Constant(PTR, None))), alone, ask)
 
     b.position_at_end(ask)
     workers = b.load(t.at(_WORKERS), typ=I64, align=8)

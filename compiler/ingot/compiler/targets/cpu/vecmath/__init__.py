@@ -1,8 +1,8 @@
 """Vectorised mathematics as LLVM IR, inline: no calls, no tables in memory.
 
 Every function takes a builder and a value of type `float`, `double` or a vector of them, and returns a value of that
-type; `options` (`MathOptions`) says what the target lacks. Each docstring bounds the error in units in the last place of
-the true result; the bounds hold for every argument, denormal ones included, unless the docstring says otherwise.
+type; `options` (`MathOptions`) says what the target lacks. Each docstring bounds the error in units in the last place
+of the true result; the bounds hold for every argument, denormal ones included, unless the docstring says otherwise.
 sin, cos, tan and fmod end in another basic block than they began in.
 """
 
@@ -63,12 +63,42 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 __all__ = [
     "FUNCTIONS",
     "MathOptions",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
     "bf16_to_float",
+    "ceil",
+    "cos",
+    "cosh",
+    "erf",
+    "exp",
+    "expm1",
+    "fast_exp",
+    "fast_gelu",
     "float_to_bf16",
     "float_to_half",
+    "floor",
     "floor_mod",
+    "fmod",
+    "gelu",
     "half_to_float",
+    "log",
+    "log1p",
+    "pow",
+    "reciprocal",
+    "round_half_even",
+    "sigmoid",
+    "sin",
+    "sinh",
+    "softplus",
+    "sqrt",
+    "tan",
+    "tanh",
+    "trunc",
     "trunc_div",
     "trunc_mod",
-    *FUNCTIONS,
 ]

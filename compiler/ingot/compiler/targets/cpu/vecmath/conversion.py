@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Conversions between f32 and the 16-bit formats, whose values are held as i16 bit patterns, scalar or vector."""
 
 from __future__ import annotations

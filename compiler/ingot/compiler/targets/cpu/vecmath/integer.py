@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Integer division and remainder, never trapping, never undefined: x / 0 and x mod 0 are 0, MIN / -1 wraps to MIN.
 
 Up to 32 bits the quotient is taken in floating point, which vectorises and is exact: a quotient of w-bit integers that

@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """asin, acos, atan and atan2: one polynomial each after the reductions of Cephes; Remez fits as in `exponential`."""
 
 from __future__ import annotations

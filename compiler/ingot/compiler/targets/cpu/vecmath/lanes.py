@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Arithmetic on one floating type, scalar or vector: the vocabulary the functions of this folder are written in."""
 
 from __future__ import annotations

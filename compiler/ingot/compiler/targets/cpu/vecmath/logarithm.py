@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """log, log1p and the inverse hyperbolic functions.
 
 x = 2^k m with m in [sqrt(1/2), sqrt(2)) and log x = k ln 2 + log m; ln 2 is split so that k times its high part is
@@ -8,6 +6,8 @@ fdlibm so that the leading terms are exact. Polynomials are Remez fits, as in `e
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from llvmlite import ir
 
@@ -148,7 +148,7 @@ def atanh(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) -> ir.Va
     return lanes.copysign(b.fmul(result, lanes.const(0.5)), x)
 
 
-def _through_double(lanes: Lanes, function, x: ir.Value) -> ir.Value:
+def _through_double(lanes: Lanes, function: Callable[..., ir.Value], x: ir.Value) -> ir.Value:
     """An f32 function by way of its f64 version: half an ulp, at a quarter of the speed."""
     b = lanes.b
     return b.fptrunc(function(b, b.fpext(x, lanes.double().float), lanes.options), lanes.float)

@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """x^y, and the floating remainder."""
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ THIRD = (1.0 / 3.0, 1.850371707708594e-17)
 def pow(b: ir.IRBuilder, x: ir.Value, y: ir.Value, options: MathOptions = DEFAULT) -> ir.Value:
     """x^y with the special cases of C (IEEE 754-2019, 9.2.1).
 
-    x^0 and 1^y are 1 even for NaN; a negative x with a y that is no integer gives NaN. Error at most 1 ulp (f32, in f64),
-    2 ulp (f64, with the logarithm in double-double arithmetic).
+    x^0 and 1^y are 1 even for NaN; a negative x with a y that is no integer gives NaN. Error at most 1 ulp (f32, in
+    f64), 2 ulp (f64, with the logarithm in double-double arithmetic).
     """
     lanes = Lanes(b, x.type, options)
     magnitude = lanes.abs(x)
@@ -127,7 +125,7 @@ def fmod(b: ir.IRBuilder, x: ir.Value, y: ir.Value, options: MathOptions = DEFAU
 
 
 def _remainder_in_steps(lanes: Lanes, x: ir.Value, y: ir.Value) -> ir.Value:
-    """x mod y for f64 x >= y >= 0 whose quotient may overflow: first modulo 2^1200 y and 2^600 y (or 2^600 y, 2^300 y)."""
+    """x mod y for f64 x >= y >= 0 whose quotient may overflow: first modulo 2^1200 y, 2^600 y (or 2^600 y, 2^300 y)."""
     b = lanes.b
     one = lanes.const(1.0)
     small = b.fcmp_ordered("<", y, lanes.const(2.0**300))

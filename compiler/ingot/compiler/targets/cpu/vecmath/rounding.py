@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """Rounding to integers, square root and reciprocal: what IEEE 754 defines exactly. No error, or half an ulp."""
 
 from __future__ import annotations

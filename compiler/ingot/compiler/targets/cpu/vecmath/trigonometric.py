@@ -1,5 +1,3 @@
-# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# llvmlite has no types; those that pyright infers for its builder methods are wrong.
 """sin, cos and tan over the whole range.
 
 x = n pi/2 + r with |r| <= pi/4 (about). Up to `LIMIT` n pi/2 is subtracted in three parts (Cody and Waite, 1980). If
@@ -64,7 +62,8 @@ def pi_bits(fraction: int) -> int:
 def half_pi_parts(bits: tuple[int, ...]) -> tuple[float, ...]:
     """pi/2 as a sum of floats with so many significant bits each."""
     fraction = 320
-    rest, parts = pi_bits(fraction) // 2, []
+    rest = pi_bits(fraction) // 2
+    parts: list[float] = []
     for width in bits:
         shift = rest.bit_length() - width
         part = rest >> shift << shift

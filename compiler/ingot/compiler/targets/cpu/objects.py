@@ -1,0 +1,63 @@
+# pyright: basic
+# llvmlite is untyped.
+"""One kernel, one relocatable object: LLVM's code generator for a level.
+
+LLVM's mid-level passes are skipped: the emitters write what they would leave.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import replace
+
+from llvmlite import binding as llvm
+from llvmlite import ir
+
+from ingot.compiler.ir.loops import Kernel
+from ingot.compiler.ir.types import IrError
+from ingot.compiler.targets.cpu.emit import emit_kernel
+from ingot.compiler.targets.cpu.features import Level
+
+
+def kernel_symbol(kernel: Kernel) -> str:
+    """The name of the function that structurally equal kernels share, whatever they are called."""
+    text = repr(replace(kernel, name="", flops=0))
+    return "k" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def target_machine(level: Level) -> llvm.TargetMachine:
+    """LLVM's code generator for a level: position-independent, small code model."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple(level.triple)
+    return target.create_target_machine(
+        cpu=level.cpu, features=level.feature_string, opt=2, reloc="pic", codemodel="small"
+    )
+
+
+def new_module(name: str, level: Level) -> ir.Module:
+    """An empty module for `level`."""
+    module = ir.Module(name)
+    module.triple = level.triple
+    module.data_layout = str(target_machine(level).target_data)
+    return module
+
+
+def object_code(module: ir.Module, level: Level) -> bytes:
+    """A relocatable ELF object. Raises RuntimeError with LLVM's message when the module is malformed."""
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    return target_machine(level).emit_object(parsed)
+
+
+def compile_kernel(kernel: Kernel, level: Level) -> bytes:
+    """The object that defines `kernel` under its symbol. Raises IrError naming the kernel when it is malformed."""
+    name = kernel_symbol(kernel)
+    module = new_module(name, level)
+    try:
+        emit_kernel(module, kernel, level, name)
+    except IrError as error:
+        raise IrError(f"kernel {kernel.name}: {error}") from error
+    return object_code(module, level)
