@@ -353,12 +353,12 @@ class TestValidation:
     def test_own_probes(self) -> None:
         """Indices that no made-up probe would get right."""
         index = Input("index", TensorType(i64, (2,)))
-        low = constant(np.array([-3, -3], np.int64))
+        low = constant(np.array([-5, -5], np.int64))
         gathered = Gather(constant(np.arange(2, dtype=np.float32)), Add(index, low), 0)
         graph = graph_of(Identity(gathered), inputs=(index,))
         with pytest.raises(ValidationError, match="cannot be evaluated on the probe inputs .*hand in probes"):
             Pipeline((rules(drop_identity),)).run(graph, validate=True)
-        probes = [{"index": np.array([3, 4], np.int64)}]
+        probes = [{"index": np.array([5, 6], np.int64)}]
         Pipeline((rules(drop_identity),)).run(graph, validate=True, probes=probes)
 
     def test_changed_outputs(self) -> None:

@@ -115,7 +115,7 @@ CASES = [
     Case("Cast", 9, [IMAGE], {"to": TensorProto.FLOAT16}),
     Case("PRelu", 6, [IMAGE, normal(3)], expected=lambda x, s: np.where(x < 0, x * s[:, None, None], x)),
     Case("PRelu", 9, [IMAGE, normal(3, 1, 1)]),
-    Case("PRelu", 16, [SPECIAL, np.float32([0.5])]),
+    Case("PRelu", 16, [SPECIAL, np.array([0.5], "f")]),
     Case("LeakyRelu", 6, [SPECIAL], {"alpha": 0.25}),
     Case("Elu", 6, [SPECIAL], {"alpha": 0.5}),
     Case("HardSigmoid", 6, [SPECIAL]),
@@ -128,7 +128,7 @@ CASES = [
     Case("Softplus", 1, [SPECIAL[:, :3].copy()]),
     Case("Mean", 8, [normal(3, 1), normal(4), normal(3, 4)]),
     Case("Sum", 8, [normal(3)]),
-    Case("Max", 8, [SPECIAL, np.float32([[0.5], [1.5]])]),
+    Case("Max", 8, [SPECIAL, np.array([[0.5], [1.5]], "f")]),
     Case("Mod", 10, [np.array([-7, 7, -7, 7], I64), np.array([3, 3, -3, -3], I64)]),
     Case("Mod", 10, [np.array([-7.5, 7.5], "f"), np.array([2.0, -2.0], "f")], {"fmod": 1}),
     Case("Div", 13, [np.array([-7, 7, -7, 7], I64), np.array([3, 3, -3, -3], I64)]),
@@ -242,7 +242,7 @@ CASES = [
     Case("EyeLike", 9, [normal(3, 5)], {"k": -1, "dtype": TensorProto.INT64}),
     Case("Trilu", 14, [normal(2, 3, 4), np.array(1, I64)], {"upper": 0}, fixed=(1,)),
     Case(
-        "OneHot", 11, [np.array([[0, -1], [2, 5]], I64), np.array(3, I64), np.float32([2, 5])], {"axis": 1}, fixed=(1,)
+        "OneHot", 11, [np.array([[0, -1], [2, 5]], I64), np.array(3, I64), np.array([2, 5], "f")], {"axis": 1}, fixed=(1,)
     ),
 ]
 

@@ -17,6 +17,7 @@ from ingot.compiler.cli.files import replaced
 from ingot.compiler.cli.shapes import symbol_values
 from ingot.runtime import TensorInfo, container
 from ingot.runtime.dims import compile_dims
+from ingot.runtime.errors import ArtifactError
 from ingot.runtime.inputs import describe
 from ingot.runtime.manifest import DIGEST_CHUNK, MANIFEST_MEMBER, Manifest, parse_manifest
 
@@ -59,7 +60,10 @@ def read_artifact(path: Path, *, verify: bool = False) -> tuple[Manifest, tuple[
     """
     with container.read(path) as file:
         file.verify(MANIFEST_MEMBER)
-        manifest = parse_manifest(file.view(MANIFEST_MEMBER).tobytes())
+        try:
+            manifest = parse_manifest(file.view(MANIFEST_MEMBER).tobytes())
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from None
         members: list[Member] = []
         for name, entry in file.members.items():
             digest = manifest.digests.get(name)
@@ -135,7 +139,8 @@ def _load(path: Path) -> NDArray[Any] | Arrays:
         with loaded:
             return {name: loaded[name] for name in loaded.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CommandError(f"{path} is not an array file of numpy (.npy or .npz): {error}") from error
+        why = "it holds Python objects or something else" if "pickle" in str(error) else str(error)
+        raise CommandError(f"{path} is not an array file of numpy (.npy or .npz): {why}") from error
 
 
 def _typed(array: NDArray[Any], dtype: np.dtype[Any] | None) -> NDArray[Any]:

@@ -39,7 +39,9 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     manifest, members = read_artifact(path, verify=options.verify)
     damaged = [member.name for member in members if member.intact is False]
     if damaged:
-        raise CommandError(f"{path} is damaged: {', '.join(damaged)} do not match their digests; compile it again")
+        raise CommandError(
+            f"{path} is damaged in {', '.join(damaged)}: the digests are others; compile the model again"
+        )
     record = describe_artifact(path, manifest, members, options.shape)
     console.result(record, _lines(record))
     return 0

@@ -469,12 +469,12 @@ def hot_loops(kernel: Kernel, level: features.Level) -> list[str]:
     """The vector instructions of loops that multiply and add more than sixteen times a round."""
     from llvmlite import binding as llvm
 
-    from ingot.compiler.targets.cpu import codegen
+    from ingot.compiler.targets.cpu import objects
     from ingot.compiler.targets.cpu.emit import emit_kernel
 
-    module = codegen.new_module("kernel", level)
+    module = objects.new_module("kernel", level)
     emit_kernel(module, kernel, level)
-    assembly = codegen.target_machine(level).emit_assembly(llvm.parse_assembly(str(module)))
+    assembly = objects.target_machine(level).emit_assembly(llvm.parse_assembly(str(module)))
     found: list[str] = []
     block: list[str] = []
     for line in assembly.splitlines():

@@ -379,6 +379,8 @@ def test_uniform_branches_carry_accumulators(checker: Any) -> None:
             (Accumulate("a", "mul", number(5.0)),),
         ),
         When(odd, (Accumulate("a", "max", number(2.0)),)),
+        When(odd, (), (Accumulate("a", "add", number(0.5)),)),
+        When(odd, ()),
         Store("y", r, Local("a", f32)),
     )
     kernel = Kernel("branches", (Buffer("x", f32), Buffer("y", f32, "write")), ("n",), (Axis("r", 5, 2),), body)

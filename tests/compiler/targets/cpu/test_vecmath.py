@@ -133,7 +133,7 @@ BOUNDS = {
     "sin": Bound(np.sin, 2, 2),
     "cos": Bound(np.cos, 2, 2),
     "tan": Bound(np.tan, 3.5, 3.5),
-    "asin": Bound(np.arcsin, 2, 2.5),
+    "asin": Bound(np.arcsin, 2, 2),
     "acos": Bound(np.arccos, 1.5, 1.5),
     "atan": Bound(np.arctan, 2, 2),
     "atan2": Bound(np.arctan2, 2, 2),

@@ -178,7 +178,6 @@ class Scanner:
             return inner
         if self.sees("-") or self.text[self.at : self.at + 1].isdigit():
             return self.integer("a dim")
-        start = self.at
         name = self.word("a dim")
         if name in ("max", "min") and self.accept("("):
             left = self.dim()
@@ -186,8 +185,6 @@ class Scanner:
             right = self.dim()
             self.expect(")")
             return dims.apply(name, left, right)
-        if "." in name:
-            self.fail("a dim", start)
         return dims.symbol(name)
 
 

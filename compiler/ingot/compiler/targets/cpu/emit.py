@@ -142,7 +142,9 @@ def fold(b: ir.IRBuilder, level: Level, fn: Reduction, dtype: DType, x: ir.Value
     return functions.call(b, level, fn, [x, y], dtype, dtype)
 
 
-def fold_lanes(b: ir.IRBuilder, level: Level, fn: Reduction, dtype: DType, vector: ir.Value, lanes: int | None):
+def fold_lanes(
+    b: ir.IRBuilder, level: Level, fn: Reduction, dtype: DType, vector: ir.Value, lanes: int | None
+) -> ir.Value:
     """A vector folded by halves to `lanes` lanes, or with None to a scalar."""
     count = vector.type.count
     rest: list[ir.Value] = []
@@ -198,9 +200,7 @@ class _Statements:
             return
 
         def point(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            inner = scope.child(self.b)
-            inner.entry = entry
-            inner.symbols[axis.var] = index
+            inner = self._inner(scope, axis.var, index, entry)
             self.grid(axes[1:], ranges, body, inner)
             return carried
 
@@ -269,6 +269,8 @@ class _Statements:
 
     def _when(self, statement: When, scope: Scope, lanes: Lanes | None) -> None:
         condition = self._value(statement.condition, scope, lanes)
+        if not statement.body and not statement.otherwise:
+            return
         if lanes is None or lanes_of(condition) is None:
             self._branch(condition, (statement.body, statement.otherwise), (lanes, lanes), scope)
             return
@@ -281,16 +283,18 @@ class _Statements:
             self._branch(any_lane(b, mask), (body, ()), (inside, inside), scope)
 
     def _branch(self, condition: ir.Value, bodies, lanes, scope: Scope) -> None:
+        """Run one of two bodies, each with its lanes, at most one of them empty."""
         b = self.b
         carried = assigned((*bodies[0], *bodies[1]))
         values = {name: scope.local(name) for name in carried}
         entry = b.block
-        yes, after = b.append_basic_block("when"), b.append_basic_block("when.done")
-        no = b.append_basic_block("otherwise") if bodies[1] else after
-        b.cbranch(condition, yes, no)
-        arrivals: list[tuple[ir.Block, dict[str, ir.Value]]] = [] if bodies[1] else [(entry, values)]
-        for block, body, inside in zip((yes, no), bodies, lanes, strict=True):
+        after = b.append_basic_block("when.done")
+        targets = [b.append_basic_block("when") if body else after for body in bodies]
+        b.cbranch(condition, *targets)
+        arrivals: list[tuple[ir.Block, dict[str, ir.Value]]] = []
+        for block, body, inside in zip(targets, bodies, lanes, strict=True):
             if not body:
+                arrivals.append((entry, values))
                 continue
             b.position_at_end(block)
             inner = Scope(self.level, scope, entry)
@@ -319,7 +323,7 @@ class _Statements:
             if extent <= 1 or loop.mode == "unroll" or small:
                 for index in range(extent):
                     carried = assigned(loop.body)
-                    inner = self._inner(scope, loop.var, I64(index), carried)
+                    inner = self._inner(scope, loop.var, I64(index), self.b.block)
                     self.body(loop.body, inner, lanes)
                     for name in carried:
                         _rebind(scope, name, inner.local(name))
@@ -328,8 +332,9 @@ class _Statements:
             raise IrError(f"loop {loop.var} is to be unrolled, but its extent {loop.extent} is not constant")
         self._serial(loop, I64(0), emit_dim(self.b, extent, scope), scope, lanes)
 
-    def _inner(self, scope: Scope, var: str, index: ir.Value, carried: Sequence[str], entry=None) -> Scope:
-        inner = Scope(self.level, scope, entry or self.b.block)
+    def _inner(self, scope: Scope, var: str, index: ir.Value, entry: ir.Block) -> Scope:
+        """The scope of a loop's body, entered from block `entry`."""
+        inner = Scope(self.level, scope, entry)
         inner.symbols[var] = index
         return inner
 
@@ -338,7 +343,7 @@ class _Statements:
         entry = self.b.block
 
         def round_(index: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-            inner = self._inner(scope, loop.var, index, carried, entry)
+            inner = self._inner(scope, loop.var, index, entry)
             for name, value in zip(carried, values, strict=True):
                 _rebind(inner, name, value)
             self.body(loop.body, inner, lanes)

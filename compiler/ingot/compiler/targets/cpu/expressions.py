@@ -35,7 +35,7 @@ from ingot.compiler.ir.dims import (
 )
 from ingot.compiler.ir.loops import Call, Const, Expr, Index, Load, Local, Store
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import functions
+from ingot.compiler.targets.cpu import flow, functions
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import (
     I32,
@@ -282,7 +282,7 @@ def _lane_dim(b: ir.IRBuilder, dim: Dim, scope: Scope, lane_var: str | None, lan
     if inner is None:
         inner = scope._lanes[lane_var, lane] = scope.child(b)
         if lane_var is not None:
-            inner.symbols[lane_var] = b.add(scope.symbol(lane_var), I64(lane))
+            inner.symbols[lane_var] = flow.add(b, scope.symbol(lane_var), lane)
     inner.entry = b.block
     for name in symbols(dim):
         value = scope.symbol(name)

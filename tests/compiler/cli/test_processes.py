@@ -1,0 +1,160 @@
+"""The command as a process: streams, signals, and environments that lack packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+ROOT = Path(__file__).parents[3]
+COMMAND = (sys.executable, "-m", "ingot.compiler.cli")
+
+
+def run(*arguments: str | Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def test_json_is_alone_on_stdout(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import sys, time\n"
+        "def loud(graph):\n"
+        "    print('this is loud')\n"
+        "    sys.stdout.write('and this\\n')\n"
+        "    time.sleep(1.1)\n"
+        "    return graph\n"
+    )
+    done = run("compile", model, "-o", "m.ingot", "--pass", "loud:loud", "--json", "--print-after=all", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["artifact"] == "m.ingot"
+    assert "this is loud" in done.stderr and "and this" in done.stderr
+    # More than a second has gone by: progress, in whole lines.
+    assert "loud:loud" in done.stderr and "\r" not in done.stderr and "\x1b" not in done.stderr
+
+
+def test_no_progress_for_what_is_quick(tmp_path: Path, artifact: Path) -> None:
+    done = run("run", artifact, "--random", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("y  float32[1, 4]")
+
+
+def test_progress_on_a_terminal(tmp_path: Path, model: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, "compile", str(model), "-o", "m.ingot"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, timeout=120)
+    os.close(theirs)
+    text = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed: all has been read
+            break
+        text += part
+    os.close(ours)
+    assert done.returncode == 0
+    assert b"\r\x1b[K" in text and b"\n" not in text and text.endswith(b"\r\x1b[K")
+
+
+def test_interrupt(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\n"
+        "def slow(graph):\n"
+        "    print('waiting', file=sys.stderr, flush=True)\n"
+        "    time.sleep(60)\n"
+        "    return graph\n"
+    )
+    command = [*COMMAND, "compile", str(model), "-o", "m.ingot", "--pass", "slow:slow", "-q"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and process.stderr.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert rest == "ingot: interrupted\n"
+    assert not (tmp_path / "m.ingot").exists()
+
+
+def test_closed_pipe(tmp_path: Path, model: Path) -> None:
+    # The text is larger than a pipe holds, so that writing meets the closed end.
+    names = [f"a_rather_long_name_of_a_node_{index}" for index in range(2000)]
+    nodes = [
+        helper.make_node("Neg", [before], [after], name=after)
+        for before, after in zip(["x", *names], [*names, "y"], strict=True)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "long",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "long.onnx"
+    )
+    command = [*COMMAND, "opt", "long.onnx"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == 'graph "long" {\n'
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141
+
+
+@pytest.fixture(scope="module")
+def numpy_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Python that has numpy and Ingot and no other package."""
+    folder = tmp_path_factory.mktemp("numpy")
+    installed = Path(np.__file__).parents[1]
+    for part in (installed / "numpy", *installed.glob("numpy.libs")):
+        (folder / part.name).symlink_to(part)
+    paths = [folder, ROOT / "compiler", ROOT / "runtime"]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def bare(*arguments: str | Path, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The command without site-packages."""
+    command = [sys.executable, "-S", *COMMAND[1:], *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_artifacts_need_numpy_alone(tmp_path: Path, artifact: Path, numpy_alone: dict[str, str]) -> None:
+    probe = (
+        "import importlib.util as u; print([n for n in ('numpy', 'onnx', 'llvmlite', 'ml_dtypes') if u.find_spec(n)])"
+    )
+    found = subprocess.run([sys.executable, "-S", "-c", probe], env=numpy_alone, capture_output=True, text=True)
+    assert found.stdout == "['numpy']\n"
+    np.save(tmp_path / "x.npy", np.ones((2, 4), np.float32))
+    done = bare("run", artifact, "--input", "x=x.npy", "-o", "y.npz", cwd=tmp_path, env=numpy_alone)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "y.npz")["y"].shape == (2, 4)
+    done = bare("inspect", artifact, "--verify", "--json", cwd=tmp_path, env=numpy_alone)
+    assert done.returncode == 0 and json.loads(done.stdout)["name"] == "scale"
+    done = bare("bench", artifact, "--rounds", "1", "--threads", "1", cwd=tmp_path, env=numpy_alone)
+    assert done.returncode == 0 and "ingot" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("compile", "{model}"), "pip install 'ingot[compiler]'"),
+        (("check", "{model}"), "pip install 'ingot[compiler]'"),
+        (("opt", "{model}"), "pip install 'ingot[compiler]'"),
+        (("bench", "{model}"), "pip install 'ingot[compiler]'"),
+        (("bench", "{model}", "--against", "onnxruntime"), "onnxruntime is not installed: pip install onnxruntime"),
+        (("bench", "{model}", "--against", "openvino"), "openvino is not installed: pip install openvino"),
+        (("demo",), "pip install 'ingot[compiler]'"),
+    ],
+)
+def test_missing_extras_are_named(
+    tmp_path: Path, model: Path, numpy_alone: dict[str, str], arguments: tuple[str, ...], line: str
+) -> None:
+    done = bare(*(a.format(model=model) for a in arguments), cwd=tmp_path, env=numpy_alone)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("ingot: error: ") and done.stderr.count("\n") == 1 and line in done.stderr

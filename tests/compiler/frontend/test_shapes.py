@@ -1,0 +1,230 @@
+"""Symbolic dims: how they are named, pinned, renamed, bounded, and identified where the model demands it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper, parser
+
+from ingot.compiler.frontend import ModelError, UnsupportedError, load_onnx
+from ingot.compiler.frontend.assumptions import Assumptions, Refinement
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.graph import Graph
+from ingot.compiler.ir.interpret import evaluate_graph
+
+Dims = Sequence[int | str | None]
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto], inputs: dict[str, Dims], outputs: dict[str, Dims | None], opset: int = 17
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def identity(shape: Dims, declared: Dims | None = None) -> onnx.ModelProto:
+    return model_of([helper.make_node("Neg", ["x"], ["y"])], {"x": shape}, {"y": declared})
+
+
+def shape_of(graph: Graph, index: int = 0) -> list[str]:
+    return [str(d) for d in graph.inputs[index].shape]
+
+
+@pytest.mark.parametrize(
+    ("declared", "names"),
+    [
+        (["batch", 3], ["batch", "3"]),
+        ([None, None], ["x_d0", "x_d1"]),
+        ([-1, "  "], ["x_d0", "x_d1"]),
+        (["batch size", "class", "1d", "max", "größe"], ["batch_size", "_class", "_1d", "_max", "gr__e"]),
+        (["a b", "a_b", "a.b"], ["a_b_2", "a_b", "a_b_3"]),
+        (["past", "past + 1", "2*past"], ["past", "past + 1", "2*past"]),
+        (["past + 1"], ["past___1"]),
+        (["x_d1", None], ["x_d1", "x_d1_2"]),
+        ([0], ["0"]),
+    ],
+)
+def test_names(declared: Dims, names: list[str]) -> None:
+    assert shape_of(load_onnx(identity(declared))) == names
+
+
+@pytest.mark.parametrize(
+    ("shapes", "names"),
+    [
+        ({"x": (1, 3)}, ["1", "3"]),
+        ({"x": ("n", 3)}, ["n", "3"]),
+        ({"x": ("2*n", 3)}, ["2*n", "3"]),
+        ({}, ["batch", "3"]),
+    ],
+)
+def test_shapes_pin_and_rename(shapes: dict[str, tuple[int | str, ...]], names: list[str]) -> None:
+    graph = load_onnx(identity(["batch", 3]), shapes=shapes)
+    assert shape_of(graph) == names == [str(d) for d in graph.results[0].shape]
+
+
+def add(first: Dims, second: Dims, op: str = "Add", **attributes: object) -> onnx.ModelProto:
+    node = helper.make_node(op, ["a", "b"], ["y"], **attributes)
+    return model_of([node], {"a": first, "b": second}, {"y": None})
+
+
+def test_pinning_a_name_pins_it_everywhere() -> None:
+    graph = load_onnx(add(["n", 2], ["n", 2]), shapes={"a": (5, 2)})
+    assert shape_of(graph, 0) == shape_of(graph, 1) == ["5", "2"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "problem"),
+    [
+        ({"x": (1, 4)}, "axis 1 of input 'x' as 4.*fixes it to 3"),
+        ({"x": (1,)}, "1 axes, the model declares 2"),
+        ({"z": (1, 3)}, "'z', which is no input.*'x'"),
+        ({"x": (-1, 3)}, "axis 0 of input 'x' as -1"),
+        ({"x": ("no name", 3)}, "axis 0 of input 'x' as 'no name'"),
+    ],
+)
+def test_contradicting_shapes(shapes: dict[str, tuple[int | str, ...]], problem: str) -> None:
+    with pytest.raises(ModelError, match=problem):
+        load_onnx(identity(["batch", 3]), shapes=shapes)
+    with pytest.raises(ModelError, match="axis 0 of input 'b' as 3, but n is 2"):
+        load_onnx(add(["n"], ["n"]), shapes={"a": (2,), "b": (3,)})
+
+
+def test_ranges() -> None:
+    model = identity(["batch size", 3])
+    assert load_onnx(model, ranges={"batch size": (1, 8)}).ranges == {"batch_size": (1, 8)}
+    assert load_onnx(model, ranges={"batch_size": (1, 8)}).ranges == {"batch_size": (1, 8)}
+    assert shape_of(load_onnx(model, ranges={"batch_size": (4, 4)})) == ["4", "3"]
+    renamed = load_onnx(model, shapes={"x": ("n", 3)}, ranges={"n": (2, 9)})
+    assert renamed.ranges == {"n": (2, 9)}
+    for ranges, problem in (({"q": (1, 2)}, "'q', which no input has.*'batch_size'"), ({"batch_size": (3, 2)}, "empty")):
+        with pytest.raises(ModelError, match=problem):
+            load_onnx(model, ranges=ranges)
+
+
+def test_an_input_without_a_shape_needs_one() -> None:
+    model = model_of([helper.make_node("Neg", ["x"], ["y"])], {"x": []}, {"y": None})
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelError, match="input 'x' has no shape; pass one"):
+        load_onnx(model)
+    assert shape_of(load_onnx(model, shapes={"x": (2, "n")})) == ["2", "n"]
+
+
+# -- what the model demands -------------------------------------------------------------------------------------------
+
+
+def test_unnamed_dims_are_identified_where_they_are_broadcast() -> None:
+    graph = load_onnx(add([None, None], [None, None]))
+    assert shape_of(graph, 0) == shape_of(graph, 1) == ["a_d0", "a_d1"]
+    graph = load_onnx(add([None, 3], ["n", 3]))
+    assert shape_of(graph, 0) == ["n", "3"]
+
+
+def test_named_dims_are_not_identified_by_broadcasting() -> None:
+    model = add(["n"], ["m"])
+    with pytest.raises(UnsupportedError, match="dims n and m are broadcast.*give both one name with shapes"):
+        load_onnx(model)
+    assert shape_of(load_onnx(model, shapes={"a": ("k",), "b": ("k",)})) == ["k"]
+
+
+def test_dims_that_must_be_equal_are_identified() -> None:
+    graph = load_onnx(add(["n", 2], ["m", 3], "Concat", axis=1))
+    assert shape_of(graph, 0)[0] == shape_of(graph, 1)[0]
+    assert [str(d) for d in graph.results[0].shape] == [shape_of(graph, 0)[0], "5"]
+    graph = load_onnx(add(["n", "k"], [4, "m"], "MatMul"))
+    assert shape_of(graph, 0) == ["n", "4"]
+
+
+def test_a_fixed_reshape_pins_the_batch() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[batch, 6] x) => (float[2, 9] y) <int64[2] s = {2, 9}> { y = Reshape(x, s) }"""
+    )
+    assert shape_of(load_onnx(model)) == ["3", "6"]
+
+
+def test_a_clamped_slice_bounds_its_symbol() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n, 4] x) => (float[n, 4] y) <float[512, 4] table, int64[1] zero = {0}> {
+      size = Shape<start = 0, end = 1>(x)
+      rows = Slice(table, zero, size)
+      y = Add(x, rows)
+    }"""
+    model = parser.parse_model(text)
+    del model.graph.initializer[:]
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((512, 4), np.float32), "table"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "zero"))
+    graph = load_onnx(model)
+    assert graph.ranges == {"n": (0, 512)}
+    assert evaluate_graph(graph, {"x": np.zeros((7, 4), np.float32)})["y"].shape == (7, 4)
+
+
+def test_declared_names_identify_unnamed_dims() -> None:
+    model = model_of(
+        [helper.make_node("Neg", ["a"], ["y"]), helper.make_node("Neg", ["b"], ["z"])],
+        {"a": [None, 2], "b": ["n", 2]},
+        {"y": ["n", 2], "z": ["n", 2]},
+    )
+    assert shape_of(load_onnx(model)) == ["n", "2"]
+
+
+def test_declared_shapes_may_be_vaguer_but_not_wrong() -> None:
+    load_onnx(identity(["n", 3], [None, 3]))
+    load_onnx(identity(["n", 3], ["m", 3]))
+    load_onnx(identity(["n", 3], [1, 3]))
+    for declared, problem in (([7, 4], "'y' with axis 1 = 4.*n, 3"), ([3], "'y' with 1 axes")):
+        with pytest.raises(ModelError, match=problem):
+            load_onnx(identity(["n", 3], declared))
+    wrong = identity([2, 3], [2, 3])
+    wrong.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(ModelError, match="'y' as i64, but it is f32"):
+        load_onnx(wrong)
+    inner = model_of(
+        [helper.make_node("Neg", ["x"], ["m"]), helper.make_node("Neg", ["m"], ["y"])], {"x": [2]}, {"y": [2]}
+    )
+    inner.graph.value_info.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, [3]))
+    with pytest.raises(ModelError, match="declares 'm' with axis 0 = 3"):
+        load_onnx(inner)
+
+
+def test_shapes_from_data_are_refused() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[6] x, int64[2] s) => (float[k, m] y) { y = Reshape(x, s) }"""
+    )
+    with pytest.raises(UnsupportedError, match=r"node 'Reshape:y' \(Reshape\), opset 17: the shape .input 1. is computed"):
+        load_onnx(model)
+
+
+# -- the assumptions themselves ---------------------------------------------------------------------------------------
+
+
+def test_what_is_certain() -> None:
+    n, m = dims.symbol("n"), dims.symbol("m")
+    known = Assumptions(ranges={"n": (1, 8)})
+    assert known.at_least(n, 1) and not known.at_least(n, 2) and known.at_least(8, n)
+    assert known.at_least(n, dims.minimum(n, m)) and known.at_least(dims.maximum(n, m), m)
+    assert known.largest(n, 0) == n and known.smallest(n, 100) == n
+    assert known.differ(n, 9) and not known.differ(n, m) and known.differ(n + 1, n)
+
+
+def test_refinements_are_the_least_that_help() -> None:
+    n, m = dims.symbol("n"), dims.symbol("m")
+    known = Assumptions(unnamed=frozenset({"m"}))
+    with pytest.raises(Refinement) as caught:
+        known.demand_equal(2 * n + 1, m)
+    assert caught.value.assumptions.aliases == {"m": 2 * n + 1}
+    with pytest.raises(Refinement) as caught:
+        known.suggest_equal(dims.minimum(n + 2, 10), n + 2)
+    assert caught.value.assumptions.ranges == {"n": (0, 8)}
+    known.suggest_equal(n, n + 1)
+    known.demand_equal(2 * n, 2 * n + 1)
+    known.suggest_equal(n, dims.symbol("k"))
+    known.demand_equal(n, -1)
