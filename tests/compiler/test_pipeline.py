@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+
 from ingot.compiler import pipeline as pipeline_module
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, constant, node_of
@@ -41,6 +42,10 @@ from ingot.runtime.dtypes import f32, i64
 X = Input("x", TensorType(f32, (symbol("batch"), 4)), origin=("x",))
 
 
+def array(dtype: type[Any], values: list[float]) -> np.ndarray[Any, Any]:
+    return np.array(values, dtype)
+
+
 def graph_of(*values: Value, inputs: tuple[Input, ...] = (X,)) -> Graph:
     return Graph(inputs, tuple((f"y{i}", v) for i, v in enumerate(values)), ranges={"batch": (1, 8)})
 
@@ -50,7 +55,8 @@ def drop_double_relu(node: Relu, graph: Graph) -> Patch | None:
     match node:
         case Relu(Relu() as inner):
             return {node: inner}
-    return None
+        case _:
+            return None
 
 
 def drop_identity(node: Identity, graph: Graph) -> Patch | None:
@@ -172,7 +178,7 @@ class TestSpelling:
         assert "shrink" in known_passes(REGISTRY)
         made = Pipeline.parse("shrink,relu", REGISTRY)
         assert str(made) == "shrink,relu"
-        with pytest.raises(PipelineError, match="installed entry points of ingot.passes: shrink"):
+        with pytest.raises(PipelineError, match=r"installed entry points of ingot\.passes: shrink"):
             load_pass("grow")
 
 
@@ -185,10 +191,12 @@ class TestEditing:
 
     def test_edits_make_new_pipelines(self) -> None:
         extra = Quantize(axis=1)
+        twice = self.base.after("nothing", extra, extra)
+        replaced = self.base.replace("nothing", extra)
         assert self.base.before("drop_double_relu", extra).names[2] == "quantize"
-        assert self.base.after("nothing", extra, extra).names[:4] == ("nothing", "quantize", "quantize", "drop_identity")
+        assert twice.names[:4] == ("nothing", "quantize", "quantize", "drop_identity")
         assert self.base.without("nothing", "drop_identity").names == ("drop_double_relu",)
-        assert self.base.replace("nothing", extra).names == ("quantize", "drop_identity", "drop_double_relu", "quantize")
+        assert replaced.names == ("quantize", "drop_identity", "drop_double_relu", "quantize")
         assert len(self.base) == 4
 
     @pytest.mark.parametrize("edit", ["before", "after", "without", "replace"])
@@ -295,7 +303,7 @@ class TestRunning:
         def leak(graph: Graph) -> Graph:
             return graph_of(Neg(Input("stray", X.declared)))
 
-        with pytest.raises(PassError, match="pass leak failed: .*'stray'"):
+        with pytest.raises(PassError, match=r"pass leak failed: .*'stray'"):
             Pipeline((leak,)).run(self.graph, repro_dir=tmp_path)
         assert Pipeline((leak,)).run(self.graph, verify=False) is not self.graph
 
@@ -333,7 +341,7 @@ class TestValidation:
         def negate(graph: Graph) -> Graph:
             return graph_of(Neg(graph.results[0]))
 
-        with pytest.raises(ValidationError, match="pass negate changes the result: output 'y0' differs by 2 of") as error:
+        with pytest.raises(ValidationError, match="pass negate changes the result: output 'y0' differs by 2 ") as error:
             Pipeline((nothing, negate)).run(self.chain(), validate=True)
         assert error.value.firing is None
 
@@ -356,7 +364,7 @@ class TestValidation:
         low = constant(np.array([-5, -5], np.int64))
         gathered = Gather(constant(np.arange(2, dtype=np.float32)), Add(index, low), 0)
         graph = graph_of(Identity(gathered), inputs=(index,))
-        with pytest.raises(ValidationError, match="cannot be evaluated on the probe inputs .*hand in probes"):
+        with pytest.raises(ValidationError, match=r"cannot be evaluated on the probe inputs .*hand in probes"):
             Pipeline((rules(drop_identity),)).run(graph, validate=True)
         probes = [{"index": np.array([5, 6], np.int64)}]
         Pipeline((rules(drop_identity),)).run(graph, validate=True, probes=probes)
@@ -371,14 +379,14 @@ class TestValidation:
     @pytest.mark.parametrize(
         ("a", "b", "same"),
         [
-            (np.float32([1, np.nan, np.inf]), np.float32([1, np.nan, np.inf]), True),
-            (np.float32([1, np.nan]), np.float32([1, 2]), False),
-            (np.float32([1, np.inf]), np.float32([1, -np.inf]), False),
-            (np.float32([1, 2]), np.float32([1, np.inf]), False),
-            (np.float32([100, 1]), np.float32([100, 1.005]), True),
-            (np.float32([100, 1]), np.float32([100, 1.02]), False),
-            (np.int32([1, 2]), np.int32([1, 3]), False),
-            (np.int32([1, 2]), np.int64([1, 2]), False),
+            (array(np.float32, [1, np.nan, np.inf]), array(np.float32, [1, np.nan, np.inf]), True),
+            (array(np.float32, [1, np.nan]), array(np.float32, [1, 2]), False),
+            (array(np.float32, [1, np.inf]), array(np.float32, [1, -np.inf]), False),
+            (array(np.float32, [1, 2]), array(np.float32, [1, np.inf]), False),
+            (array(np.float32, [100, 1]), array(np.float32, [100, 1.005]), True),
+            (array(np.float32, [100, 1]), array(np.float32, [100, 1.02]), False),
+            (array(np.int32, [1, 2]), array(np.int32, [1, 3]), False),
+            (array(np.int32, [1, 2]), array(np.int64, [1, 2]), False),
             (np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), True),
             (np.zeros((0, 3), np.float32), np.zeros((0, 4), np.float32), False),
             (np.array(True), np.array(False), False),

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Graph, Input, Node, Result, Value, constant, node_of
 from ingot.compiler.ir.interpret import evaluate_graph
@@ -44,7 +45,8 @@ def drop_double_relu(node: Relu, graph: Graph) -> Patch | None:
     match node:
         case Relu(Relu() as inner):
             return {node: inner}
-    return None
+        case _:
+            return None
 
 
 def drop_identity(node: Identity, graph: Graph) -> Patch | None:
@@ -59,7 +61,8 @@ def negate_twice(node: Neg | Abs, graph: Graph) -> Patch | None:
             return {node: x}
         case Abs(Neg(x)):
             return {node: Abs(x)}
-    return None
+        case _:
+            return None
 
 
 class TestDispatch:
@@ -134,7 +137,8 @@ class TestSweeps:
                 case Exp(Relu(x) as inner):
                     fired.append(graph.uses()[inner])
                     return {node: Sigmoid(x)} if graph.uses()[inner] == 1 else None
-            return None
+                case _:
+                    return None
 
         relu = Relu(X)
         graph = rewrite(graph_of(Add(Exp(relu), Identity(relu))), [absorb])
@@ -148,10 +152,11 @@ class TestSweeps:
 
         def swap_uses(node: Add, graph: Graph) -> Patch | None:
             """add(a, b) with results of one split: both adds want to replace the split's first result"""
-            match node:
-                case Add(Result(Split() as s, 0), Result()):
-                    return {s.result(0): Relu(s.result(1)), node: Mul(Relu(s.result(1)), s.result(1))}
-            return None
+            a = node.a
+            if not isinstance(a, Result) or a.index or not isinstance(node.b, Result):
+                return None
+            other = a.node.result(1)
+            return {a: Relu(other), node: Mul(Relu(other), other)}
 
         first, second = Add(split.result(0), split.result(1)), Add(split.result(0), split.result(1))
         trace = Trace()
@@ -237,9 +242,10 @@ class TestErrors:
             match node:
                 case Sub(a, Neg(b)):
                     return {node: Add(a, b)}
-            return None
+                case _:
+                    return None
 
-        with pytest.raises(RewriteError, match="undo each other: .*to_add.*to_sub|undo each other: .*to_sub.*to_add"):
+        with pytest.raises(RewriteError, match=r"undo each other: to_\w+ .*, to_\w+"):
             rewrite(graph_of(Add(X, X)), [to_sub, to_add])
 
     def test_endless_growth(self) -> None:
@@ -263,7 +269,8 @@ class TestOrigins:
             match node:
                 case Exp(Neg(Abs(x))):
                     return {node: Sigmoid(Relu(x))}
-            return None
+                case _:
+                    return None
 
         pattern = Exp(Neg(Abs(X, origin=("a",)), origin=("n",)), origin=("e", "e2"))
         graph = rewrite(graph_of(pattern), [to_sigmoid])

@@ -56,12 +56,11 @@ def compile(
     Raises ModelError (the model), PassError and ValidationError (a pass), LoweringError (no kernel), TargetError.
     """
     tell: Callable[[str], None] = progress or _silent
-    seconds: dict[str, float] = {}
     started = perf_counter()
 
     def finish(stage: str) -> None:
         nonlocal started
-        seconds[stage] = perf_counter() - started
+        tell(f"{stage}: {perf_counter() - started:.2f} s")
         started = perf_counter()
 
     place = find_target(target)
@@ -88,7 +87,13 @@ def compile(
         made.arguments,
         target=made.description,
         name=name or graph.name,
-        provenance={"pipeline": str(passes), "numerics": numerics, "target": target},
+        provenance={
+            "pipeline": str(passes),
+            "numerics": numerics,
+            "target": target,
+            "kernels": made.kernels,
+            "launches": sum(1 for _ in program.launches()),
+        },
         inputs=[x.label for x in graph.inputs],
         outputs=[label for label, _ in graph.outputs],
     )

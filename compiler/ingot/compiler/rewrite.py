@@ -8,7 +8,8 @@ union of classes) that its first parameter is annotated with, and answers with t
         match node:
             case Relu(Relu() as inner):
                 return {node: inner}
-        return None
+            case _:
+                return None
 
 Rules never change a graph. A sweep tries them on the settled graph, so ``graph.uses()`` means something, collects all
 patches and rebuilds the graph once. Sweeps repeat until nothing fires.

@@ -96,7 +96,7 @@ def test_if_with_a_condition_that_shapes_decide_is_inlined() -> None:
 
 
 def test_if_with_branches_of_different_shapes_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"'y'.*output 'a'.*f32\[2\].*f32\[3\]"):
+    with pytest.raises(UnsupportedError, match=r"output 'a'.*f32\[2\].*f32\[3\]"):
         load(
             """agraph (bool c, float[2] x, float[3] z) => (float[k] y) {
               y = If (c) <then_branch = t () => (float[k] a) { a = Neg(x) },
@@ -130,7 +130,8 @@ def test_loop_until_a_condition_fails() -> None:
           trip = Constant<value = int64 {9223372036854775807}>()
           go = Constant<value = bool {1}>()
           zero = Constant<value = int64 {0}>()
-          y, n = Loop (trip, go, x, zero) <body = b (int64 i, bool c, float v, int64 k) => (bool co, float w, int64 k1) {
+          y, n = Loop (trip, go, x, zero) <
+            body = b (int64 i, bool c, float v, int64 k) => (bool co, float w, int64 k1) {
             w = Add(v, v)
             one = Constant<value = int64 {1}>()
             k1 = Add(k, one)
@@ -160,7 +161,11 @@ def test_loop_over_a_symbolic_length() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("co = Identity(c)", "k = Constant<value = float {9.0}>()\nm = ReduceMax<keepdims = 0>(v)\nco = Less(m, k)", "scan"),
+        (
+            "co = Identity(c)",
+            "k = Constant<value = float {9.0}>()\nm = ReduceMax<keepdims = 0>(v)\nco = Less(m, k)",
+            "scan",
+        ),
         ("trip = Constant<value = int64 {4}>()", "trip = Cast<to = 7>(x0)", "scan"),
         ("w = Add(v, s)", "w = Concat<axis = 0>(v, s)", "carried value 'w'"),
     ],
@@ -227,7 +232,11 @@ def test_model_local_function() -> None:
 
 def test_function_without_end_is_refused() -> None:
     with pytest.raises(ModelError, match="deep"):
-        load(FUNCTION.replace("b = Mul(a, k)", "b = local.scaled(k)"))
+        load(
+            FUNCTION.replace("b = Mul(a, k)", "b = local.scaled(k)").replace(
+                '["" : 17]>\nscaled', '["" : 17, "local" : 1]>\nscaled'
+            )
+        )
 
 
 def test_unsupported_operators_inside_functions_and_branches_are_listed() -> None:

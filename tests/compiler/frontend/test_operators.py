@@ -242,7 +242,11 @@ CASES = [
     Case("EyeLike", 9, [normal(3, 5)], {"k": -1, "dtype": TensorProto.INT64}),
     Case("Trilu", 14, [normal(2, 3, 4), np.array(1, I64)], {"upper": 0}, fixed=(1,)),
     Case(
-        "OneHot", 11, [np.array([[0, -1], [2, 5]], I64), np.array(3, I64), np.array([2, 5], "f")], {"axis": 1}, fixed=(1,)
+        "OneHot",
+        11,
+        [np.array([[0, -1], [2, 5]], I64), np.array(3, I64), np.array([2, 5], "f")],
+        {"axis": 1},
+        fixed=(1,),
     ),
 ]
 

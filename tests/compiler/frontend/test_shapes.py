@@ -70,8 +70,8 @@ def test_shapes_pin_and_rename(shapes: dict[str, tuple[int | str, ...]], names: 
     assert shape_of(graph) == names == [str(d) for d in graph.results[0].shape]
 
 
-def add(first: Dims, second: Dims, op: str = "Add", **attributes: object) -> onnx.ModelProto:
-    node = helper.make_node(op, ["a", "b"], ["y"], **attributes)
+def add(first: Dims, second: Dims, op: str = "Add", axis: int | None = None) -> onnx.ModelProto:
+    node = helper.make_node(op, ["a", "b"], ["y"], **({} if axis is None else {"axis": axis}))
     return model_of([node], {"a": first, "b": second}, {"y": None})
 
 
@@ -104,7 +104,10 @@ def test_ranges() -> None:
     assert shape_of(load_onnx(model, ranges={"batch_size": (4, 4)})) == ["4", "3"]
     renamed = load_onnx(model, shapes={"x": ("n", 3)}, ranges={"n": (2, 9)})
     assert renamed.ranges == {"n": (2, 9)}
-    for ranges, problem in (({"q": (1, 2)}, "'q', which no input has.*'batch_size'"), ({"batch_size": (3, 2)}, "empty")):
+    for ranges, problem in (
+        ({"q": (1, 2)}, "'q', which no input has.*'batch_size'"),
+        ({"batch_size": (3, 2)}, "empty"),
+    ):
         with pytest.raises(ModelError, match=problem):
             load_onnx(model, ranges=ranges)
 
@@ -129,7 +132,7 @@ def test_unnamed_dims_are_identified_where_they_are_broadcast() -> None:
 
 def test_named_dims_are_not_identified_by_broadcasting() -> None:
     model = add(["n"], ["m"])
-    with pytest.raises(UnsupportedError, match="dims n and m are broadcast.*give both one name with shapes"):
+    with pytest.raises(UnsupportedError, match=r"dims n and m are broadcast.*give both one name with shapes"):
         load_onnx(model)
     assert shape_of(load_onnx(model, shapes={"a": ("k",), "b": ("k",)})) == ["k"]
 
@@ -199,7 +202,9 @@ def test_shapes_from_data_are_refused() -> None:
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[6] x, int64[2] s) => (float[k, m] y) { y = Reshape(x, s) }"""
     )
-    with pytest.raises(UnsupportedError, match=r"node 'Reshape:y' \(Reshape\), opset 17: the shape .input 1. is computed"):
+    with pytest.raises(
+        UnsupportedError, match=r"node 'Reshape:y' \(Reshape\), opset 17: the shape .input 1. is computed"
+    ):
         load_onnx(model)
 
 

@@ -8,11 +8,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.graph import OPS, Constant, Graph, Input, Node, Value, constant, op
@@ -26,8 +27,7 @@ from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.movement import Pad, Reshape, Split
 from ingot.compiler.ops.pointwise import Add, Cast, Greater, Mul, Neg, Relu
 from ingot.compiler.ops.reduction import ReduceMax
-from ingot.runtime.dtypes import DType, boolean, f32, i64
-from numpy.typing import NDArray
+from ingot.runtime.dtypes import ALL, DType, boolean, f32, i64
 
 Array = NDArray[Any]
 BATCH = symbol("batch")
@@ -51,7 +51,7 @@ def example() -> Graph:
     return Graph((X,), (("y", padded), ("part", split.result(1)), ("x again", X)), "main", {"batch": (1, 64)})
 
 
-GOLDEN = '''graph "main" {
+GOLDEN = """graph "main" {
   dims {batch: 1..64}
   %x = input("x") : f32[batch, 3, 8, 8]  ; "x"
   %conv.weight = constant(f32[4, 3, 3, 3]@HASH)  ; "conv.weight"
@@ -78,7 +78,7 @@ channels_last=false) : f32[batch, 4, 8, 8]  ; "/block/Conv 0", "Conv_0"
 f32[batch, (batch // 2) + max(-batch + 3, 0) + 128]
   return %pad as "y", %split#1 as "part", %x as "x again"
 }
-'''
+"""
 
 
 def round_trip(graph: Graph) -> tuple[Graph, str]:
@@ -133,20 +133,13 @@ def test_names_are_unique_and_safe() -> None:
     assert [n.origin for n in made.nodes()] == [n.origin for n in graph.nodes()]
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        *(np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.int32, np.int16, np.int8),
-        *(np.uint64, np.uint32, np.uint16, np.uint8, np.bool_),
-    ],
-)
+@pytest.mark.parametrize("dtype", ALL, ids=repr)
 @pytest.mark.parametrize("size", [0, 1, 5, 16, 17, 300])
-def test_every_dtype_keeps_its_bits(dtype: Any, size: int, tmp_path: Path) -> None:
-    width = np.dtype(dtype).itemsize
-    data = np.random.default_rng(size).integers(0, 256, size * width, np.uint8)
-    if dtype is np.bool_:
+def test_every_dtype_keeps_its_bits(dtype: DType, size: int, tmp_path: Path) -> None:
+    data = np.random.default_rng(size).integers(0, 256, size * dtype.bytes, np.uint8)
+    if dtype is boolean:
         data &= 1
-    array = data.view(dtype)
+    array = data.view(dtype.to_numpy())
     folder = WeightFolder(tmp_path)
     text = show_graph(Graph((), (("c", Constant(array)),)), folder)
     (node,) = parse_graph(text, folder).nodes()
@@ -285,14 +278,14 @@ PROLOGUE = 'graph "main" {\n  %x = input("x") : f32[2, 3]\n'
         ("  %y = transpose(%x, perm=(0, 0)) : f32[2, 3]", 8, "a valid transpose: .*no permutation"),
         ("  %y:2 = relu(%x) : (f32[2, 3], f32[2, 3])", 10, "%name:1 before the operator .*1 results"),
         ("  %x = relu(%x) : f32[2, 3]", 3, "a name that is not taken, found %"),
-        ('  %y = constant(f32[2]{1.0})', 27, "2 elements, got 1, then '}', found }"),
+        ("  %y = constant(f32[2]{1.0})", 27, "2 elements, got 1, then '}', found }"),
         ("  %y = constant(u8[1]{256})", 23, "an element of u8, found 256"),
         ("  %y = constant(f32[n]{1.0})", 17, "a type without symbolic dims"),
         ("  %y = relu(%x#1) : f32[2, 3]", 13, "a result below 1 of %x"),
         ('  %y = input("y" : f32[2, 3]', 18, "',', found :"),
         ("  %y = relu(%x) : f32[2, (3]", 28, r"'\)', found \]"),
         ("  %y = relu(%x) : f32[2, 3 // 0]", 28, "a divisor other than 0, found /"),
-        ('  %y = relu(%x) : f32[2, 3] ; Conv', 31, "text in quotes, found Conv"),
+        ("  %y = relu(%x) : f32[2, 3] ; Conv", 31, "text in quotes, found Conv"),
         ("  %y = add(%x, a=%x) : f32[2, 3]", 16, r"a field of add \(b\), found a"),
     ],
 )
@@ -323,7 +316,8 @@ def test_errors_outside_nodes(text: str, line: int, column: int) -> None:
 
 
 def test_comments_and_layout_do_not_matter() -> None:
-    text = '# a comment\ngraph "m"{ %x=input("x"):f32[ 2 ]\n  # another\n %y = cast( %x , to = f16 )\n: f16[2] return %y as "y" }'
+    text = '# a comment\ngraph "m"{ %x=input("x"):f32[ 2 ]\n  # another\n %y = cast( %x , to = f16 )\n: f16[2] '
+    text += 'return %y as "y" }'
     graph = parse_graph(text)
     assert isinstance(graph.results[0], Cast)
     round_trip(graph)

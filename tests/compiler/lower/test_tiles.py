@@ -49,7 +49,8 @@ def test_large_launches_are_cut_into_many_chunks() -> None:
     for m, n, k in ((128, 3072, 768), (3136, 64, 576), (49, 2048, 512), (12544, 32, 27)):
         tile = choose_contraction(AVX2, rows=m, columns=n, depth=k)
         assert isinstance(tile.row_block, int) and isinstance(tile.panel_block, int)
-        chunks = -(-m // tile.row_block) * -(-(-(-n // tile.width)) // tile.panel_block)
+        panels = -(-n // tile.width)
+        chunks = -(-m // tile.row_block) * -(-panels // tile.panel_block)
         assert chunks >= 16, (m, n, k)
 
 

@@ -53,7 +53,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     require_writable(output, sources=(model,))
     progress = console.progress()
     try:
-        with working_directory_importable():
+        with working_directory_importable(options.pipeline, *options.passes):
             pipeline = build_pipeline(
                 options.numerics, text=options.pipeline, passes=options.passes, without=options.without
             )

@@ -39,8 +39,6 @@ def explain(error: BaseException) -> str | None:
         return one_line(f"{error.filename}: {reason}" if error.filename is not None else reason)
     if isinstance(error, MemoryError):
         return "there is not enough memory"
-    if type(error).__name__ == "BrokenProcessPool":
-        return "a process that compiled kernels was ended from outside, perhaps for want of memory; try --jobs 1"
     return None
 
 

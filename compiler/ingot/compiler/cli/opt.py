@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     output: Path | None = options.output
     if output is not None:
         require_writable(output, sources=(options.graph,))
-    with working_directory_importable():
+    with working_directory_importable(options.pipeline, *options.passes):
         if options.pipeline == "default":
             pipeline = default_pipeline()
         else:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_PLACE = "simplify"
 """The pass that those without a place of their own come after."""
 
+_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]")
 _PLACED = re.compile(r"(before|after|replace):([\w.:]+)=(.+)", re.DOTALL)
 
 
@@ -41,10 +42,12 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def working_directory_importable() -> Generator[None]:
-    """Modules of the current directory can be imported, as with ``python -m``."""
+def working_directory_importable(*specs: str | None) -> Generator[None]:
+    """Modules of the current directory can be imported, as with ``python -m``, where one of `specs` names a module;
+    otherwise a file there that is called like a library would take its place for nothing."""
     here = os.getcwd()
-    added = here not in sys.path and "" not in sys.path
+    wanted = any(spec and _MODULE.search(spec) for spec in specs)
+    added = wanted and here not in sys.path and "" not in sys.path
     if added:
         sys.path.insert(0, here)
     importlib.invalidate_caches()

@@ -14,8 +14,8 @@ from ingot.compiler.frontend.functions import domain_of, opsets_of
 from ingot.compiler.frontend.operators import TABLE
 from ingot.compiler.frontend.scope import Importer, Scope
 from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_signature
-from ingot.compiler.frontend.support import Functions
-from ingot.compiler.frontend.topology import require_text
+from ingot.compiler.frontend.support import Functions, Survey
+from ingot.compiler.frontend.topology import own_names, require_text
 from ingot.compiler.frontend.weights import ModelData, map_file, open_model
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Graph, Input
@@ -80,9 +80,7 @@ def _import(model: ModelData, shapes: Shapes, ranges: Ranges) -> Graph:
         raise ModelError(f"two outputs are named {twice!r}", remedy="names must be unique: run onnx.checker")
     functions = _functions(proto)
     signature = read_signature(graph, shapes, ranges)
-    Importer(model, TABLE, functions, signature.symbols, signature.assumptions).require_supported(
-        graph.node, outputs, opsets
-    )
+    Survey(TABLE, functions).require_supported(graph.node, outputs, own_names(graph), opsets)
     assumptions = signature.assumptions
     for _ in range(REFINEMENTS):
         try:

@@ -41,9 +41,9 @@ class Importer:
     assumptions: Assumptions
     nodes: int = 0
 
-    def require_supported(self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], opsets: Opsets) -> None:
-        """UnsupportedError listing all unknown operators."""
-        Survey(self.table, self.functions).require_supported(nodes, outputs, opsets)
+    def require_supported(self, function: onnx.FunctionProto, opsets: Opsets) -> None:
+        """UnsupportedError listing all unknown operators of a function body."""
+        Survey(self.table, self.functions).require_supported(function.node, function.output, function.input, opsets)
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Scope:
         if body is None:
             raise UnsupportedError(f"operator {node.op_type} is not supported with these types or attributes")
         opsets = {**self.opsets, **opsets_of(body.opset_import)}
-        self.importer.require_supported(body.node, body.output, opsets)
+        self.importer.require_supported(body, opsets)
         return self._call(body, opsets, operands, attributes, origin)
 
     def _call(

@@ -10,7 +10,7 @@ import onnx
 from ingot.compiler.frontend.errors import UnsupportedError, UnsupportedOperator
 from ingot.compiler.frontend.functions import Opsets, domain_of, has_typed_body, opsets_of, static_body
 from ingot.compiler.frontend.operators.table import Table
-from ingot.compiler.frontend.topology import label, live_order, producers, subgraphs
+from ingot.compiler.frontend.topology import label, live_order, own_names, producers, subgraphs
 
 Key: TypeAlias = tuple[str, str, str]  # domain, operator or function name, overload
 Functions: TypeAlias = Mapping[Key, onnx.FunctionProto]
@@ -26,9 +26,12 @@ class Survey:
         self._found: dict[tuple[str, str, int], list[str]] = {}
         self._visited: set[tuple[str, str, str, int]] = set()
 
-    def require_supported(self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], opsets: Opsets) -> None:
-        """Raise UnsupportedError listing every unknown operator that the outputs need."""
-        self._walk(nodes, outputs, opsets)
+    def require_supported(
+        self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], taken: Iterable[str], opsets: Opsets
+    ) -> None:
+        """Raise UnsupportedError listing every unknown operator that the outputs need; `taken` are the names of inputs
+        and initialisers."""
+        self._walk(nodes, outputs, taken, opsets)
         if not self._found:
             return
         operators = [
@@ -42,11 +45,13 @@ class Survey:
             remedy="export the model without them, or replace them with supported operators",
         )
 
-    def _walk(self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], opsets: Opsets) -> None:
-        for index in live_order(nodes, producers(nodes, ()), outputs):
+    def _walk(
+        self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], taken: Iterable[str], opsets: Opsets
+    ) -> None:
+        for index in live_order(nodes, producers(nodes, taken), outputs):
             node = nodes[index]
             for graph in subgraphs(node):
-                self._walk(graph.node, [o.name for o in graph.output], opsets)
+                self._walk(graph.node, [o.name for o in graph.output], own_names(graph), opsets)
             domain = domain_of(node.domain)
             opset = opsets.get(domain, 0)
             local = self.functions.get((domain, node.op_type, node.overload))
@@ -61,4 +66,4 @@ class Survey:
             if body is not None and key not in self._visited:
                 self._visited.add(key)
                 own = opsets_of(body.opset_import)
-                self._walk(body.node, body.output, own if local is not None else {**opsets, **own})
+                self._walk(body.node, body.output, body.input, own if local is not None else {**opsets, **own})

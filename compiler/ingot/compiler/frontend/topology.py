@@ -49,10 +49,15 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def own_names(graph: onnx.GraphProto) -> set[str]:
+    """Names that a graph has before any node runs: inputs and initialisers."""
+    return {i.name for i in graph.input} | {t.name for t in graph.initializer}
+
+
 def free_names(graph: onnx.GraphProto) -> set[str]:
     """Names that a sub-graph uses from outside."""
     used = {o.name for o in graph.output}
-    defined = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    defined = own_names(graph)
     for node in graph.node:
         used |= names_read(node)
         defined.update(node.output)

@@ -452,8 +452,8 @@ def run_program(program: Program, inputs: Mapping[str, Array], *, check_races: b
             case _:
                 memory[storage] = poisoned(size, dtype)
     _Machine(program, memory, values, check_races).steps(program.steps)
-    return {s.name: memory[s].reshape([dims.evaluate(d, values) for d in _type_of(s).shape])
-            for s in program.of_kind("output")}  # fmt: skip
+    outputs = program.of_kind("output")
+    return {s.name: memory[s].reshape([dims.evaluate(d, values) for d in _type_of(s).shape]) for s in outputs}
 
 
 def _type_of(storage: Storage) -> Any:

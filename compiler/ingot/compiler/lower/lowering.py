@@ -9,6 +9,7 @@ from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, describ
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.context import Context, LoweringError, body_of
 from ingot.compiler.lower.control import lower_control
+from ingot.compiler.lower.inplace import share_storages
 from ingot.compiler.lower.linear import conv_halo, lower_contraction
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import lower_movement, view_of
@@ -47,7 +48,8 @@ def lower(graph: Graph, machine: Machine) -> Program:
         have = context.view(value)
         if have.storage is not view.storage or have.offset != view.offset:
             copy(context, have, view, node_of(value).origin, "output")
-    return Program(graph.name, tuple(context.storages), tuple(context.steps), graph.ranges, tuple(context.faults))
+    made = Program(graph.name, tuple(context.storages), tuple(context.steps), graph.ranges, tuple(context.faults))
+    return share_storages(made)
 
 
 def _lower_graph(context: Context, graph: Graph) -> None:

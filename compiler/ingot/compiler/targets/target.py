@@ -18,11 +18,13 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Generated:
-    """Machine code: a closed shared object per level, what it is called with, and where it runs."""
+    """Machine code: a closed shared object per level, what it is called with, and where it runs. `kernels` are the
+    different functions that the launches call."""
 
     code: Mapping[str, bytes]
     arguments: Sequence[Sequence[Serial]]
     description: TargetDescription
+    kernels: int
 
 
 class Target(Protocol):

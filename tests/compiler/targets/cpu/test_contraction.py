@@ -175,9 +175,7 @@ def test_static_matmul(native: Any, level: features.Level, m: int, n: int, k: in
 def test_tiles_and_blocks(
     native: Any, level: features.Level, width: int, tile_rows: int, m: int, n: int, row_block: int, panel_block: int
 ) -> None:
-    kernel = matmul(
-        m, n, 18, "bias", width=width, tile_rows=tile_rows, row_block=row_block, panel_block=panel_block
-    )
+    kernel = matmul(m, n, 18, "bias", width=width, tile_rows=tile_rows, row_block=row_block, panel_block=panel_block)
     check_matmul(native, kernel, native.compile(kernel, level), "bias", m, n, 18)
 
 

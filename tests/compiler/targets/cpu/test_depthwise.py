@@ -98,10 +98,10 @@ class Filter:
         (_, width), (_, ow) = self.size, self.out
         values = {"I": self.images, "C": self.channels, "W": ow, "V": width + 2 * self.pad} if kernel.dims else {}
         native.launch(kernel, function, buffers, **values)
-        close = {"rtol": 1e-12, "atol": 1e-12} if self.dtype is f64 else {"rtol": 1e-5, "atol": 2e-5}
-        np.testing.assert_allclose(buffers["s"].reshape(total.shape), total, **close)
+        close = 1e-12 if self.dtype is f64 else 2e-5
+        np.testing.assert_allclose(buffers["s"].reshape(total.shape), total, rtol=close, atol=close)
         clipped = np.clip(total + buffers["bias"].astype(np.float64), 0, 6)
-        np.testing.assert_allclose(buffers["o"].reshape(total.shape), clipped, **close)
+        np.testing.assert_allclose(buffers["o"].reshape(total.shape), clipped, rtol=close, atol=close)
 
 
 FILTERS = {

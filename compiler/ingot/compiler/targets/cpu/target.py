@@ -12,6 +12,7 @@ from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.objects import kernel_symbol
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.target import Generated
 
@@ -35,4 +36,5 @@ class CpuTarget:
         workers = jobs if jobs is not None else len(os.sched_getaffinity(0))
         code = compile_program(program, level, jobs=workers, progress=progress)
         description = TargetDescription(level.arch, level.name, {level.name: sorted(level.required)})
-        return Generated({level.name: code}, argument_table(program), description)
+        kernels = {kernel_symbol(launch.kernel) for launch in program.launches()}
+        return Generated({level.name: code}, argument_table(program), description, len(kernels))

@@ -44,8 +44,13 @@ def compile_in_processes(kernels: Sequence[Kernel], level: Level, jobs: int, don
 
     def feed() -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        # In a process group of their own, so that an interrupt from the keyboard reaches the caller alone.
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            process_group=0,
         )
         assert process.stdin is not None and process.stdout is not None
         with process, process.stdin as requests:
