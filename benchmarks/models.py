@@ -23,11 +23,12 @@ def models_folder() -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a way to make an input for it. `flops` is the useful work of one run."""
+    """A model and a way to make an input for it; `batched` if its leading dim is symbolic."""
 
     name: str
     path: Path
     inputs: Callable[[], Inputs]
+    batched: bool = False
 
 
 def _random(name: str, *shape: int) -> Callable[[], Inputs]:
@@ -48,11 +49,11 @@ def cases() -> tuple[Case, ...]:
 
     real = models_folder()
     wanted = (
-        Case("digits", model_path(), _random("image", 1, 1, 8, 8)),
+        Case("digits", model_path(), _random("image", 1, 1, 8, 8), batched=True),
         Case("mnist_cnn", real / "mnist_cnn/model.onnx", _random("Input3", 1, 1, 28, 28)),
-        Case("resnet20_cifar10", real / "resnet20_cifar10/model.onnx", _random("input", 1, 3, 32, 32)),
+        Case("resnet20_cifar10", real / "resnet20_cifar10/model.onnx", _random("input", 1, 3, 32, 32), batched=True),
         Case("mobilenet_v2", real / "mobilenet_v2_224_fp32/model.onnx", _random("input", 1, 3, 224, 224)),
-        Case("minilm_l6 (seq 128)", real / "minilm_l6_v2_fp16w/model.onnx", _tokens(1, 128)),
-        Case("minilm_l6 (seq 16)", real / "minilm_l6_v2_fp16w/model.onnx", _tokens(1, 16)),
+        Case("minilm_l6 (seq 128)", real / "minilm_l6_v2_fp16w/model.onnx", _tokens(1, 128), batched=True),
+        Case("minilm_l6 (seq 16)", real / "minilm_l6_v2_fp16w/model.onnx", _tokens(1, 16), batched=True),
     )
     return tuple(case for case in wanted if case.path.exists())

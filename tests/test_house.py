@@ -45,6 +45,7 @@ LEVELS = {
 
 # Third-party libraries of the compiler and the places, under ingot/compiler, that may import them.
 OWNERS = {
+    "google": ("frontend/",),  # protobuf, through onnx
     "llvmlite": ("targets/",),
     "ml_dtypes": ("",),
     "numba": ("targets/",),

@@ -71,7 +71,9 @@ def test_shapes_pin_and_rename(shapes: dict[str, tuple[int | str, ...]], names: 
 
 
 def add(first: Dims, second: Dims, op: str = "Add", axis: int | None = None) -> onnx.ModelProto:
-    node = helper.make_node(op, ["a", "b"], ["y"], **({} if axis is None else {"axis": axis}))
+    node = helper.make_node(op, ["a", "b"], ["y"])
+    if axis is not None:
+        node.attribute.append(helper.make_attribute("axis", axis))
     return model_of([node], {"a": first, "b": second}, {"y": None})
 
 

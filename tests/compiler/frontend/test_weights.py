@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -32,9 +33,9 @@ def data_of(graph: Graph, index: int = 0) -> np.ndarray:
 
 def backing(array: np.ndarray) -> object:
     """The object that owns an array's memory."""
-    owner: object = array
-    while isinstance(owner, np.ndarray | memoryview):
-        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    owner: Any = array
+    while type(owner) in (np.ndarray, memoryview):
+        owner = owner.base if type(owner) is np.ndarray else owner.obj
     return owner
 
 

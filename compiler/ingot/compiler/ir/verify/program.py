@@ -165,8 +165,8 @@ class _Checker:
                     continue
                 if not _coincide(one, other) and not _apart(one, other, self.program.ranges):
                     self.fail(
-                        f"{what} races on {storage.name}: element {dims.show(one.offset)} through {one.buffer} and "
-                        f"element {dims.show(other.offset)} through {other.buffer}"
+                        f"{what} races on {storage.name}: element {one.place} through {one.buffer} and "
+                        f"element {other.place} through {other.buffer}"
                     )
 
 
@@ -177,6 +177,11 @@ class _Access:
     writes: bool
     grid: tuple[Axis, ...]
     loops: tuple[Axis, ...]  # the enclosing loops
+
+    @property
+    def place(self) -> str:
+        """The offset as the kernel writes it."""
+        return dims.show(self.offset).replace("$", "")
 
 
 def accesses(kernel: Kernel) -> Iterator[_Access]:

@@ -11,7 +11,7 @@ runs on the accumulators in registers when it is cheap and the panel is whole, e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -31,6 +31,8 @@ from ingot.compiler.targets.cpu.rows import RowOffsets, split, uniform_stride
 
 BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
+import os
+STREAM_BYTES = int(os.environ.get("SB","4096"))
 _PANEL = "%panel"
 _TAIL = (1, 32)  # odds that a panel is cut off
 
@@ -158,9 +160,15 @@ class _Body:
         self.a_part, self.a_base = self.rows.part(rest)
 
     def _grouped_panels(self, rows: int) -> int:
-        """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
+        """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers.
+
+        A matrix that does not stay in the second-level cache is read as one stream instead: memory is the limit then.
+        """
+        size = self.template.depth * self.template.columns.extent * self.accumulator.bytes
+        if rows > 3 or not isinstance(size, int) or size > self.level.l2:
+            return 1
         room = self.level.vector_registers - 4 - rows
-        return max(1, min(6, room // (rows * self.vectors))) if rows <= 3 else 1
+        return max(1, min(6, room // (rows * self.vectors)))
 
     # -- loops --------------------------------------------------------------------------------------------------------
 
@@ -262,7 +270,7 @@ class _Body:
         offset = self.template.b_offset + symbol(_PANEL) * self.template.depth * self.template.width
         pointer, self.b_dtype = scope.buffer(self.template.b)
         start = b.gep(pointer, [emit_dim(b, offset, scope)], source_etype=memory_type(self.b_dtype))
-        ahead = self._prefetch_plan(block, start, group)
+        ahead = self._fetch_ahead(block, start, group)
         if not self.whole:
             left = emit_dim(b, self.template.columns.extent - symbol(_PANEL) * self.template.width, scope)
             cut = b.icmp_signed("<", left, const(self.template.width * group))
@@ -275,11 +283,7 @@ class _Body:
             rows = block.least
             if len(sizes) > 1:
                 rows = b.add(rows, b.zext(b.icmp_signed("<", tile, block.larger), flow.I64))
-            fetch = None
-            if ahead is not None:
-                share, step, lines = ahead
-                at = b.gep(start, [self.panel_size], source_etype=memory_type(self.b_dtype))
-                fetch = Prefetch(b.gep(at, [b.mul(tile, share)], source_etype=ir.IntType(8)), step, lines)
+            fetch = None if ahead is None else ahead(tile)
             self._variants(inner, block, panel, start, slot, rows, group, sizes, cut, fetch)
             return [flow.add(b, slot, rows)]
 
@@ -288,21 +292,29 @@ class _Body:
         else:
             flow.loop(b, const(0), block.tiles, 1, [const(0)], body, nonempty=True, rounds=8)
 
-    def _prefetch_plan(self, block: _Block, start: Value, group: int) -> tuple[Value, Value, int] | None:
-        """(bytes of the next panel that one tile fetches, bytes a round, cache lines a round), or None."""
-        depth = self.template.depth
+    def _fetch_ahead(self, block: _Block, start: Value, group: int) -> Callable[[Value], Prefetch] | None:
+        """What each tile of a block, by its number, fetches ahead of the panel at `start`; None for nothing.
+
+        Several tiles share the next panel out among them. A single tile passes by its panel only once, at the speed of
+        the memory it comes from, and fetches what lies `STREAM_BYTES` further on.
+        """
+        b, depth, run = self.b, self.template.depth, self.a_run[0]
+        if group > 1 or not isinstance(depth, int) or not isinstance(run, int) or run <= microkernel.UNROLL_WHOLE:
+            return None
         size = depth * self.template.width * self.b_dtype.bytes
-        run = self.a_run[0]
-        if not isinstance(depth, int) or not isinstance(size, int) or not isinstance(run, int) or group > 1:
+        rounds = depth // run * (run // microkernel.UNROLL)
+        byte, total = ir.IntType(8), self.template.row_count
+        if isinstance(total, int) and total <= self.most:
+            step = microkernel.UNROLL * self.template.width * self.b_dtype.bytes
+            ahead = b.gep(start, [const(STREAM_BYTES)], source_etype=byte)
+            return lambda _: Prefetch(ahead, const(step), -(-step // microkernel.LINE))
+        if size < PREFETCH_BYTES:
             return None
-        rounds = depth // run * (run // microkernel.UNROLL) if run > microkernel.UNROLL_WHOLE else 0
-        if size < PREFETCH_BYTES or not rounds or self.template.row_count == 1:
-            return None
-        if isinstance(self.template.row_count, int) and self.template.row_count <= self.most:
-            return None
-        step = self.b.udiv(const(-(-size // rounds)), block.tiles)
-        few = isinstance(self.template.row_count, int) and self.template.row_count <= 2 * self.most
-        return self.b.mul(step, const(rounds)), step, 2 if few else 1
+        step = b.udiv(const(-(-size // rounds)), block.tiles)
+        share = b.mul(step, const(rounds))
+        lines = 2 if not isinstance(total, int) or total <= 2 * self.most else 1
+        following = b.gep(start, [const(size)], source_etype=byte)
+        return lambda tile: Prefetch(b.gep(following, [b.mul(tile, share)], source_etype=byte), step, lines)
 
     # -- one tile -----------------------------------------------------------------------------------------------------
 

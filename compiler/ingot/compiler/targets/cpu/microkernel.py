@@ -25,6 +25,7 @@ from ingot.runtime.dtypes import DType
 UNROLL = 4  # k steps a round of the innermost loop
 UNROLL_WHOLE = 12  # a run of at most this many steps is written out without a loop
 HOT = 1000  # what the register allocator is told of the k loop: nothing else may cost it a register
+LINE = 64  # bytes of a cache line
 WAY_BYTES, WAYS = 4096, 8  # addresses this far apart share a set of the first-level cache, which has so many ways
 LATENCY = 8  # independent accumulators that keep two FMA units of latency 4 busy
 
@@ -266,7 +267,7 @@ class MicroKernel:
         per_chain = tile.panels * tile.rows * tile.vectors
         if fetch and self.ahead and pointer is not None:
             for line in range(self.ahead.lines):
-                prefetch(b, b.gep(pointer, [const(64 * line)], source_etype=ir.IntType(8)), locality=2)
+                prefetch(b, b.gep(pointer, [const(LINE * line)], source_etype=ir.IntType(8)), locality=2)
             pointer = b.gep(pointer, [self.ahead.step], source_etype=ir.IntType(8))
         for k in range(count):
             here, shift = self._moved(position, self.depth.run[1], k)

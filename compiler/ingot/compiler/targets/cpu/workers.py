@@ -105,4 +105,7 @@ def _receive(stream: IO[bytes]) -> Any:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    try:
+        serve(sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        os._exit(1)  # the caller is gone: nobody to tell, nothing to flush

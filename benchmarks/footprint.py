@@ -1,0 +1,135 @@
+"""Compile time, artifact size, start-up and memory, beside ONNX Runtime and OpenVINO.
+
+    python -m benchmarks.footprint [--models digits]
+
+Every figure comes from a fresh process: seconds from the interpreter's start to the first output (imports included),
+seconds to load, the first and a later run, and the peak resident memory of that process. Compile figures are those of
+a process that compiles with two jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import Case, cases
+
+_CHILD = """
+import json, resource, sys, time
+started = time.perf_counter()
+import numpy as np
+engine, path, feed = sys.argv[1:4]
+inputs = dict(np.load(feed))
+begun = time.perf_counter()
+if engine == "ingot":
+    from ingot.runtime import Session
+    session = Session(path, threads=1)
+    run = lambda: session.run(inputs)
+elif engine == "onnxruntime":
+    import onnxruntime as ort
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    run = lambda: session.run(None, inputs)
+else:
+    import openvino as ov
+    config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
+    request = ov.Core().compile_model(path, "CPU", config).create_infer_request()
+    run = lambda: request.infer(inputs, share_inputs=True)
+loaded = time.perf_counter()
+run()
+first = time.perf_counter()
+run()
+later = time.perf_counter()
+print(json.dumps({
+    "import_and_load": loaded - begun, "first_run": first - loaded, "later_run": later - first,
+    "total": first - started, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+}))
+"""
+
+_COMPILE = """
+import json, resource, sys, time
+if __name__ == "__main__":
+    started = time.perf_counter()
+    from ingot.compiler import compile
+    compile(sys.argv[1], target=sys.argv[3], jobs=2).save(sys.argv[2])
+    use = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"compile": time.perf_counter() - started, "compile_peak_mb": use / 1024}))
+"""
+
+
+def _child(source: Path, *arguments: str) -> dict[str, Any]:
+    environment = {**os.environ, "OPENVINO_TELEMETRY_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, str(source), *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def measure(case: Case, target: str, runs: int = 5) -> dict[str, Any]:
+    """The figures of one model: compile, sizes, and per engine the medians over `runs` fresh processes."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        compiler, child, artifact, feed = (place / n for n in ("compile.py", "child.py", "model.ingot", "feed.npz"))
+        compiler.write_text(_COMPILE)
+        child.write_text(_CHILD)
+        np.savez(feed, **case.inputs())
+        row: dict[str, Any] = {"model": case.name, **_child(compiler, str(case.path), str(artifact), target)}
+        row["onnx_mb"], row["artifact_mb"] = case.path.stat().st_size / 1e6, artifact.stat().st_size / 1e6
+        for engine, path in (("ingot", artifact), ("onnxruntime", case.path), ("openvino", case.path)):
+            try:
+                found = [_child(child, engine, str(path), str(feed)) for _ in range(runs)]
+            except RuntimeError as error:
+                row[engine] = {"error": str(error)}
+                continue
+            row[engine] = {key: sorted(f[key] for f in found)[runs // 2] for key in found[0]}
+        return row
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table; cells with three figures are Ingot / ONNX Runtime / OpenVINO."""
+    lines = [
+        "| model | ONNX MB | artifact MB | compile s | compile peak MB | first output s | load ms | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    engines = ("ingot", "onnxruntime", "openvino")
+    for row in rows:
+
+        def across(key: str, form: str, scale: float = 1.0, row: dict[str, Any] = row) -> str:
+            return " / ".join(form.format(row[e][key] * scale) if key in row[e] else "–" for e in engines)
+
+        lines.append(
+            f"| {row['model']} | {row['onnx_mb']:.2f} | {row['artifact_mb']:.2f} | {row['compile']:.1f} "
+            f"| {row['compile_peak_mb']:.0f} | {across('total', '{:.2f}')} "
+            f"| {across('import_and_load', '{:.0f}', 1e3)} | {across('peak_mb', '{:.0f}')} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="", help="names (substrings) of models, comma separated; default all")
+    parser.add_argument("--target", default="native")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args(arguments)
+    wanted = [name for name in options.models.split(",") if name]
+    rows = [measure(c, options.target) for c in cases() if not wanted or any(name in c.name for name in wanted)]
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
