@@ -119,7 +119,22 @@ def spelling(item: Pass) -> str:
 
 def load_pass(reference: str) -> Any:
     """The pass (or dataclass of passes) that ``module:attribute`` or the name of an entry point of the group
-    ``ingot.passes`` refers to. Raises PipelineError."""
+    ``ingot.passes`` refers to; a rewrite rule stands for the pass of that rule. Raises PipelineError."""
+    loaded = _load(reference)
+    return rules(loaded) if _is_rule(loaded) else loaded
+
+
+def _is_rule(thing: Any) -> bool:
+    """True for a function of a node, by its annotation, and a graph."""
+    if not inspect.isfunction(thing) or len(inspect.signature(thing).parameters) != 2:
+        return False
+    try:
+        return bool(rule_classes(thing))
+    except TypeError:
+        return False
+
+
+def _load(reference: str) -> Any:
     if ":" not in reference:
         found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
         if reference not in found:

@@ -192,6 +192,9 @@ def test_passes_on_the_command_line(ingot: Ingot, model: Path, monkeypatch: pyte
     assert "01 mine:fewer_relus: 8 -> 7 nodes, 1 firings" in done.err
     expected = "mine:fewer_relus,simplify,mine:show_names,mine:Count{times=3},fold_norm,cleanup,fuse"
     assert ingot("inspect", "m.ingot", "--json").record["provenance"]["pipeline"] == expected
+    # A rule stands for the pass of that rule.
+    done = ingot("opt", model, "--pass", "mine:drop_double_relu", "--json")
+    assert done.record["pipeline"] == "mine:drop_double_relu" and len(done.record["firings"]) == 1
     # The text is one that parses back.
     assert ingot("compile", model, "-o", "again.ingot", "--pipeline", expected, "-q").status == 0
     assert Path("again.ingot").read_bytes() == Path("m.ingot").read_bytes()

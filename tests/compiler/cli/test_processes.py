@@ -45,6 +45,12 @@ def test_no_progress_for_what_is_quick(tmp_path: Path, artifact: Path) -> None:
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("y  float32[1, 4]")
 
 
+def test_streams_without_unicode(tmp_path: Path, artifact: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = run("bench", artifact, "--rounds", "1", "--threads", "1", cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and "?s" in done.stdout, done.stderr  # µs
+
+
 def test_progress_on_a_terminal(tmp_path: Path, model: Path) -> None:
     ours, theirs = pty.openpty()
     command = [*COMMAND, "compile", str(model), "-o", "m.ingot"]

@@ -104,6 +104,8 @@ def test_ranges() -> None:
     assert load_onnx(model, ranges={"batch size": (1, 8)}).ranges == {"batch_size": (1, 8)}
     assert load_onnx(model, ranges={"batch_size": (1, 8)}).ranges == {"batch_size": (1, 8)}
     assert shape_of(load_onnx(model, ranges={"batch_size": (4, 4)})) == ["4", "3"]
+    with pytest.raises(ModelError, match=r"dim 'batch_size' is 9 by shapes, which is outside its range 1\.\.8"):
+        load_onnx(model, shapes={"x": (9, 3)}, ranges={"batch_size": (1, 8)})
     renamed = load_onnx(model, shapes={"x": ("n", 3)}, ranges={"n": (2, 9)})
     assert renamed.ranges == {"n": (2, 9)}
     for ranges, problem in (
@@ -231,6 +233,12 @@ def test_refinements_are_the_least_that_help() -> None:
     with pytest.raises(Refinement) as caught:
         known.suggest_equal(dims.minimum(n + 2, 10), n + 2)
     assert caught.value.assumptions.ranges == {"n": (0, 8)}
+    bounded = Assumptions(ranges={"n": (1, 8), "m": (2, 20)})
+    with pytest.raises(Refinement) as caught:
+        bounded.demand_equal(2 * n - 1, m)
+    assert caught.value.assumptions.aliases == {"m": 2 * n - 1}
+    assert caught.value.assumptions.ranges == {"n": (2, 8), "m": (2, 20)}
+    bounded.demand_equal(n, m + 7)
     known.suggest_equal(n, n + 1)
     known.demand_equal(2 * n, 2 * n + 1)
     known.suggest_equal(n, dims.symbol("k"))

@@ -11,6 +11,7 @@ from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ir.verify import verify_program
 from ingot.compiler.lower.lowering import lower
+from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Transpose
 from ingot.compiler.ops.pointwise import Add, Exp, Mul, Relu
@@ -43,6 +44,14 @@ def test_an_operand_read_later_keeps_its_storage() -> None:
     a = Relu(X)
     graph, program = lowered(MatMul(Add(Exp(a), a), W))
     assert len(program.of_kind("temp")) == 2
+    check(graph, program)
+
+
+def test_an_operand_that_a_second_result_reads_keeps_its_storage() -> None:
+    a = MatMul(Relu(X), W)
+    x = Input("x0", a.type)
+    group = Fused((a,), Graph((x,), (("p", Exp(x)), ("q", Mul(x, x))), "group"))
+    graph, program = lowered(Add(MatMul(group.result(0), W), MatMul(group.result(1), W)))
     check(graph, program)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -75,7 +76,7 @@ class Console:
     def result(self, record: Mapping[str, Any], lines: Iterable[str]) -> None:
         """The result of the command: `record` as JSON or `lines` as text; with --quiet no text."""
         if self.json:
-            self.out.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+            self.out.write(json.dumps(_plain(record), allow_nan=False, indent=1) + "\n")
         elif not self.quiet:
             self.out.writelines(f"{line}\n" for line in lines)
 
@@ -91,6 +92,9 @@ class Console:
 
 def standard_console(**options: Any) -> Console:
     """A console on the streams of the process as they are now."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to fail
     return Console(sys.stdout, sys.stderr, **options)
 
 

@@ -91,30 +91,43 @@ class Assumptions:
             if parts is None or not isinstance(parts[0], int) or parts[0] == 0:
                 continue
             solution = dims.divide_exact(-parts[1], parts[0])
-            if solution is not None:
-                low, high = dims.bounds(solution, self.ranges)
-                if high >= 0 and low <= self.ranges.get(name, (0, dims.UNBOUNDED))[1]:
-                    raise Refinement(replace(self, aliases={**self.aliases, name: solution}))
+            if solution is None:
+                continue
+            low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
+            least, most = dims.bounds(solution, self.ranges)
+            if least <= high and low <= most:
+                aliases = {**self.aliases, name: solution}
+                raise Refinement(replace(self, aliases=aliases, ranges=self._within(solution, low, high)))
 
     def _bound(self, clamped: Dim, other: Dim) -> None:
-        """min(s + k, c) = s + k needs s <= c - k; max(s + k, c) = s + k needs s >= c - k."""
+        """min(x, c) = x needs x <= c; max(x, c) = x needs x >= c."""
         match single_atom(clamped):
             case Opaque("min" | "max" as op, left, right):
                 pass
             case _:
                 return
         for value, limit in ((left, right), (right, left)):
-            if value != other or not isinstance(limit, int) or len(symbols(value)) != 1:
-                continue
-            (name,) = symbols(value)
-            parts = dims.coefficient(value, name)
-            if parts is None or parts[0] != 1 or not isinstance(parts[1], int):
-                continue
-            low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
-            edge = limit - parts[1]
-            narrowed = (low, min(high, edge)) if op == "min" else (max(low, edge), high)
-            if narrowed[0] <= narrowed[1] and narrowed != (low, high):
-                raise Refinement(replace(self, ranges={**self.ranges, name: narrowed}))
+            if value == other and isinstance(limit, int):
+                low, high = (-dims.UNBOUNDED, limit) if op == "min" else (limit, dims.UNBOUNDED)
+                ranges = self._within(value, low, high)
+                if ranges != self.ranges:
+                    raise Refinement(replace(self, ranges=ranges))
+
+    def _within(self, dim: Dim, low: int, high: int) -> Ranges:
+        """The ranges under which low <= dim <= high, where `dim` grows linearly with a single symbol; else the ranges
+        as they are (the compiled model then checks no more than that dims of one name are equal)."""
+        names = symbols(dim)
+        parts = dims.coefficient(dim, next(iter(names))) if len(names) == 1 else None
+        if parts is None:
+            return self.ranges
+        (name,), (stride, rest) = names, parts
+        if not isinstance(stride, int) or not isinstance(rest, int) or stride <= 0:
+            return self.ranges
+        first, last = self.ranges.get(name, (0, dims.UNBOUNDED))
+        narrowed = max(first, -((rest - low) // stride)), min(last, (high - rest) // stride)
+        if narrowed[0] > narrowed[1] or narrowed == (first, last):
+            return self.ranges
+        return {**self.ranges, name: narrowed}
 
 
 class Refinement(Exception):  # noqa: N818 - it steers the import, nothing has gone wrong

@@ -101,37 +101,46 @@ def read_signature(graph: onnx.GraphProto, shapes: Shapes, ranges: Ranges) -> Si
     types: list[tuple[str, TensorType]] = []
     for i in inputs:
         dtype, declared = _declared(i)
-        given = shapes.get(i.name)
-        if declared is None and given is None:
-            raise ModelError(
-                f"input {i.name!r} has no shape", remedy=f"pass one: shapes={{{i.name!r}: (1, 3, 'height', 'width')}}"
-            )
-        if declared is not None and given is not None and len(declared) != len(given):
-            raise ModelError(
-                f"shapes gives input {i.name!r} {len(given)} axes, the model declares {len(declared)}",
-                remedy="give one entry for each axis",
-            )
-        shape: list[Dim] = []
-        for axis in range(len(declared if declared is not None else given or ())):
-            param = declared[axis] if declared is not None else None
-            wish = given[axis] if given is not None else None
-            dim = _given(wish, i.name, axis, table) if wish is not None else None
-            if isinstance(param, int):
-                own: Dim | None = param
-            else:
-                own = table.dim(param) if param else None
-            if own is None:
-                if dim is None:
-                    fresh = table.fresh(f"{i.name}_d{axis}")
-                    unnamed.add(fresh)
-                    dim = dims.symbol(fresh)
-                shape.append(dim)
-            else:
-                if dim is not None and dim != own:
-                    _pin(own, dim, i.name, axis, aliases)
-                shape.append(own)
-        types.append((i.name, TensorType(dtype, tuple(shape))))
+        shape = _shape(i.name, declared, shapes.get(i.name), table, aliases, unnamed)
+        types.append((i.name, TensorType(dtype, shape)))
     return _settle(types, table, aliases, unnamed, ranges)
+
+
+def _shape(
+    name: str,
+    declared: tuple[int | str | None, ...] | None,
+    given: Sequence[int | str] | None,
+    table: Symbols,
+    aliases: dict[str, Dim],
+    unnamed: set[str],
+) -> tuple[Dim, ...]:
+    """The dims of one input: as declared, with what `given` says about them entered into `aliases`."""
+    if declared is None and given is None:
+        raise ModelError(
+            f"input {name!r} has no shape", remedy=f"pass one: shapes={{{name!r}: (1, 3, 'height', 'width')}}"
+        )
+    rank = len(declared if declared is not None else given or ())
+    params = declared if declared is not None else (None,) * rank
+    if given is not None and len(given) != rank:
+        raise ModelError(
+            f"shapes gives input {name!r} {len(given)} axes, the model declares {rank}",
+            remedy="give one entry for each axis",
+        )
+    shape: list[Dim] = []
+    for axis, param in enumerate(params):
+        wish = _given(given[axis], name, axis, table) if given is not None else None
+        if param is not None:
+            own = param if isinstance(param, int) else table.dim(param)
+            if wish is not None and wish != own:
+                _pin(own, wish, name, axis, aliases)
+        elif wish is not None:
+            own = wish
+        else:
+            fresh = table.fresh(f"{name}_d{axis}")
+            unnamed.add(fresh)
+            own = dims.symbol(fresh)
+        shape.append(own)
+    return tuple(shape)
 
 
 def _settle(
@@ -144,8 +153,10 @@ def _settle(
     for name, (low, high) in ranges.items():
         symbol = renamed.resolve(dims.symbol(table.names.get(name, name)))
         spelled = show(symbol)
-        if isinstance(symbol, int) and low <= symbol <= high:
-            continue
+        if isinstance(symbol, int):
+            if low <= symbol <= high:
+                continue
+            raise ModelError(f"dim {name!r} is {symbol} by shapes, which is outside its range {low}..{high}")
         if spelled not in present:
             known = f"the symbolic dims are {_listing(present)}" if present else "all dims of the inputs are fixed"
             raise ModelError(f"ranges names the dim {name!r}, which no input has; {known}")

@@ -1,8 +1,8 @@
 """In-place results: a launch that writes where one of its operands dies may use that operand's storage.
 
 Two storages become one when the launch reads the first for the last time, writes the second for the first time, and
-every element is read by the very point that overwrites it: all loads and stores of the two have one offset, equal at
-launch and inside the kernel.
+every element is read by the very point that overwrites it and not again afterwards: all loads and stores of the two
+have one offset, equal at launch and inside the kernel, and no load of the first comes after the store to the second.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _length(step: Step) -> int:
 
 def _pairs(launch: Launch) -> list[tuple[Storage, Storage]]:
     """(result, operand) storages of a launch whose elements are walked alike."""
-    offsets = _offsets(launch.kernel)
+    offsets, order = _accesses(launch.kernel)
     arguments = dict(zip((b.name for b in launch.kernel.buffers), launch.buffers, strict=True))
     access = {b.name: b.access for b in launch.kernel.buffers}
     found: list[tuple[Storage, Storage]] = []
@@ -72,7 +72,8 @@ def _pairs(launch: Launch) -> list[tuple[Storage, Storage]]:
             continue
         for r, source in arguments.items():
             same = access[r] == "read" and source.offset == target.offset and _aliases(launch, source.storage) == 1
-            if same and len(offsets[w]) == 1 and offsets[w] == offsets[r]:
+            alike = len(offsets[w]) == 1 and offsets[w] == offsets[r]
+            if same and alike and r not in order[order.index(w) :]:
                 found.append((target.storage, source.storage))
     return found
 
@@ -81,23 +82,30 @@ def _aliases(launch: Launch, storage: Storage) -> int:
     return sum(argument.storage is storage for argument in launch.buffers)
 
 
-def _offsets(kernel: Kernel) -> Mapping[str, set[Dim]]:
-    """The offsets at which a kernel touches each of its buffers."""
+def _accesses(kernel: Kernel) -> tuple[Mapping[str, set[Dim]], list[str]]:
+    """The offsets at which a kernel touches each of its buffers, and the buffers in the order they are touched."""
     found: dict[str, set[Dim]] = {b.name: set() for b in kernel.buffers}
-    stack: list[Any] = [kernel.body]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, (Load, Store)) and item.buffer in found:
-            found[item.buffer].add(item.offset)
-        if isinstance(item, str) and item in found:
+    order: list[str] = []
+
+    def walk(item: Any) -> None:
+        if isinstance(item, (Load, Store)):
+            if isinstance(item, Store):
+                walk(item.value)
+            if item.buffer in found:
+                found[item.buffer].add(item.offset)
+                order.append(item.buffer)
+        elif isinstance(item, str) and item in found:
             found[item].add(-1)  # a template's packed operand: read in an order of its own
+            order.append(item)
         elif isinstance(item, tuple):
-            stack.extend(cast(tuple[Any, ...], item))
+            for part in cast(tuple[Any, ...], item):
+                walk(part)
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-            names = [f.name for f in dataclasses.fields(item)]
-            skip = {"buffer"} if isinstance(item, (Load, Store)) else set[str]()
-            stack.extend(getattr(item, name) for name in names if name not in skip)
-    return found
+            for f in dataclasses.fields(item):
+                walk(getattr(item, f.name))
+
+    walk(kernel.body)
+    return found, order
 
 
 def _renamed(step: Step, names: Mapping[Storage, Storage]) -> Step:

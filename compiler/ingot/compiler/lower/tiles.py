@@ -16,7 +16,7 @@ from ingot.compiler.lower.machine import Machine
 
 CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
 MOST_CHUNKS = 64  # of one launch with constant extents: eight for each of eight threads
-TYPICAL = 64  # the value assumed of a symbol, within its range
+TYPICAL = 128  # what symbolic extents are assumed to come to, within their ranges
 TILE_OVERHEAD = 12  # cycles to start and end one register tile
 WIDTHS = (16, 24, 8)
 
@@ -36,20 +36,31 @@ class ContractionTile:
 
 
 def typical(dim: Dim, ranges: Ranges) -> int:
-    """`dim` with every symbol at `TYPICAL`, or the nearest value in its range; at least 1."""
-    values: dict[str, int] = {}
-    for name in symbols(dim):
-        low, high = ranges.get(name, (1, TYPICAL))
-        values[name] = max(low, min(high, TYPICAL))
-    return max(1, evaluate(dim, values))
+    """A likely small value of `dim`, at least 1: each symbol at the low end of its range, or scaled up together until
+    the whole is `TYPICAL` where it would be less.
+
+    Schedules are made for small extents on purpose: more chunks than needed cost little, too few leave threads idle.
+    """
+    names = symbols(dim)
+    lows = {name: max(1, ranges.get(name, (1, 1))[0]) for name in names}
+    least = max(1, evaluate(dim, lows))
+    if not names or least >= TYPICAL:
+        return least
+    high = max(1, bounds(dim, {name: ranges.get(name, (1, TYPICAL)) for name in names})[1])
+    return max(least, min(TYPICAL, high))
 
 
-def tile_cycles(machine: Machine, rows: int, width: int, element_bytes: int = 4) -> float:
-    """Cycles that a register tile of `rows` x `width` takes for one step of the depth."""
+def vectors_of(machine: Machine, width: int, element_bytes: int) -> int:
+    """Vector registers that a row of a panel takes."""
     lanes = min(machine.lanes(element_bytes), width)
     while width % lanes:
         lanes //= 2
-    vectors = width // lanes
+    return width // lanes
+
+
+def tile_cycles(machine: Machine, rows: int, width: int, element_bytes: int = 4, panels: int = 1) -> float:
+    """Cycles that a register tile of `rows` x `panels` panels takes for one step of the depth."""
+    vectors = vectors_of(machine, width, element_bytes) * panels
     count = rows * vectors
     latency = machine.fma_latency if count >= machine.fma_latency else machine.fma_latency / 2  # split along the depth
     return max(count / machine.fma_rate, (rows + vectors) / machine.load_rate, latency)
@@ -57,10 +68,7 @@ def tile_cycles(machine: Machine, rows: int, width: int, element_bytes: int = 4)
 
 def most_rows(machine: Machine, width: int, element_bytes: int = 4) -> int:
     """Rows of the largest register tile whose accumulators, panel vectors and one broadcast fit the registers."""
-    lanes = min(machine.lanes(element_bytes), width)
-    while width % lanes:
-        lanes //= 2
-    vectors = width // lanes
+    vectors = vectors_of(machine, width, element_bytes)
     return max(1, min(12, (machine.vector_registers - vectors - 1) // vectors))
 
 
@@ -109,7 +117,7 @@ def _grouped(machine: Machine, rows: int, width: int, panels: int, element_bytes
     if rows > 3 or panels == 1:
         return alone
     group = min(panels, 4)
-    return min(alone, tile_cycles(machine, rows, width * group, element_bytes) / group)
+    return min(alone, tile_cycles(machine, rows, width, element_bytes, group) / group)
 
 
 def _blocks(

@@ -31,8 +31,7 @@ from ingot.compiler.targets.cpu.rows import RowOffsets, split, uniform_stride
 
 BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
-import os
-STREAM_BYTES = int(os.environ.get("SB","4096"))
+PREFETCH_ROWS = 4  # fewer rows run at the speed of memory whatever is done
 _PANEL = "%panel"
 _TAIL = (1, 32)  # odds that a panel is cut off
 
@@ -160,15 +159,9 @@ class _Body:
         self.a_part, self.a_base = self.rows.part(rest)
 
     def _grouped_panels(self, rows: int) -> int:
-        """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers.
-
-        A matrix that does not stay in the second-level cache is read as one stream instead: memory is the limit then.
-        """
-        size = self.template.depth * self.template.columns.extent * self.accumulator.bytes
-        if rows > 3 or not isinstance(size, int) or size > self.level.l2:
-            return 1
+        """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
         room = self.level.vector_registers - 4 - rows
-        return max(1, min(6, room // (rows * self.vectors)))
+        return max(1, min(6, room // (rows * self.vectors))) if rows <= 3 else 1
 
     # -- loops --------------------------------------------------------------------------------------------------------
 
@@ -293,28 +286,23 @@ class _Body:
             flow.loop(b, const(0), block.tiles, 1, [const(0)], body, nonempty=True, rounds=8)
 
     def _fetch_ahead(self, block: _Block, start: Value, group: int) -> Callable[[Value], Prefetch] | None:
-        """What each tile of a block, by its number, fetches ahead of the panel at `start`; None for nothing.
+        """What each tile of a block, by its number, fetches of the panel after the one at `start`; None for nothing.
 
-        Several tiles share the next panel out among them. A single tile passes by its panel only once, at the speed of
-        the memory it comes from, and fetches what lies `STREAM_BYTES` further on.
+        The tiles share the next panel out among them, and each spreads its part over its k loop.
         """
-        b, depth, run = self.b, self.template.depth, self.a_run[0]
+        b, depth, run, total = self.b, self.template.depth, self.a_run[0], self.template.row_count
         if group > 1 or not isinstance(depth, int) or not isinstance(run, int) or run <= microkernel.UNROLL_WHOLE:
             return None
         size = depth * self.template.width * self.b_dtype.bytes
-        rounds = depth // run * (run // microkernel.UNROLL)
-        byte, total = ir.IntType(8), self.template.row_count
-        if isinstance(total, int) and total <= self.most:
-            step = microkernel.UNROLL * self.template.width * self.b_dtype.bytes
-            ahead = b.gep(start, [const(STREAM_BYTES)], source_etype=byte)
-            return lambda _: Prefetch(ahead, const(step), -(-step // microkernel.LINE))
-        if size < PREFETCH_BYTES:
+        if size < PREFETCH_BYTES or (isinstance(total, int) and total < PREFETCH_ROWS):
             return None
+        rounds = depth // run * (run // microkernel.UNROLL)
+        tiles = -(-min(total, self.block_rows) // self.most) if isinstance(total, int) else 2
+        lines = -(-size // (rounds * tiles * microkernel.LINE))
         step = b.udiv(const(-(-size // rounds)), block.tiles)
         share = b.mul(step, const(rounds))
-        lines = 2 if not isinstance(total, int) or total <= 2 * self.most else 1
-        following = b.gep(start, [const(size)], source_etype=byte)
-        return lambda tile: Prefetch(b.gep(following, [b.mul(tile, share)], source_etype=byte), step, lines)
+        following = b.gep(start, [const(size)], source_etype=ir.IntType(8))
+        return lambda tile: Prefetch(b.gep(following, [b.mul(tile, share)], source_etype=ir.IntType(8)), step, lines)
 
     # -- one tile -----------------------------------------------------------------------------------------------------
 
