@@ -284,7 +284,7 @@ def test_equal_kernels_are_compiled_once(loaded: Loaded) -> None:
 
 
 def many_kernels() -> Program:
-    """More kernels than are compiled in one process."""
+    """Kernels for several processes."""
     x = Storage("x", "output", f32, COUNT, TensorType(f32, (COUNT,)))
 
     def scaled(k: int) -> Kernel:
@@ -294,20 +294,22 @@ def many_kernels() -> Program:
         block: Dim = 100
         return Launch(kernel, (Argument(x),), (COUNT, block))
 
-    return Program("many", (x,), tuple(launch(scaled(k)) for k in range(codegen.PARALLEL + 2)))
+    return Program("many", (x,), tuple(launch(scaled(k)) for k in range(8)))
 
 
-def test_bytes_do_not_depend_on_processes() -> None:
+def test_bytes_do_not_depend_on_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bytes from this process and from others, whose hash seeds differ."""
+    monkeypatch.setattr(codegen, "PARALLEL", 4)
     program, level = many_kernels(), features.host_level()
     progress: list[int] = []
     several = codegen.compile_program(program, level, jobs=2, progress=lambda done, _: progress.append(done))
     assert several == codegen.compile_program(program, level)
-    assert progress == list(range(1, codegen.PARALLEL + 3))
+    assert progress == list(range(1, 9))
 
 
-def test_other_processes_report_errors() -> None:
+def test_other_processes_report_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """A malformed kernel among good ones."""
+    monkeypatch.setattr(codegen, "PARALLEL", 4)
     program = many_kernels()
     x = program.storages[0]
     lost = (Store("x", symbol("lost"), Const(1.0, f32)),)
@@ -318,6 +320,7 @@ def test_other_processes_report_errors() -> None:
 
 
 def test_a_dead_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codegen, "PARALLEL", 4)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(workers.WorkerError, match="the process compiling kernel scale_"):
         codegen.compile_program(many_kernels(), features.host_level(), jobs=2)

@@ -325,6 +325,8 @@ def _read_const(scanner: Scanner) -> Const:
     dtype = scanner.dtype()
     if dtype.is_float:
         return Const(float("nan") if "nan" in text else float(text), dtype)
+    if dtype.kind == "bool":
+        scanner.fail("true or false before :bool", start)
     if not text.lstrip("-").isdigit():
         scanner.fail(f"an integer before :{dtype.name}", start)
     return Const(int(text), dtype)

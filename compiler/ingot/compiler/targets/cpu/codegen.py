@@ -19,7 +19,7 @@ from ingot.compiler.targets.cpu.workers import compile_in_processes
 
 Progress = Callable[[int, int], None]  # kernels done, kernels in all
 
-PARALLEL = 24  # fewer kernels than this are compiled in this process: starting others costs as much
+PARALLEL = 64  # fewer kernels than this are compiled in this process: starting others costs as much
 
 
 def compile_program(program: Program, level: Level, *, jobs: int = 1, progress: Progress | None = None) -> bytes:

@@ -11,7 +11,7 @@ runs on the accumulators in registers when it is cheap and the panel is whole, e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -108,7 +108,7 @@ class _Body:
         self.staged = any(_calls(store.value) is None for store in self.stores) or (
             sum(_calls(store.value) or 0 for store in self.stores) > _CHEAP_CALLS
         )
-        self.rows.allocate(b, self.block_rows)
+        self.rows.allocate(b, self.block_rows + 2 * self.most)  # tiles look ahead
         columns = template.columns.extent
         self.whole = isinstance(columns, int) and columns % template.width == 0
         scratch = self.most * template.width
@@ -357,6 +357,8 @@ class _Body:
         b = self.b
         tile = microkernel.plan(count, self.template.width, self.lanes, self.level.vector_registers, group)
         operands = self._row_operands(scope, count, row, slot)
+        if group == 1:
+            self._touch_results(scope.child(b), count, row, slot)
         kernel = MicroKernel(
             b,
             tile,
@@ -376,6 +378,28 @@ class _Body:
             flow.branch(
                 b, cut, lambda: self._stage(tile, sums), lambda: self._finish(inner, tile, sums, row, slot), _TAIL
             )
+
+    def _touch_results(self, scope: Scope, count: int, row: Value, slot: Value) -> None:
+        """Fetch what the stores of the next tile will read and write: hardware does not see such strides coming."""
+        b, var = self.b, self.template.columns.var
+        places: dict[tuple[str, Dim], bool] = {}
+        for store in self.stores:
+            places[store.buffer, store.offset] = True
+            for load in _loads(store.value):
+                places.setdefault((load.buffer, load.offset), False)
+        first = self._column(scope)
+        for (buffer, offset), write in places.items():
+            affine = dims.coefficient(offset, var)
+            if affine is None or affine[0] != 1 or not _depends_on_row(offset):
+                continue
+            pointer, dtype = scope.buffer(buffer)
+            for i in range(count, 2 * count):
+                inner = self._bind_row(scope, row, slot, i)
+                inner.symbols[var] = first
+                at = b.gep(pointer, [emit_dim(b, offset, inner)], source_etype=memory_type(dtype))
+                for line in range(-(-self.template.width * dtype.bytes // microkernel.LINE)):
+                    place = b.gep(at, [const(line * microkernel.LINE)], source_etype=ir.IntType(8))
+                    microkernel.prefetch(b, place, write=write)
 
     def _row_operands(self, scope: Scope, count: int, row: Value, slot: Value) -> list[Operand]:
         """Where the rows of A start."""
@@ -436,12 +460,11 @@ class _Body:
         """Loads that are the same for every row (a bias), by the local that holds them, and the stores that use it."""
         buffers: dict[Load, str] = {}
         written = {store.buffer for store in self.stores}
-        prefix = "%row"
 
         def visit(expr: Expr) -> Expr:
             match expr:
                 case Load(buffer=buffer, offset=offset):
-                    if buffer in written or any(name.startswith(prefix) for name in dims.symbols(offset)):
+                    if buffer in written or _depends_on_row(offset):
                         return expr
                     name = buffers.setdefault(expr, f"%load{len(buffers)}")
                     return Local(name, scope.buffer(buffer)[1])
@@ -528,6 +551,19 @@ class _Body:
             return []
 
         flow.loop(b, const(0), const(self.template.width), self.lanes, [], vector, rounds=self.vectors)
+
+
+def _depends_on_row(dim: Dim) -> bool:
+    return any(name.startswith("%row") for name in dims.symbols(dim))
+
+
+def _loads(expr: Expr) -> Iterator[Load]:
+    """The loads in an expression."""
+    if isinstance(expr, Load):
+        yield expr
+    elif isinstance(expr, Call):
+        for argument in expr.args:
+            yield from _loads(argument)
 
 
 def _calls(expr: Expr) -> int | None:
