@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Dims = tuple[Dim, ...]
 T = TypeVar("T", int, float, str)
-L = TypeVar("L", int, float)
+L = TypeVar("L", int, float, str)
 N = TypeVar("N", bound=Node)
 
 _KINDS = onnx.AttributeProto
@@ -34,6 +34,7 @@ _READERS: dict[int, Callable[[onnx.AttributeProto], Any]] = {
     _KINDS.STRING: lambda a: a.s.decode("utf-8"),
     _KINDS.INTS: lambda a: tuple(int(i) for i in a.ints),
     _KINDS.FLOATS: lambda a: tuple(float(x) for x in a.floats),
+    _KINDS.STRINGS: lambda a: tuple(x.decode("utf-8") for x in a.strings),
     _KINDS.TENSOR: lambda a: a.t,
     _KINDS.GRAPH: lambda a: a.g,
 }
@@ -94,6 +95,10 @@ class Context:
     def floats(self, name: str) -> tuple[float, ...] | None:
         """The attribute `name` of floats, None when it is left out."""
         return self._list(name, float, "floats")
+
+    def strings(self, name: str) -> tuple[str, ...] | None:
+        """The attribute `name` of strings, None when it is left out."""
+        return self._list(name, str, "strings")
 
     def _list(self, name: str, kind: type[L], what: str) -> tuple[L, ...] | None:
         value: object = self._value(name)

@@ -7,8 +7,9 @@ except where their iterations are independent; those become lanes as well.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -37,7 +38,7 @@ from ingot.compiler.ir.loops import (
 from ingot.compiler.ir.program import Branch, Launch, Program, Repeat, Step, Storage
 
 BufferArgument: TypeAlias = Array | tuple[Array, int]
-Number: TypeAlias = Any  # a 0-d value shared by all lanes, or an array with one element a lane
+Number: TypeAlias = Any  # a 0-d value shared by all lanes, or an array that broadcasts to the lanes
 
 _BLOCK = 1 << 16  # grid points run side by side
 _EXPANDED = 1 << 20  # lanes after independent loop iterations have joined
@@ -68,20 +69,32 @@ def run_kernel(
 
 
 def _varies(value: Number) -> bool:
-    """True for an array with one element a lane."""
+    """True for an array over the lanes."""
     return isinstance(value, np.ndarray) and bool(cast("Array", value).ndim)
 
 
 @dataclass(eq=False)
 class _Frame:
-    """Lanes that run the same statements. Lane i was lane ``index[i]`` of the parent."""
+    """Lanes that run the same statements: the points of a box of this shape. Values are 0-d, or arrays of as many
+    axes that broadcast to the shape, so that what depends on one grid axis alone is computed once along it.
 
-    count: int
+    An inner frame adds an axis to its parent's, or holds the lanes of its parent at `mask` in one axis."""
+
+    shape: tuple[int, ...]
     parent: _Frame | None = None
-    index: Array | None = None
+    mask: tuple[Array, ...] | None = None
     values: dict[str, Number] = field(default_factory=dict[str, Number])
     borrowed: dict[str, Number] = field(default_factory=dict[str, Number])
     dirty: set[str] = field(default_factory=set[str])
+
+    @property
+    def count(self) -> int:
+        """Number of lanes."""
+        return math.prod(self.shape)
+
+    def whole(self, value: Number) -> Array:
+        """`value` as one element a lane."""
+        return np.broadcast_to(value, self.shape)
 
     def get(self, name: str) -> Number:
         if name in self.values:
@@ -92,7 +105,7 @@ class _Frame:
             raise KeyError(name)
         value = self.parent.get(name)
         if _varies(value):
-            value = value[self.index]
+            value = value[..., None] if self.mask is None else self.parent.whole(value)[self.mask]
         self.borrowed[name] = value
         return value
 
@@ -104,13 +117,20 @@ class _Frame:
             self.borrowed[name] = value
             self.dirty.add(name)
 
+    def masked(self, lanes: Array) -> _Frame | None:
+        """A frame of the lanes where the condition holds: this one for all, None for none."""
+        mask = np.nonzero(self.whole(lanes))
+        if len(mask[0]) == self.count:
+            return self
+        return _Frame((len(mask[0]),), self, mask) if len(mask[0]) else None
+
     def leave(self) -> None:
-        """Hand changes of outer names to the parent."""
-        assert self.parent is not None
+        """Hand changes of outer names from a masked frame to its parent."""
         for name in self.dirty:
+            assert self.parent is not None and self.mask is not None
             changed = self.borrowed[name]
-            whole = np.array(np.broadcast_to(self.parent.get(name), (self.parent.count,)), dtype=changed.dtype)
-            whole[self.index] = changed
+            whole = np.array(self.parent.whole(self.parent.get(name)), dtype=changed.dtype)
+            whole[self.mask] = changed
             self.parent.update(name, whole)
 
 
@@ -159,14 +179,16 @@ class _Run:
         extents = [dims.evaluate(axis.extent, self.dims) for axis in grid]
         if any(extent <= 0 for extent in extents):
             return
-        total = math.prod(extents)
-        for start in range(0, total, _BLOCK):
-            points = np.arange(start, min(start + _BLOCK, total))
-            frame = _Frame(len(points))
+        for block in _blocks(extents):
+            shape = tuple(len(part) for part in block)
+            frame = _Frame(shape)
             frame.values.update(self.dims)
-            frame.values["#point"] = points
-            for axis, coordinate in zip(grid, np.unravel_index(points, extents) if extents else (), strict=True):
-                frame.values[axis.var] = coordinate.astype(np.int64)
+            point: Any = np.zeros(shape, np.int64)
+            for number, (axis, extent, part) in enumerate(zip(grid, extents, block, strict=True)):
+                coordinate = part.reshape([-1 if i == number else 1 for i in range(len(shape))])
+                frame.values[axis.var] = coordinate
+                point = point * extent + coordinate
+            frame.values["#point"] = point
             self.statements(statements, frame)
 
     def statements(self, body: Sequence[Stmt], frame: _Frame) -> None:
@@ -186,7 +208,7 @@ class _Run:
                     poison = poisoned(frame.count * size, dtype.to_numpy())
                     self.memories[name] = _Memory(poison, 0)
                     self.scratch_sizes[name] = size
-                    frame.values["#" + name] = np.arange(frame.count)
+                    frame.values["#" + name] = np.arange(frame.count).reshape(frame.shape)
 
     def accumulate(self, name: str, fn: str, value: Number, frame: _Frame) -> None:
         current = frame.get(name)
@@ -194,25 +216,24 @@ class _Run:
             frame.update(name, scalars.REDUCTIONS[fn](current, value).astype(current.dtype, copy=False))
 
     def when(self, statement: When, frame: _Frame) -> None:
-        condition = np.broadcast_to(self.value(statement.condition, frame), (frame.count,))
+        condition = self.value(statement.condition, frame)
         for body, lanes in ((statement.body, condition), (statement.otherwise, ~condition)):
-            index = np.nonzero(lanes)[0]
-            if body and len(index) == frame.count:
-                self.statements(body, frame)
-            elif body and len(index):
-                inner = _Frame(len(index), frame, index)
+            inner = frame.masked(lanes) if body else None
+            if inner is not None:
                 self.statements(body, inner)
+            if inner is not None and inner is not frame:
                 inner.leave()
 
     def loop(self, statement: For, frame: _Frame) -> None:
         extent = self.dim(statement.extent, frame)
         if _varies(extent):
             for i in range(int(extent.max(initial=0))):
-                index = np.nonzero(extent > i)[0]
-                inner = _Frame(len(index), frame, index)
+                inner = frame.masked(extent > i)
+                assert inner is not None
                 inner.values[statement.var] = i
                 self.statements(statement.body, inner)
-                inner.leave()
+                if inner is not frame:
+                    inner.leave()
             return
         accumulators = self.accumulators(statement)
         if accumulators is None or extent < 2:
@@ -233,17 +254,17 @@ class _Run:
 
     def expanded(self, statement: For, accumulators: Mapping[str, str], iterations: Array, frame: _Frame) -> None:
         """Run iterations side by side: every lane becomes one lane an iteration."""
-        n = len(iterations)
-        inner = _Frame(frame.count * n, frame, np.repeat(np.arange(frame.count), n))
-        inner.values[statement.var] = np.tile(iterations, frame.count)
+        inner = _Frame((*frame.shape, len(iterations)), frame)
+        inner.values[statement.var] = iterations.reshape((*(1 for _ in frame.shape), -1))
         for name, fn in accumulators.items():
             inner.values[name] = scalars.identity(fn, frame.get(name).dtype)
         self.statements(statement.body, inner)
         for name, fn in accumulators.items():
-            parts = np.broadcast_to(inner.values.pop(name), (inner.count,)).reshape(frame.count, n)
+            parts = inner.values.pop(name)
+            # what is the same in every lane of an axis is reduced once; all iterations must take part, though
+            parts = np.broadcast_to(parts, (*parts.shape[:-1], len(iterations)))
             with np.errstate(all="ignore"):
-                self.accumulate(name, fn, scalars.REDUCTIONS[fn].reduce(parts, axis=1, dtype=parts.dtype), frame)
-        inner.leave()
+                self.accumulate(name, fn, scalars.REDUCTIONS[fn].reduce(parts, axis=-1, dtype=parts.dtype), frame)
 
     def value(self, expression: Expr, frame: _Frame) -> Number:
         match expression:
@@ -271,9 +292,10 @@ class _Run:
             )
         if memory.writer is not None:
             self.note_write(statement.buffer, memory, at, frame)
-        if value.ndim and not _varies(at):
-            value = value[-1]
-        memory.array[at] = value
+        if _varies(at):
+            memory.array[frame.whole(at)] = value
+        else:
+            memory.array[at] = value.reshape(-1)[-1]
 
     def place(self, buffer: str, offset: Dim, frame: _Frame) -> tuple[_Memory, Any]:
         """The memory and the element numbers in it; bounds are checked here."""
@@ -297,8 +319,7 @@ class _Run:
 
     def note_read(self, buffer: str, memory: _Memory, at: Any, frame: _Frame) -> None:
         assert memory.reader is not None and memory.writer is not None
-        points = frame.get("#point")
-        places = np.broadcast_to(at, points.shape)
+        points, places = frame.whole(frame.get("#point")), frame.whole(at)
         writers = memory.writer[places]
         self.refuse((writers >= 0) & (writers != points), buffer, places, "reads what another writes")
         known = memory.reader[places]
@@ -308,8 +329,7 @@ class _Run:
 
     def note_write(self, buffer: str, memory: _Memory, at: Any, frame: _Frame) -> None:
         assert memory.reader is not None and memory.writer is not None
-        points = frame.get("#point")
-        places = np.broadcast_to(at, points.shape)
+        points, places = frame.whole(frame.get("#point")), frame.whole(at)
         readers, writers = memory.reader[places], memory.writer[places]
         self.refuse((readers != -1) & (readers != points), buffer, places, "writes what another reads")
         memory.writer[places] = points
@@ -318,7 +338,7 @@ class _Run:
 
     def refuse(self, clash: Array, buffer: str, places: Array, what: str) -> None:
         if clash.any():
-            element = int(places[int(np.argmax(clash))])
+            element = int(places.reshape(-1)[int(np.argmax(clash))])
             raise ExecutionError(
                 f"kernel {self.kernel.name}: a race on buffer {buffer}: one grid point {what}, element {element}"
             )
@@ -330,15 +350,19 @@ class _Run:
             raise ExecutionError(f"kernel {self.kernel.name}: {name!r} is not defined here") from None
 
     def dim(self, dim: Dim, frame: _Frame) -> Any:
-        """The value of a dim: an int, or an i64 array with one element a lane."""
+        """The value of a dim: an int, or an i64 array over the lanes."""
         if isinstance(dim, int):
             return dim
-        total: Any = 0
+        sums: dict[tuple[int, ...], Any] = {}  # by shape, so that small arrays are added up before they spread
         for monomial, factor in dim.terms:
             term: Any = factor
             for atom in monomial:
                 term = term * self.atom(atom, frame)
-            total = total + term
+            shape = term.shape if _varies(term) else ()
+            sums[shape] = sums[shape] + term if shape in sums else term
+        total: Any = 0
+        for part in sums.values():
+            total = total + part
         return total
 
     def atom(self, atom: Symbol | Opaque, frame: _Frame) -> Any:
@@ -364,6 +388,21 @@ _OPERATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
     "max": _either(max, np.maximum),
     "min": _either(min, np.minimum),
 }
+
+
+def _blocks(extents: Sequence[int]) -> Iterator[tuple[Array, ...]]:
+    """The grid cut into boxes of bounded size, in row-major order: the coordinates along each axis."""
+    sizes: list[int] = []
+    room = _BLOCK
+    for extent in reversed(extents):
+        sizes.insert(0, max(1, min(extent, room)))
+        room //= sizes[0]
+    ranges = [range(0, extent, size) for extent, size in zip(extents, sizes, strict=True)]
+    for starts in itertools.product(*ranges):
+        yield tuple(
+            np.arange(start, min(start + size, extent))
+            for start, size, extent in zip(starts, sizes, extents, strict=True)
+        )
 
 
 def _outer_accumulators(statement: For) -> dict[str, str] | None:

@@ -10,8 +10,10 @@ from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Stmt
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
 from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.quantised import dequantise, quantise
 from ingot.compiler.lower.views import View, coalesce
 from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.runtime.dtypes import DType, i64
 
 # Elements of a cheap pointwise kernel that make a chunk: some 5 us of work.
@@ -57,6 +59,10 @@ def scalar_call(node: ops.Pointwise, args: Sequence[Expr]) -> Expr:
             return args[0]
         case ops.Clip():
             return _clip(node, args)
+        case Quantize():
+            return quantise(node, args)
+        case Dequantize():
+            return dequantise(node, args)
         case ops.Pow(a=a, b=b) if a.dtype != b.dtype:
             return _mixed_power(a.dtype, b.dtype, args)
         case _:

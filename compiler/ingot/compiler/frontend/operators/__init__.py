@@ -10,6 +10,8 @@ from ingot.compiler.frontend.operators import (
     normalization,
     pointwise,
     pooling,
+    quantised,
+    recurrent,
     reduction,
     slicing,
 )
@@ -25,6 +27,8 @@ FAMILIES = {
     "normalization": normalization.TABLE,
     "pointwise": pointwise.TABLE,
     "pooling": pooling.TABLE,
+    "quantised": quantised.TABLE,
+    "recurrent": recurrent.TABLE,
     "reduction": reduction.TABLE,
     "slicing": slicing.TABLE,
 }
