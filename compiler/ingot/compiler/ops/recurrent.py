@@ -24,24 +24,24 @@ DIRECTIONS = ("forward", "reverse", "bidirectional")
 
 @dataclass(frozen=True)
 class ActivationKind:
-    """An activation function that cells may use: on f64 data with its alpha and beta, and their default values (None
-    where the function has no such parameter)."""
+    """An activation function that cells may use: on f64 data with its alpha and beta, how many of the two it has, and
+    the values of those that have a default."""
 
     compute: Callable[[Array, float, float], Array]
-    alpha: float | None = None
-    beta: float | None = None
+    parameters: int = 0
+    defaults: tuple[float, ...] = ()
 
 
 ACTIVATIONS: Mapping[str, ActivationKind] = {
     "Sigmoid": ActivationKind(lambda x, a, b: sigmoid(x)),
     "Tanh": ActivationKind(lambda x, a, b: np.tanh(x)),
     "Relu": ActivationKind(lambda x, a, b: np.maximum(x, 0)),
-    "Affine": ActivationKind(lambda x, a, b: a * x + b, 1.0, 0.0),
-    "LeakyRelu": ActivationKind(lambda x, a, b: np.where(x < 0, a * x, x), 0.01),
-    "ThresholdedRelu": ActivationKind(lambda x, a, b: np.where(x > a, x, 0), 1.0),
-    "ScaledTanh": ActivationKind(lambda x, a, b: a * np.tanh(b * x), 1.0, 1.0),
-    "HardSigmoid": ActivationKind(lambda x, a, b: np.clip(a * x + b, 0, 1), 0.2, 0.5),
-    "Elu": ActivationKind(lambda x, a, b: np.where(x < 0, a * np.expm1(x), x), 1.0),
+    "Affine": ActivationKind(lambda x, a, b: a * x + b, 2),
+    "LeakyRelu": ActivationKind(lambda x, a, b: np.where(x < 0, a * x, x), 1, (0.01,)),
+    "ThresholdedRelu": ActivationKind(lambda x, a, b: np.where(x > a, x, 0), 1, (1.0,)),
+    "ScaledTanh": ActivationKind(lambda x, a, b: a * np.tanh(b * x), 2),
+    "HardSigmoid": ActivationKind(lambda x, a, b: np.clip(a * x + b, 0, 1), 2, (0.2, 0.5)),
+    "Elu": ActivationKind(lambda x, a, b: np.where(x < 0, a * np.expm1(x), x), 1, (1.0,)),
     "Softsign": ActivationKind(lambda x, a, b: x / (1 + np.abs(x))),
     "Softplus": ActivationKind(lambda x, a, b: np.logaddexp(x, 0)),
 }
@@ -73,7 +73,7 @@ class Weights:
 
 class Recurrent(Node):
     """What the layers share. `activations`, `activation_alpha` and `activation_beta` have one entry for each function
-    of each direction (0 where a function has no such parameter); `clip` bounds what goes into them."""
+    of each direction (0 where a function has no such parameter). `clip` bounds what goes into the gates' functions."""
 
     gates: ClassVar[int]
     slots: ClassVar[int]  # activation functions a direction
@@ -234,7 +234,7 @@ class Recurrent(Node):
         raise NotImplementedError(type(self).__name__)
 
     def clipped(self, x: Array) -> Array:
-        """What goes into an activation function."""
+        """What goes into the activation function of a gate."""
         return x if self.clip is None else np.clip(x, -self.clip, self.clip)
 
 
@@ -340,7 +340,7 @@ class LSTM(Recurrent):
         forget = 1 - i if self.input_forget else f(self.clipped(sf + pf * c))
         c = forget * c + i * g(self.clipped(sc))
         o = f(self.clipped(so + po * c))
-        return o * last(self.clipped(c)), c
+        return o * last(c), c
 
 
 def resolve_activations(
@@ -348,23 +348,33 @@ def resolve_activations(
 ) -> tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
     """One alpha and beta a function, from lists that only the functions with such a parameter consume, in order.
 
-    Names are matched without regard to case; unknown ones stay as they are. Raises ValueError for values other than 0
-    that no function takes.
+    Names are matched without regard to case; unknown ones stay as they are. Raises ValueError for a value that is
+    missing and has no default, and for values other than 0 that no function takes.
     """
     known = {name.lower(): name for name in ACTIVATIONS}
     resolved = tuple(known.get(given.lower(), given) for given in names)
-    kinds = [ACTIVATIONS.get(name) for name in resolved]
-    alpha = _consumed("activation_alpha", [kind.alpha if kind else None for kind in kinds], alphas)
-    beta = _consumed("activation_beta", [kind.beta if kind else None for kind in kinds], betas)
+    alpha, beta = (_consumed(resolved, i, values) for i, values in enumerate((alphas, betas)))
     return resolved, alpha, beta
 
 
-def _consumed(what: str, defaults: Sequence[float | None], values: Sequence[float]) -> tuple[float, ...]:
+def _consumed(names: Sequence[str], index: int, values: Sequence[float]) -> tuple[float, ...]:
+    """Parameter `index` (alpha, beta) of each function."""
     left = list(values)
-    taken = tuple(0.0 if d is None else left.pop(0) if left else d for d in defaults)
+    taken: list[float] = []
+    what = ("activation_alpha", "activation_beta")[index]
+    for name in names:
+        kind = ACTIVATIONS.get(name)
+        if kind is None or kind.parameters <= index:
+            taken.append(0.0)
+        elif left:
+            taken.append(left.pop(0))
+        elif len(kind.defaults) > index:
+            taken.append(kind.defaults[index])
+        else:
+            raise ValueError(f"{what} has no value for {name}, which has no default")
     if any(left):
         raise ValueError(f"{what} has the values {left} that no activation function takes")
-    return taken
+    return tuple(taken)
 
 
 __all__ = ["ACTIVATIONS", "DIRECTIONS", "GRU", "LSTM", "RNN", "Activation", "Recurrent", "resolve_activations"]
