@@ -1,7 +1,7 @@
 """Command line of the zoo.
 
-    python -m benchmarks.zoo list
-    python -m benchmarks.zoo export [--tiny | --full] [--exporter dynamo-18] [--force] [names ...]
+python -m benchmarks.zoo list
+python -m benchmarks.zoo export [--tiny | --full] [--exporter dynamo-18] [--force] [names ...]
 """
 
 from __future__ import annotations

@@ -229,9 +229,7 @@ class RelativeBias(nn.Module):
 class T5(nn.Module):
     """Raffel et al. 2019: encoder and decoder of one call in one graph."""
 
-    def __init__(
-        self, vocabulary: int, width: int, layers: int, heads: int, size: int, hidden: int
-    ) -> None:
+    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, size: int, hidden: int) -> None:
         super().__init__()
         self.scale = width**-0.5
         self.words = nn.Embedding(vocabulary, width)

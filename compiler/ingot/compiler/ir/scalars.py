@@ -47,6 +47,19 @@ def _in_f64(function: Callable[..., Any]) -> Callable[..., Array]:
     return apply
 
 
+def _shift_left(a: Array, b: Array) -> Array:
+    outside = (b < 0) | (b >= 8 * a.dtype.itemsize)
+    return np.where(outside, 0, np.left_shift(a, np.where(outside, 0, b).astype(b.dtype)))
+
+
+def _shift_right(a: Array, b: Array) -> Array:
+    """Distances outside the width leave the sign alone: what two shifts by half the width leave."""
+    half = b.dtype.type(4 * a.dtype.itemsize)
+    outside = (b < 0) | (b >= 8 * a.dtype.itemsize)
+    shifted = np.right_shift(a, np.where(outside, half, b))
+    return np.where(outside, np.right_shift(shifted, half), shifted)
+
+
 def _sigmoid(x: Array) -> Array:
     z = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + z), z / (1 + z))
@@ -98,8 +111,8 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     "bitor": np.bitwise_or,
     "bitxor": np.bitwise_xor,
     "bitnot": np.bitwise_not,
-    "shl": np.left_shift,
-    "shr": np.right_shift,
+    "shl": _shift_left,
+    "shr": _shift_right,
     "copysign": np.copysign,
     "atan2": _in_f64(np.arctan2),
     "neg": np.negative,

@@ -113,7 +113,8 @@ class Depthwise:
         for axis in reversed(self.taps):
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.rows, self.x, self.channels))
-        return grid, (Let("acc", Const(0.0, self.accumulator)), step, *self.stores)
+        zero = Const(0.0 if self.accumulator.is_float else 0, self.accumulator)
+        return grid, (Let("acc", zero), step, *self.stores)
 
 
 @dataclass(frozen=True, slots=True)

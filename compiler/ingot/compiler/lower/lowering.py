@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from ingot.compiler.ir.dims import product
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, describe, node_of
 from ingot.compiler.ir.program import Program
+from ingot.compiler.lower.attention import lower_attention
 from ingot.compiler.lower.context import Context, LoweringError, body_of
+from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.control import lower_control
+from ingot.compiler.lower.convolution import conv_halo, lower_conv
 from ingot.compiler.lower.inplace import share_storages
-from ingot.compiler.lower.linear import conv_halo, lower_contraction
 from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.movement import lower_movement, view_of
 from ingot.compiler.lower.pointwise import copy, lower_pointwise
 from ingot.compiler.lower.pooling import lower_window
@@ -88,7 +91,7 @@ def _lower_node(context: Context, node: Node) -> None:
     body, outer = body_of(node)
     operands: Mapping[Value, Value] = dict(zip(body.inputs, outer, strict=True))
     if any(isinstance(n, ANCHORS) for n in body.nodes()):
-        lower_contraction(context, node, body, operands)
+        _lower_contraction(context, node, body, operands)
     elif any(isinstance(n, reduction.Reduction) for n in body.nodes()):
         lower_reduction(context, node, body, operands)
     elif all(isinstance(n, (Pointwise, Input, Constant)) for n in body.nodes()):
@@ -97,6 +100,20 @@ def _lower_node(context: Context, node: Node) -> None:
         raise LoweringError(
             f"no kernel for {describe(node)}: run the `expand` pass before lowering, or leave it in the pipeline"
         )
+
+
+def _lower_contraction(context: Context, node: Node, body: Graph, outer: Mapping[Value, Value]) -> None:
+    """One kernel for a group anchored in a Conv, MatMul or Attention."""
+    anchor = next(n for n in body.nodes() if isinstance(n, ANCHORS))
+    group = Group(node, body, outer, anchor)
+    match anchor:
+        case linear.Conv():
+            lower_conv(context, group, anchor)
+        case linear.MatMul():
+            lower_matmul(context, group, anchor)
+        case _:
+            assert isinstance(anchor, composite.Attention)
+            lower_attention(context, group, anchor)
 
 
 def _plan(context: Context, graph: Graph) -> None:

@@ -237,7 +237,7 @@ def _gather(context: Context, node: ops.Gather) -> None:
     context.run(build.launch(grid, statements, origin=node.origin))
 
 
-def copy_where_inside(context: Context, b: View, target: View, width: int, origin: tuple[str, ...]) -> None:
+def pack_where_inside(context: Context, b: View, target: View, width: int, origin: tuple[str, ...]) -> None:
     """Pack run-time matrices [..., K, N] into `target` [..., panel, K, width], zero past column N."""
     *lead, depth, n = b.shape
     names = loop_names(len(lead) + 2)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ingot.compiler.ir.graph import Array, op
-from ingot.compiler.ir.types import TensorType
-from ingot.compiler.ops.checks import require_kind
 from ingot.compiler.ops.pointwise import Binary, Unary
 from ingot.runtime.dtypes import Kind
 
 INTEGER: frozenset[Kind] = frozenset(("signed", "unsigned"))
-UNSIGNED: frozenset[Kind] = frozenset(("unsigned",))
 
 
 @op("bit_and")
@@ -54,33 +49,30 @@ class BitNot(Unary):
         return np.bitwise_not(operands[0])
 
 
-class _Shift(Binary):
-    """A shift of unsigned integers; a distance of the type's width or more gives 0."""
-
-    accepts = UNSIGNED
-
-    def infer(self) -> Sequence[TensorType]:
-        require_kind(self, self.a, UNSIGNED, "the operand")
-        return super().infer()
-
-
 @op("shift_left")
-class ShiftLeft(_Shift):
-    """``a << b`` of unsigned integers, 0 where b is the width or more. ONNX BitShift."""
+class ShiftLeft(Binary):
+    """``a << b``; 0 where b is negative or the type's width or more. ONNX BitShift."""
 
     scalar = "shl"
+    accepts = INTEGER
 
     def compute(self, *operands: Array) -> Array:
         a, b = operands
-        return np.where(b < self.a.dtype.bits, np.left_shift(a, b), np.zeros((), a.dtype))
+        outside = (b < 0) | (b >= self.a.dtype.bits)
+        return np.where(outside, np.zeros((), a.dtype), np.left_shift(a, np.where(outside, np.zeros((), b.dtype), b)))
 
 
 @op("shift_right")
-class ShiftRight(_Shift):
-    """``a >> b`` of unsigned integers, 0 where b is the width or more. ONNX BitShift."""
+class ShiftRight(Binary):
+    """``a >> b``, arithmetic where a is signed; what is left of a is its sign where b is negative or the type's width
+    or more. ONNX BitShift."""
 
     scalar = "shr"
+    accepts = INTEGER
 
     def compute(self, *operands: Array) -> Array:
         a, b = operands
-        return np.where(b < self.a.dtype.bits, np.right_shift(a, b), np.zeros((), a.dtype))
+        bits = self.a.dtype.bits
+        outside = (b < 0) | (b >= bits)
+        half = np.right_shift(a, np.where(outside, b.dtype.type(bits // 2), b))
+        return np.where(outside, np.right_shift(half, b.dtype.type(bits // 2)), half)

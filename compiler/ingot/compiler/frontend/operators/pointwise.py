@@ -11,6 +11,7 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.table import Results, Row, Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir.graph import Node, Value
+from ingot.compiler.ops import bitwise
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Reshape
 from ingot.runtime import dtypes
@@ -139,6 +140,20 @@ def mod(ctx: Context) -> Results:
     if not truncated and a.dtype.is_float and ctx.opset < 28:
         raise ctx.error("Mod of floats needs fmod = 1 before opset 28")
     return ctx.pointwise(ops.Fmod if truncated else ops.Mod, a, b)
+
+
+for _name, _op in (("BitwiseAnd", bitwise.BitAnd), ("BitwiseOr", bitwise.BitOr), ("BitwiseXor", bitwise.BitXor)):
+    TABLE.add(_name, _binary(_op), since=18)
+TABLE.add("BitwiseNot", _unary(bitwise.BitNot), since=18)
+
+
+@onnx_op("BitShift", since=11)
+def bit_shift(ctx: Context) -> Results:
+    direction = ctx.attribute("direction", "")
+    if direction not in ("LEFT", "RIGHT"):
+        raise ctx.error(f"direction is {direction!r}, 'LEFT' or 'RIGHT' is needed")
+    shift = bitwise.ShiftLeft if direction == "LEFT" else bitwise.ShiftRight
+    return ctx.pointwise(shift, ctx.operand(0), ctx.operand(1))
 
 
 @onnx_op("IsInf", since=10)

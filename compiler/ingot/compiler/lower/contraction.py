@@ -1,0 +1,115 @@
+"""What all contraction groups share: the group, its epilogue, the type it computes in and run-time packing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product
+from ingot.compiler.ir.graph import Constant, Graph, Node, Value, describe
+from ingot.compiler.ir.loops import Call, Expr, Store
+from ingot.compiler.ir.program import Storage
+from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.context import Context, LoweringError
+from ingot.compiler.lower.movement import pack_where_inside
+from ingot.compiler.lower.nest import KernelBuilder, merge_axes
+from ingot.compiler.lower.pointwise import copy, scalar_constant, translate
+from ingot.compiler.lower.views import View
+from ingot.runtime.dtypes import DType, f32, f64
+
+
+@dataclass(frozen=True)
+class Group:
+    """A contraction group being lowered: its anchor, and the outer values that its body's inputs stand for."""
+
+    node: Node
+    body: Graph
+    outer: Mapping[Value, Value]
+    anchor: Node
+
+    def resolve(self, value: Value) -> Value:
+        """The outer value (or constant) that a value of the body stands for."""
+        return self.outer.get(value, value)
+
+
+class Epilogue:
+    """The stores of a group's results in terms of its anchor's elements.
+
+    Made once a group (it settles where the results lie); `stores` may be asked for several places.
+    """
+
+    def __init__(self, context: Context, group: Group) -> None:
+        self.context, self.group = context, group
+        for value in group.body.results:
+            if value.type.shape != group.anchor.type.shape:
+                raise LoweringError(f"{describe(group.node)}: a contraction's epilogue changes its shape")
+        self.targets = [context.destination(v) for v in group.node.results()]
+
+    def stores(self, build: KernelBuilder, index: Sequence[Dim], acc: Expr) -> tuple[Store, ...]:
+        """The stores for the place `index` of the anchor, whose element there is `acc` (of the wide type)."""
+        group = self.group
+        reference, dtype = group.anchor.type.shape, group.anchor.type.dtype
+        element = acc if wide_type(dtype) == dtype else Call("cast", (acc,), dtype)
+
+        def leaf(value: Value) -> Expr | None:
+            if value is group.anchor:
+                return element
+            if isinstance(value, Constant) and value.data.size == 1:
+                return scalar_constant(value)
+            if value in group.outer or isinstance(value, Constant):
+                view = self.context.view(group.resolve(value))
+                return build.load(view, view.broadcast_at(index, reference))
+            return None
+
+        memo: dict[Value, Expr] = {}
+        return tuple(
+            build.store(target, target.at(index), translate(value, leaf, memo))
+            for value, target in zip(group.body.results, self.targets, strict=True)
+        )
+
+
+def launch_contraction(context: Context, group: Group, build: KernelBuilder, template: Contraction) -> None:
+    rows, (a, stores, batch) = merge_axes(template.rows, (template.a, template.stores, template.batch))
+    merged = replace(template, rows=rows, a=a, stores=stores, batch=batch)
+    flops = multiply(2, product((merged.row_count, merged.depth, merged.columns.extent, *(b.extent for b in batch))))
+    context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=flops))
+
+
+def wide_type(dtype: DType) -> DType:
+    """The type that a contraction of `dtype` operands computes in."""
+    return f32 if dtype.is_float and dtype != f64 else dtype
+
+
+def widened(value: Constant) -> NDArray[Any]:
+    """The data of weights in the type that they are computed in."""
+    return value.data.astype(wide_type(value.dtype).to_numpy(), copy=False)
+
+
+def in_wide_type(context: Context, view: View, node: Node) -> View:
+    """`view` in the type that contractions compute in: half precision is widened by a copy."""
+    kind = wide_type(view.storage.dtype)
+    if view.storage.dtype == kind:
+        return view
+    target = context.temp(TensorType(kind, view.shape), origin=node.origin)
+    copy(context, view, target, node.origin, "widen")
+    return target
+
+
+def pack_at_run_time(context: Context, b: View, width: int, node: Node) -> Storage:
+    """A kernel that packs run-time matrices [..., K, N] in panels, as `templates` describes."""
+    *lead, depth, n = b.shape
+    panels = ceil_divide(n, width)
+    target = context.temp(TensorType(b.storage.dtype, (*lead, panels, depth, width)), origin=node.origin)
+    whole = isinstance(n, int) and n % width == 0
+    if whole:
+        split = b.reshape((*lead, depth, panels, width))
+        assert split is not None
+        order = (*range(len(lead)), len(lead) + 1, len(lead), len(lead) + 2)
+        copy(context, split.transpose(order), target, node.origin, "pack")
+        return target.storage
+    pack_where_inside(context, b, target, width, node.origin)
+    return target.storage

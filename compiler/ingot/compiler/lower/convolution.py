@@ -1,0 +1,215 @@
+"""Convolution groups: implicit GEMM over zero-bordered channels-last data, depthwise by a template of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
+from ingot.compiler.ir.graph import Constant, Value
+from ingot.compiler.ir.loops import Axis, Call, Expr, Local
+from ingot.compiler.ir.program import Storage
+from ingot.compiler.ir.templates import Contraction, Depthwise
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.context import Context, kernel
+from ingot.compiler.lower.contraction import (
+    Epilogue,
+    Group,
+    in_wide_type,
+    launch_contraction,
+    pack_at_run_time,
+    wide_type,
+    widened,
+)
+from ingot.compiler.lower.movement import zero_border
+from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.packing import pack_conv, pack_depthwise
+from ingot.compiler.lower.pointwise import copy, materialise
+from ingot.compiler.lower.tiles import choose_contraction, choose_depthwise
+from ingot.compiler.lower.views import View
+from ingot.compiler.ops import linear
+
+
+def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int) -> Storage:
+    """The filters [O, I/g, *kernel] of `count` groups in panels."""
+    if isinstance(w, Constant):
+        return context.weight(w, ("conv", count, width), pack_conv(widened(w), count, width), wide_type(w.dtype))
+    out, inner, *taps = w.type.static_shape()
+    view = in_wide_type(context, context.view(w), group.node)
+    split = materialise(context, view, group.node.origin).reshape((count, out // count, inner, *taps))
+    assert split is not None
+    turned = split.transpose((0, *range(3, 3 + len(taps)), 2, 1))
+    dense = materialise(context, turned, group.node.origin)
+    matrices = dense.reshape((count, int(np.prod(taps)) * inner, out // count))
+    assert matrices is not None
+    return pack_at_run_time(context, matrices, width, group.node)
+
+
+def padded_input(context: Context, group: Group, node: linear.Conv, value: Value) -> View:
+    """The view of a convolution's input with at least its padding as a zeroed border."""
+    view = context.view(value)
+    need = conv_halo(node)
+    wide = wide_type(value.type.dtype)
+    have = context.halos.get(value, ()) if value not in context.placements else ()
+    if isinstance(value, Constant):
+        have = ()
+    if all(low == high == 0 for low, high in need):
+        return in_wide_type(context, view, group.node)
+    if (
+        wide == value.type.dtype
+        and have
+        and all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(have, need, strict=True))
+    ):
+        return view
+    padded = context.temp(TensorType(wide, value.type.shape), need, group.node.origin)
+    zero_border(context, padded, need, group.node.origin)
+    copy(context, view, padded, group.node.origin, "pad")
+    return padded
+
+
+def conv_halo(node: linear.Conv) -> tuple[tuple[int, int], ...]:
+    """The zero border (begin, end) per axis of x that a convolution reads."""
+    rank = len(node.strides)
+    spatial = [(node.pads[i], node.pads[rank + i]) for i in range(rank)]
+    return ((0, 0), *spatial, (0, 0)) if node.channels_last else ((0, 0), (0, 0), *spatial)
+
+
+def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
+    x_value, w = group.resolve(node.x), group.resolve(node.w)
+    view = padded_input(context, group, node, x_value)
+    rank, shape = len(node.strides), node.type.shape
+    if node.channels_last:
+        spatial_out, channels = shape[1:-1], shape[-1]
+    else:
+        spatial_out, channels = shape[2:], shape[1]
+        view = view.transpose((0, *range(2, rank + 2), 1))
+    _, inner, *kernel_shape = w.type.static_shape()
+    rows = [Axis("_b", shape[0]), *(Axis(f"_o{i}", d) for i, d in enumerate(spatial_out))]
+    taps = [Axis(f"_t{i}", d) for i, d in enumerate(kernel_shape)]
+    where: list[Dim] = [symbol("_b")]
+    for i in range(rank):
+        position = symbol(f"_o{i}") * node.strides[i] - node.pads[i]
+        where.append(position + (symbol(f"_t{i}") * node.dilations[i] if kernel_shape[i] > 1 else 0))
+
+    def out_index(channel: Dim) -> list[Dim]:
+        spatial = [symbol(axis.var) for axis in rows[1:]]
+        return [symbol("_b"), *spatial, channel] if node.channels_last else [symbol("_b"), channel, *spatial]
+
+    build = kernel(context, group.node)
+    if inner == 1 and node.group == channels and node.channels_last and rank == 2:
+        _depthwise(context, group, node, w, view, rows, taps, where, build)
+        return
+    columns = channels // node.group
+    depth = int(np.prod(kernel_shape)) * inner
+    tile = choose_contraction(
+        context.machine,
+        rows=product(axis.extent for axis in rows),
+        columns=columns,
+        depth=depth,
+        batch=node.group,
+        ranges=context.ranges,
+    )
+    packed = _packed_filters(context, group, w, node.group, tile.width)
+    batch = (Axis("_g", node.group),) if node.group > 1 else ()
+    group_index: Dim = symbol("_g") if batch else 0
+    channel = group_index * inner + symbol("_k")
+    segments = [axis for axis in taps if axis.extent != 1]
+    run = Axis("_k", inner)
+    offset = view.at([*where, channel])
+    last = taps[-1]
+    joined = (
+        last.extent != 1
+        and node.group == 1
+        and node.dilations[-1] == 1
+        and view.strides[-2] == inner * view.strides[-1]
+        and (view.strides[-1] == 1 or inner == 1)
+    )
+    if joined:  # the taps of one kernel row lie one after the other: one long run
+        where[-1] = symbol(f"_o{rank - 1}") * node.strides[-1] - node.pads[rank - 1]
+        offset = view.at([*where, 0]) + symbol("_k") * (view.strides[-2] if inner == 1 else view.strides[-1])
+        segments, run = segments[:-1], Axis("_k", multiply(last.extent, inner))
+    b_view = View(packed, (packed.size,), (1,))
+    step = multiply(multiply(ceil_divide(columns, tile.width), depth), tile.width)
+    template = Contraction(
+        batch=batch,
+        rows=tuple(rows),
+        columns=Axis("_n", columns),
+        segments=tuple(segments),
+        run=run,
+        a=build.load(view, offset),
+        b=build.parameter(b_view, "read"),
+        b_offset=group_index * step,
+        width=tile.width,
+        tile_rows=tile.tile_rows,
+        row_block=tile.row_block,
+        panel_block=tile.panel_block,
+        stores=(),
+        accumulator=wide_type(node.type.dtype),
+    )
+    n = group_index * columns + symbol("_n")
+    acc = _with_bias(context, group, node, build, n, Local("acc", template.accumulator))
+    stores = Epilogue(context, group).stores(build, out_index(n), acc)
+    launch_contraction(context, group, build, replace(template, stores=stores))
+
+
+def _with_bias(
+    context: Context, group: Group, node: linear.Conv, build: KernelBuilder, channel: Dim, acc: Expr
+) -> Expr:
+    if node.bias is None:
+        return acc
+    view = context.view(group.resolve(node.bias))
+    kind = wide_type(node.type.dtype)
+    bias: Expr = build.load(view, view.at([channel]))
+    if kind != node.type.dtype:
+        bias = Call("cast", (bias,), kind)
+    return Call("add", (acc, bias), kind)
+
+
+def _depthwise(
+    context: Context,
+    group: Group,
+    node: linear.Conv,
+    w: Value,
+    view: View,
+    rows: Sequence[Axis],
+    taps: Sequence[Axis],
+    where: Sequence[Dim],
+    build: KernelBuilder,
+) -> None:
+    channels = node.type.shape[-1]
+    if isinstance(w, Constant):
+        packed = context.weight(w, ("depthwise",), pack_depthwise(widened(w)), wide_type(w.dtype))
+    else:
+        filters = in_wide_type(context, context.view(w), group.node)
+        order = (*range(2, len(filters.shape)), 0, 1)
+        packed = materialise(context, filters.transpose(order), group.node.origin).storage
+    c = symbol("_c")
+    tap: Dim = 0
+    for axis in taps:
+        tap = tap * axis.extent + symbol(axis.var)
+    weights = View(packed, (packed.size,), (1,))
+    index = [symbol("_b"), *(symbol(axis.var) for axis in rows[1:]), c]
+    block = choose_depthwise(
+        context.machine,
+        rows=product(axis.extent for axis in rows[:-1]),
+        columns=rows[-1].extent,
+        channels=channels,
+        taps=int(np.prod(w.type.static_shape()[2:])),
+        ranges=context.ranges,
+    )
+    acc = _with_bias(context, group, node, build, c, Local("acc", wide_type(node.type.dtype)))
+    template = Depthwise(
+        rows=tuple(rows[:-1]),
+        x=rows[-1],
+        channels=Axis("_c", channels),
+        taps=tuple(taps),
+        a=build.load(view, view.at([*where, c])),
+        w=build.load(weights, tap * channels + c),
+        row_block=block,
+        stores=Epilogue(context, group).stores(build, index, acc),
+        accumulator=wide_type(node.type.dtype),
+    )
+    flops = multiply(2, multiply(product(node.type.shape), product(axis.extent for axis in taps)))
+    context.run(build.launch(template.grid, template, origin=group.node.origin, flops=flops))

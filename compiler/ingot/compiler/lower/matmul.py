@@ -1,0 +1,81 @@
+"""Matmul groups: a GEMM over packed panels, batched where the second operand is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
+from ingot.compiler.ir.graph import Constant
+from ingot.compiler.ir.loops import Axis, Local
+from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.lower.context import Context, kernel
+from ingot.compiler.lower.contraction import (
+    Epilogue,
+    Group,
+    in_wide_type,
+    launch_contraction,
+    pack_at_run_time,
+    wide_type,
+    widened,
+)
+from ingot.compiler.lower.packing import pack_panels
+from ingot.compiler.lower.tiles import choose_contraction
+from ingot.compiler.lower.views import View
+from ingot.compiler.ops import linear
+
+
+def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
+    a_value, b_value = group.resolve(node.a), group.resolve(node.b)
+    a, out = in_wide_type(context, context.view(a_value), group.node), node.type.shape
+    *lead, m, n = out
+    depth = node.a.type.shape[-1]
+    shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
+    rows_total = product((*lead, m)) if shared else m
+    tile = choose_contraction(
+        context.machine,
+        rows=rows_total,
+        columns=n,
+        depth=depth,
+        batch=1 if shared else product(lead),
+        ranges=context.ranges,
+    )
+    axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
+    index: list[Dim] = [symbol(axis.var) for axis in axes]
+    build = kernel(context, group.node)
+    column, run = Axis("_n", n), Axis("_k", depth)
+    a_offset = a.broadcast_at([*index, symbol("_k")], (*out[:-1], depth))
+    if isinstance(b_value, Constant):
+        matrices = pack_panels(widened(b_value), tile.width)
+        packed = context.weight(b_value, ("panels", tile.width), matrices, wide_type(b_value.dtype))
+    else:
+        packed = pack_at_run_time(
+            context, in_wide_type(context, context.view(b_value), group.node), tile.width, group.node
+        )
+    panels = ceil_divide(n, tile.width)
+    b_view = View(packed, (packed.size,), (1,))
+    b_offset: Dim = 0
+    step = multiply(multiply(panels, depth), tile.width)
+    skip = len(lead) - (len(b_value.type.shape) - 2)
+    for axis in range(len(b_value.type.shape) - 3, -1, -1):
+        extent = b_value.type.shape[axis]
+        if extent != 1:
+            b_offset = b_offset + index[axis + skip] * step
+        step = multiply(step, extent)
+    template = Contraction(
+        batch=() if shared else tuple(axes[:-1]),
+        rows=tuple(axes) if shared else (axes[-1],),
+        columns=column,
+        segments=(),
+        run=run,
+        a=build.load(a, a_offset),
+        b=build.parameter(b_view, "read"),
+        b_offset=b_offset,
+        width=tile.width,
+        tile_rows=tile.tile_rows,
+        row_block=tile.row_block,
+        panel_block=tile.panel_block,
+        stores=(),
+        accumulator=wide_type(node.type.dtype),
+    )
+    stores = Epilogue(context, group).stores(build, [*index, symbol("_n")], Local("acc", template.accumulator))
+    launch_contraction(context, group, build, replace(template, stores=stores))
