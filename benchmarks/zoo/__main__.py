@@ -60,7 +60,7 @@ def describe(model: Model, variant: Variant, exporter: str, path: Path) -> dict[
     kind, opset = exporter.split("-")
     packages = ("onnx",) if kind == "onnx" else ("torch", "onnx", "onnxscript")
     return {
-        **model.describe(variant),
+        **model.describe(variant, exporter),
         "exporter": kind,
         "opset": int(opset),
         "versions": {package: importlib.metadata.version(package) for package in packages},
@@ -88,7 +88,7 @@ def _graphs(proto: Any) -> list[list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description="Export the models of the zoo.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the models and what of them is in the cache folder")
     exporting = commands.add_parser("export", help="write models to the cache folder")

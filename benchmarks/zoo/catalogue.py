@@ -7,6 +7,8 @@ from typing import Any
 
 from benchmarks.zoo.specification import EXPORTERS, Input, Model, Options, Values
 
+# TorchScript knows scaled_dot_product_attention from opset 14 on.
+_SDPA = ("torchscript-14", *EXPORTERS[1:])
 NORMAL, ONES, VALID = Values("normal"), Values("ones"), Values("valid")
 
 
@@ -34,16 +36,30 @@ def _cnn(
         {"image": 224, "classes": 1000, **shared, **full},
         {"batch": 1},
         {"batch": 2},
-        exporters=EXPORTERS if file == "transformer" else EXPORTERS[:3],
+        exporters=_SDPA if file == "transformer" else EXPORTERS[:3],
         **more,
     )
 
 
-_MOBILE_V2 = ((1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 3, 32, 3, 2), (6, 3, 64, 4, 2), (6, 3, 96, 3, 1))
-_MOBILE_V2 = (*_MOBILE_V2, (6, 3, 160, 3, 2), (6, 3, 320, 1, 1))
+_MOBILE_V2 = (
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 3, 32, 3, 2),
+    (6, 3, 64, 4, 2),
+    (6, 3, 96, 3, 1),
+    (6, 3, 160, 3, 2),
+    (6, 3, 320, 1, 1),
+)
 _MOBILE_TINY = ((1, 3, 8, 1, 1), (4, 3, 12, 2, 2), (4, 5, 16, 2, 2))
-_EFFICIENT_B0 = ((1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2), (6, 5, 112, 3, 1))
-_EFFICIENT_B0 = (*_EFFICIENT_B0, (6, 5, 192, 4, 2), (6, 3, 320, 1, 1))
+_EFFICIENT_B0 = (
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 5, 40, 2, 2),
+    (6, 3, 80, 3, 2),
+    (6, 5, 112, 3, 1),
+    (6, 5, 192, 4, 2),
+    (6, 3, 320, 1, 1),
+)
 _MOBILE_V3 = ((1, 3, 16, 1, 2), (4, 3, 24, 2, 2), (4, 5, 40, 3, 2), (6, 5, 48, 2, 1), (6, 5, 96, 3, 2))
 
 _CNNS = (
@@ -186,7 +202,8 @@ def _cached_outputs(options: Options) -> tuple[str, ...]:
 def _text(name: str, builder: str, inputs: Any, outputs: Any, tiny: Options, full: Options, **dims: int) -> Model:
     dims = {"batch": 1, **(dims or {"sequence": 128})}
     traced = {"batch": 2, "sequence": 12, "target": 7, "past": 9}
-    return Model(name, builder, inputs, outputs, tiny, full, dims, {k: traced[k] for k in dims})
+    exporters = _SDPA if builder.endswith("Llama") else EXPORTERS
+    return Model(name, builder, inputs, outputs, tiny, full, dims, {k: traced[k] for k in dims}, exporters)
 
 
 _BERT_TINY = {"vocabulary": 500, "width": 64, "layers": 2, "heads": 4, "hidden": 128, "positions": 128}
@@ -283,6 +300,7 @@ def _recogniser(name: str, cell: str) -> Model:
         {"cell": cell, "mels": 80, "width": 256, "hidden": 512, "layers": 3, "symbols": 29},
         {"batch": 1, "frames": 200},
         {"batch": 2, "frames": 48},
+        fixed_by_dynamo=("frames",),
     )
 
 

@@ -237,12 +237,6 @@ class MobileNet(nn.Module):
     `stages`: (expansion, kernel, channels, depth, stride of the first block). `style`: "v2", "v3" or "efficient".
     """
 
-    STYLES = {
-        "v2": (nn.ReLU6, None),
-        "v3": (nn.Hardswish, nn.Hardsigmoid),
-        "efficient": (nn.SiLU, nn.Sigmoid),
-    }
-
     def __init__(
         self,
         style: str,
@@ -253,7 +247,11 @@ class MobileNet(nn.Module):
         image: int,
     ) -> None:
         super().__init__()
-        activation, gate = self.STYLES[style]
+        activation, gate = {
+            "v2": (nn.ReLU6, None),
+            "v3": (nn.Hardswish, nn.Hardsigmoid),
+            "efficient": (nn.SiLU, nn.Sigmoid),
+        }[style]
         layers: list[nn.Module] = [conv_norm(3, stem, 3, 2, activation=activation)]
         channels = stem
         for expansion, kernel, outputs, depth, first in stages:

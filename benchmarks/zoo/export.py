@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import logging
 import warnings
@@ -16,30 +17,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.zoo.specification import Input, Model, Variant, extent
+from benchmarks.zoo.specification import Input, Model, Variant
 from benchmarks.zoo.weights import randomize, settle
 
 GAINS = {"cnn": 2.0, "detection": 2.0, "feedforward": 2.0}
 
 
-def build(model: Model, variant: Variant) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+def build(model: Model, variant: Variant, exporter: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     """The module with seeded weights in eval mode, and the arguments it is traced with."""
     file, kind = model.builder.split(":")
     torch.manual_seed(model.seed)
     module = getattr(importlib.import_module(f"benchmarks.zoo.{file}"), kind)(**model.options(variant))
     randomize(module, model.seed, GAINS.get(file, 1.0))
-    arrays = model.arrays(variant, model.traced)
-    arguments = tuple(torch.from_numpy(array.copy()) for array in arrays.values())
-    settle(module, arguments)
-    return module, arguments
+    settle(module, _tensors(model, variant, model.traced))
+    return module, _tensors(model, variant, {**model.traced, **model.fixed(exporter)})
+
+
+def _tensors(model: Model, variant: Variant, dims: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(array.copy()) for array in model.arrays(variant, dims).values())
 
 
 def export(model: Model, variant: Variant, exporter: str, path: Path) -> None:
     """Write the model to `path`. `exporter` is ``torchscript-<opset>`` or ``dynamo-<opset>``."""
     kind, opset = exporter.split("-")
-    module, arguments = build(model, variant)
+    module, arguments = build(model, variant, exporter)
     options = model.options(variant)
-    inputs, outputs = model.inputs(options), model.outputs(options)
+    inputs = tuple(i.pinned(model.fixed(exporter)) for i in model.inputs(options))
+    outputs = model.outputs(options)
     names: dict[str, Any] = {"input_names": [i.name for i in inputs], "output_names": list(outputs)}
     names["opset_version"] = int(opset)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells on every export that torchvision is absent
@@ -66,17 +70,9 @@ def export(model: Model, variant: Variant, exporter: str, path: Path) -> None:
 
 
 def _dynamic_shapes(module: nn.Module, inputs: tuple[Input, ...]) -> Any:
-    """Per parameter of `forward` the dims of its axes; a variadic parameter takes the inputs that are left."""
-    symbols = {dim for i in inputs for dim in i.shape if isinstance(dim, str) and "+" not in dim}
-    dims = {symbol: torch.export.Dim(symbol, min=1, max=4096) for symbol in symbols}
-    shapes = [{axis: _dim(dim, dims) for axis, dim in enumerate(i.shape) if isinstance(dim, str)} for i in inputs]
+    """Per parameter of `forward` the names of its open axes; a variadic parameter takes the inputs that are left."""
+    shapes = [{axis: dim for axis, dim in enumerate(i.shape) if isinstance(dim, str)} for i in inputs]
     code = module.forward.__code__
     fixed = code.co_argcount - 1
-    return (*shapes[:fixed], tuple(shapes[fixed:])) if len(shapes) > fixed or code.co_flags & 4 else tuple(shapes)
-
-
-def _dim(dim: str, dims: Mapping[str, Any]) -> Any:
-    terms = [term.strip() for term in dim.split("+")]
-    symbol = next(dims[term] for term in terms if not term.isdigit())
-    added = extent(dim, dict.fromkeys(dims, 0))
-    return symbol + added if added else symbol
+    variadic = bool(code.co_flags & inspect.CO_VARARGS)
+    return (*shapes[:fixed], tuple(shapes[fixed:])) if variadic and shapes[fixed:] else tuple(shapes)

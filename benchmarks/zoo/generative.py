@@ -198,7 +198,7 @@ class T5Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         normed = self.norm1(x)
         x = x + self.attention(normed, normed, bias)
-        if self.cross is not None:
+        if self.norm2 is not None and self.cross is not None and memory is not None and mask is not None:
             x = x + self.cross(self.norm2(x), memory, mask)
         return x + self.project(F.relu(self.expand(self.norm3(x))))
 

@@ -56,25 +56,24 @@ def rebuild(model: Model, variant: Variant, path: Path) -> None:
 
 
 def _roles(nodes: list[onnx.NodeProto], shapes: dict[str, list[int]]) -> dict[str, tuple[str, int]]:
-    """Which operand of which operator a weight is; Unsqueeze between the two is looked through."""
+    """Which operand of which operator a weight is; Unsqueeze and Reshape between the two are looked through."""
+    readers = {name: (node, index) for node in nodes for index, name in enumerate(node.input)}
     roles: dict[str, tuple[str, int]] = {}
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            if name not in shapes:
-                continue
-            reader, position = node, index
-            while reader.op_type == "Unsqueeze":
-                reader = next(other for other in nodes if reader.output[0] in other.input)
-                position = 1
-            roles[name] = (reader.op_type, position)
+    for name in shapes:
+        if name not in readers:
+            continue
+        reader, index = readers[name]
+        while reader.op_type in ("Unsqueeze", "Reshape"):
+            reader, index = readers[reader.output[0]]
+        roles[name] = (reader.op_type, index)
     return roles
 
 
 def _divided(shape: list[int], role: tuple[str, int], divide: int, classes: int) -> list[int]:
-    """The shape with channels divided. The image's three, the classes and kernels' extents stay."""
-    channels = 2 if role[0] in ("Conv", "Gemm") else 1
+    """The shape with channels divided. Ones, the image's three, the classes and kernels' extents stay."""
+    kernel = range(2, len(shape)) if role[0] == "Conv" else ()
     return [
-        extent if axis >= channels or extent in (3, classes) else extent // divide for axis, extent in enumerate(shape)
+        extent if axis in kernel or extent in (1, 3, classes) else extent // divide for axis, extent in enumerate(shape)
     ]
 
 
@@ -82,7 +81,8 @@ def _weight(role: tuple[str, int], shape: list[int], rng: np.random.Generator) -
     """Kernels after He et al. 2015, scales and variances near one, everything else small."""
     match role:
         case ("Conv" | "Gemm", 1):
-            values = rng.standard_normal(shape, np.float32) * (2.0 / float(np.prod(shape[1:]))) ** 0.5
+            fan_in = shape[-1] if role[0] == "Gemm" else float(np.prod(shape[1:]))
+            values = rng.standard_normal(shape, np.float32) * (2.0 / fan_in) ** 0.5
         case ("BatchNormalization", 1 | 4) | ("Mul", 1):
             values = rng.uniform(0.8, 1.2, shape)
         case _:
@@ -94,8 +94,12 @@ def _last_weight(nodes: list[onnx.NodeProto], values: dict[str, Array]) -> tuple
     """The last kernel that is followed by Softmax, and the result that it makes."""
     if nodes[-1].op_type != "Softmax":
         return None
-    last = next(node for node in reversed(nodes) if node.op_type in ("Conv", "Gemm") and node.input[1] in values)
-    return last.input[1], last.output[0]
+    last = next(node for node in reversed(nodes) if node.op_type in ("Conv", "Gemm"))
+    producers = {node.output[0]: node for node in nodes}
+    weight = last.input[1]
+    while weight not in values:
+        weight = producers[weight].input[0]
+    return weight, last.output[0]
 
 
 def _moderate(proto: onnx.ModelProto, model: Model, variant: Variant, logits: tuple[str, str]) -> None:

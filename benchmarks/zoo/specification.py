@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +24,9 @@ EXPORTERS = ("torchscript-13", "torchscript-17", "dynamo-18", "dynamo-23")
 class Values:
     """How an input is filled.
 
-    normal: standard normal. integers: uniform in [low, high). ones, zeros. valid: per row, ones and then zeros (a padding
-    mask; the first row has ones only). lengths: per row the number of valid elements, the first row the extent of symbol
-    `of`. positions: consecutive integers along the last axis, ending with the extent of symbol `of` less one.
+    normal: standard normal. integers: uniform in [low, high). ones, zeros. valid: per row, ones and then zeros (a
+    padding mask; the first row has ones only). lengths: per row the number of valid elements, in the first row the
+    extent `of`. positions: consecutive integers along the last axis, the last of them the extent `of` less one.
     """
 
     kind: Literal["normal", "integers", "ones", "zeros", "valid", "lengths", "positions"]
@@ -47,6 +47,10 @@ class Input:
     def extents(self, dims: Mapping[str, int]) -> tuple[int, ...]:
         """The shape where every symbol has the extent given by `dims`."""
         return tuple(extent(dim, dims) for dim in self.shape)
+
+    def pinned(self, fixed: Mapping[str, int]) -> Input:
+        """The same input where the symbols of `fixed` are extents."""
+        return replace(self, shape=tuple(fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in self.shape))
 
     def fill(self, dims: Mapping[str, int], rng: np.random.Generator) -> NDArray[Any]:
         """An array of sensible values."""
@@ -90,6 +94,7 @@ class Model:
     `outputs` may depend on these. `dims` gives every symbol the extent it has unless another is asked for, `traced`
     the extents at which the exporters see it (never 1: both exporters may treat 1 as fixed). `exporters` are those of
     the tiny variant; the full one is exported by those of them that are also in `full_exporters`.
+    Symbols in `fixed_by_dynamo` have only their usual extent there, because torch cannot export them open.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Model:
     traced: Mapping[str, int] = field(default_factory=dict[str, int])
     exporters: tuple[str, ...] = EXPORTERS
     full_exporters: tuple[str, ...] = ("torchscript-17", "dynamo-18")
+    fixed_by_dynamo: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -117,6 +123,10 @@ class Model:
             return self.exporters
         return tuple(name for name in self.exporters if name in self.full_exporters) or self.exporters[:1]
 
+    def fixed(self, exporter: str) -> dict[str, int]:
+        """Symbols that the exporter makes fixed, with their extents."""
+        return {name: self.dims[name] for name in self.fixed_by_dynamo} if exporter.startswith("dynamo") else {}
+
     def arrays(self, variant: Variant, dims: Mapping[str, int]) -> dict[str, NDArray[Any]]:
         """Seeded inputs by name; `dims` replaces default extents."""
         if unknown := sorted(set(dims) - set(self.dims)):
@@ -125,15 +135,15 @@ class Model:
         chosen = {**self.dims, **dims}
         return {made.name: made.fill(chosen, rng) for made in self.inputs(self.options(variant))}
 
-    def describe(self, variant: Variant) -> dict[str, Any]:
+    def describe(self, variant: Variant, exporter: str) -> dict[str, Any]:
         """The part of the record beside an exported file that is known beforehand."""
-        options = self.options(variant)
+        options, fixed = self.options(variant), self.fixed(exporter)
         return {
             "name": self.name,
             "variant": variant,
             "seed": self.seed,
             "options": dict(options),
-            "dims": dict(self.dims),
-            "inputs": [asdict(made) for made in self.inputs(options)],
+            "dims": {name: extent for name, extent in self.dims.items() if name not in fixed},
+            "inputs": [asdict(made.pinned(fixed)) for made in self.inputs(options)],
             "outputs": list(self.outputs(options)),
         }

@@ -1,5 +1,6 @@
-"""Transformer encoders, written the ways that the libraries write them: attention step by step with an added mask
-(BERT), one product for q, k and v with `scaled_dot_product_attention` (ViT), scaled queries over folded heads (Whisper)."""
+"""Transformer encoders, with attention in the ways that the libraries write it: step by step with an added mask (BERT),
+one product for q, k and v with `scaled_dot_product_attention` (ViT), scaled queries over folded heads (Whisper).
+"""
 # pyright: basic, reportMissingImports=false
 # torch is installed only where the zoo is exported.
 

@@ -25,9 +25,9 @@ def randomize(model: nn.Module, seed: int, gain: float) -> None:
                 values = rng.standard_normal(shape, np.float32) * shape[1] ** -0.5
             elif isinstance(owner, nn.RNNBase):
                 values = rng.standard_normal(shape, np.float32) * owner.hidden_size**-0.5
-            elif isinstance(owner, nn.ConvTranspose2d):
+            elif isinstance(owner, nn.ConvTranspose2d) and len(shape) > 1:
                 fan_in = shape[0] * shape[2] * shape[3] / (owner.stride[0] * owner.stride[1])
-                values = rng.standard_normal(shape, np.float32) * (gain / fan_in if len(shape) > 1 else 0.0025) ** 0.5
+                values = rng.standard_normal(shape, np.float32) * (gain / fan_in) ** 0.5
             elif len(shape) > 1:
                 values = rng.standard_normal(shape, np.float32) * (gain / float(np.prod(shape[1:]))) ** 0.5
             elif name.endswith("bias"):

@@ -74,7 +74,7 @@ def compile(
     )
     finish("passes")
 
-    program = lower(graph, place.machine)
+    program = lower(graph, place.machine, reorder=numerics != "strict")
     verify_program(program)
     finish("lower")
 

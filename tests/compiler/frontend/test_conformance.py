@@ -99,12 +99,12 @@ def array(value: Any) -> np.ndarray:
 
 
 def with_constants(model: onnx.ModelProto, inputs: list[Any]) -> onnx.ModelProto:
-    """The model with small integer inputs and single numbers as initialisers."""
+    """The model with small integer inputs, single numbers and what a Resize goes by as initialisers."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for declared, value in zip(model.graph.input, inputs, strict=True):
         data = array(value)
-        if (data.dtype.kind in "iub" and data.size <= 64) or data.size == 1:
+        if (data.dtype.kind in "iub" and data.size <= 64) or data.size == 1 or declared.name in ("roi", "scales"):
             copy.graph.initializer.append(numpy_helper.from_array(data, declared.name))
     return copy
 

@@ -28,6 +28,7 @@ class Context:
     """The state of one lowering."""
 
     machine: Machine
+    reorder: bool = True  # whether algorithms that reorder the arithmetic (Winograd) may be chosen
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     storages: list[Storage] = field(default_factory=list[Storage])
     steps: list[Step] = field(default_factory=list[Step])

@@ -29,6 +29,7 @@ from ingot.compiler.lower.packing import pack_conv, pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
 from ingot.compiler.lower.tiles import choose_contraction, choose_depthwise
 from ingot.compiler.lower.views import View
+from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
 from ingot.compiler.ops import linear
 
 
@@ -50,7 +51,7 @@ def _packed_filters(context: Context, group: Group, w: Value, count: int, width:
 def padded_input(context: Context, group: Group, node: linear.Conv, value: Value) -> View:
     """The view of a convolution's input with at least its padding as a zeroed border."""
     view = context.view(value)
-    need = conv_halo(node)
+    need = conv_halo(context, node, group.resolve(node.w))
     wide = wide_type(value.type.dtype)
     have = context.halos.get(value, ()) if value not in context.placements else ()
     if isinstance(value, Constant):
@@ -69,16 +70,24 @@ def padded_input(context: Context, group: Group, node: linear.Conv, value: Value
     return padded
 
 
-def conv_halo(node: linear.Conv) -> tuple[tuple[int, int], ...]:
-    """The zero border (begin, end) per axis of x that a convolution reads."""
+def conv_halo(context: Context, node: linear.Conv, w: Value) -> tuple[tuple[int, int], ...]:
+    """The zero border (begin, end) per axis of x that a convolution with the filters `w` reads."""
+    algorithm = choose_winograd(context, node, w)
+    if algorithm is not None:
+        return winograd_halo(node, algorithm)
     rank = len(node.strides)
     spatial = [(node.pads[i], node.pads[rank + i]) for i in range(rank)]
     return ((0, 0), *spatial, (0, 0)) if node.channels_last else ((0, 0), (0, 0), *spatial)
 
 
 def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
+    """Kernels for a convolution group: Winograd where it pays, depthwise, else an implicit GEMM."""
     x_value, w = group.resolve(node.x), group.resolve(node.w)
     view = padded_input(context, group, node, x_value)
+    algorithm = choose_winograd(context, node, w)
+    if algorithm is not None:
+        lower_winograd(context, group, node, view, algorithm)
+        return
     rank, shape = len(node.strides), node.type.shape
     if node.channels_last:
         spatial_out, channels = shape[1:-1], shape[-1]

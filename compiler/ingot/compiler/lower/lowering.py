@@ -18,7 +18,9 @@ from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.movement import lower_movement, view_of
 from ingot.compiler.lower.pointwise import copy, lower_pointwise
 from ingot.compiler.lower.pooling import lower_window
+from ingot.compiler.lower.recurrent import lower_recurrent
 from ingot.compiler.lower.reduction import lower_reduction
+from ingot.compiler.lower.resample import lower_resample
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import composite, linear, movement, reduction
 from ingot.compiler.ops.fused import Fused
@@ -27,12 +29,13 @@ from ingot.compiler.ops.pointwise import Pointwise
 ANCHORS = (linear.Conv, linear.MatMul, composite.Attention)
 
 
-def lower(graph: Graph, machine: Machine) -> Program:
-    """The program that computes `graph`, with schedules chosen for `machine`.
+def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
+    """The program that computes `graph`, with schedules chosen for `machine`; `reorder` allows algorithms that change
+    the order of floating-point operations beyond sums.
 
     Raises LoweringError for an op that has no kernel.
     """
-    context = Context(machine, graph.ranges)
+    context = Context(machine, reorder, graph.ranges)
     for x in graph.inputs:
         storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
         context.views[x] = View(storage, x.shape, dense_strides(x.shape))
@@ -86,7 +89,9 @@ def _lower_nodes(context: Context, graph: Graph) -> None:
 
 
 def _lower_node(context: Context, node: Node) -> None:
-    if lower_control(context, node, _lower_graph) or lower_movement(context, node) or lower_window(context, node):
+    if lower_control(context, node, _lower_graph) or lower_movement(context, node):
+        return
+    if lower_window(context, node) or lower_resample(context, node) or lower_recurrent(context, node):
         return
     body, outer = body_of(node)
     operands: Mapping[Value, Value] = dict(zip(body.inputs, outer, strict=True))
@@ -162,7 +167,7 @@ def _demand_halo(context: Context, node: Node) -> None:
         if not isinstance(anchor, linear.Conv) or not anchor.channels_last:
             continue
         value = inner.get(anchor.x, anchor.x)
-        need = conv_halo(anchor)
+        need = conv_halo(context, anchor, inner.get(anchor.w, anchor.w))
         if not any(low or high for low, high in need) or not _is_kernel(value):
             continue
         have = context.halos.get(value, ((0, 0),) * len(need))

@@ -7,28 +7,285 @@ the sums are, in registers. The hidden state has two copies that take turns.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
-from ingot.compiler.ir.graph import Constant, Graph, Input, Value, constant, describe
-from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, Store, When
-from ingot.compiler.ir.types import TensorType
-from ingot.compiler.lower import cells
+from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, constant, describe
+from ingot.compiler.ir.loops import Axis, Call, Const, For, Let, Local, When
+from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.cells import Arithmetic
 from ingot.compiler.lower.context import Context, kernel
-from ingot.compiler.lower.linear import lower_contraction
+from ingot.compiler.lower.contraction import Group
+from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.pointwise import copy, fill, index_value, materialise, zero
+from ingot.compiler.lower.timesteps import Cell, Gates, Phase, StepWriter, Storages
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import recurrent as ops
 from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.pointwise import Add
-from ingot.runtime.dtypes import DType, boolean, f32, f64, i64
+from ingot.runtime.dtypes import boolean, f32, f64, i64
 
 ROW_BLOCK = 8  # batch rows of a grid point: they share what a step reads of the weights
-CHAINS = 8  # sums in flight that keep the multipliers busy
+
+ROW_TILE = 4  # of them at a time in registers, with the sums of two gates
+
+_GATES: Mapping[type[Node], str] = {ops.RNN: "h", ops.GRU: "zrh", ops.LSTM: "iofc"}
+
+
+def lower_recurrent(context: Context, node: Node) -> bool:
+    """Lower an RNN, GRU or LSTM; False when `node` is none of them."""
+    if not isinstance(node, ops.Recurrent):
+        return False
+    _Layer(context, node).lower()
+    return True
+
+
+class _Layer:
+    """The storages of one layer, and its launches."""
+
+    def __init__(self, context: Context, node: ops.Recurrent) -> None:
+        self.context, self.node = context, node
+        self.kind = f64 if node.x.dtype == f64 else f32
+        self.m = Arithmetic(self.kind, node.clip)
+        self.width = context.machine.lanes(self.kind.bytes)
+        self.hidden, self.gates = node.hidden, _GATES[type(node)]
+        self.directions, self.steps, self.batch = node.directions, node.steps, node.batch
+        self.state_shape: Shape = (self.directions, self.batch, self.hidden)
+
+    def lower(self) -> None:
+        """Emit everything."""
+        node, context = self.node, self.context
+        lengths = self._lengths()
+        x = self._projection()
+        y, *finals = [context.destination(value) for value in node.results()]
+        if node.layout:
+            y = y.transpose((1, 2, 0, 3))
+            finals = [view.transpose((1, 0, 2)) for view in finals]
+        h = self._temp((2, *self.state_shape))
+        first = View(h.storage, self.state_shape, dense_strides(self.state_shape))
+        self._start(node.initial_h, first)
+        c = peepholes = None
+        if isinstance(node, ops.LSTM):
+            c = finals[1] if finals[1].storage.dtype == self.kind else self._temp(self.state_shape)
+            self._start(node.initial_c, c)
+            peepholes = self._operand(node.p) if node.p is not None else None
+        two_phases = isinstance(node, ops.GRU) and not self._resets_sum
+        z, reset = (self._filled() if two_phases else None for _ in range(2))
+        at = Storages(x, y, h, c, z, reset, self.step_bias, self.biased_gates, peepholes, lengths)
+        phases = self._phases()
+        alike = self.directions == 1 or node.functions(0) == node.functions(1)
+        for start, count in ((0, self.directions),) if alike else ((0, 1), (1, 1)):
+            self._walk(at, phases, start, count)
+        last = View(h.storage, first.shape, first.strides, (self.steps % 2) * product(self.state_shape))
+        copy(context, last, finals[0], node.origin, "state")
+        if c is not None and c is not finals[1]:
+            copy(context, c, finals[1], node.origin, "state")
+
+    # -- operands -----------------------------------------------------------------------------------------------------
+
+    def _temp(self, shape: Shape) -> View:
+        return self.context.temp(TensorType(self.kind, shape), origin=self.node.origin)
+
+    def _filled(self) -> View:
+        """A temp [D, N, H] of zeros, for what a kernel hands from one phase to the next."""
+        view = self._temp(self.state_shape)
+        fill(self.context, view, zero(self.kind), self.node.origin, "state")
+        return view
+
+    def _operand(self, value: Value) -> View:
+        """The view of an operand in the type that the layer computes in."""
+        if isinstance(value, Constant) and value.dtype != self.kind:
+            data = value.data.astype(self.kind.to_numpy())
+            storage = self.context.weight(value, ("wide",), data, self.kind)
+            return View(storage, value.type.shape, dense_strides(value.type.shape))
+        view = self.context.view(value)
+        if view.storage.dtype == self.kind:
+            return view
+        target = self._temp(view.shape)
+        copy(self.context, view, target, self.node.origin, "widen")
+        return target
+
+    def _start(self, initial: Value | None, state: View) -> None:
+        """Give a state its first contents."""
+        if initial is None:
+            fill(self.context, state, zero(self.kind), self.node.origin, "state")
+            return
+        view = self.context.view(initial)
+        copy(self.context, view.transpose((1, 0, 2)) if self.node.layout else view, state, self.node.origin, "state")
+
+    def _lengths(self) -> View | None:
+        """The view of sequence_lens, after a kernel that reports lengths outside 0..T."""
+        value = self.node.sequence_lens
+        if value is None:
+            return None
+        view = self.context.view(value)
+        build = KernelBuilder(self.context.unique("lengths"))
+        status, number = self.context.fault(
+            f"{describe(self.node)}: a sequence length is negative or larger than the number of steps"
+        )
+        length = Call("cast", (build.load(view, view.at([symbol("_n")])),), i64)
+        bad = Call(
+            "or",
+            (
+                Call("lt", (Local("_length", i64), Const(0, i64)), boolean),
+                Call("gt", (Local("_length", i64), index_value(self.steps)), boolean),
+            ),
+            boolean,
+        )
+        body = (Let("_length", length), When(bad, (build.store(status, 0, Const(number, i64)),)))
+        loop = For("_n", self.batch, body)
+        self.context.run(build.launch((Axis("_point", 1),), (loop,), origin=self.node.origin))
+        return view
+
+    def _projection(self) -> View:
+        """``x w' + b`` for all steps: [T, N, D, G, H]. Sets what biases are left for the steps to add."""
+        view = self._operand(self.node.x)
+        view = view.transpose((1, 0, 2)) if self.node.layout else view
+        if not isinstance(self.node.w, Constant):  # a packing at run time serves one matrix of rows
+            flat = materialise(self.context, view, self.node.origin)
+            view = View(flat.storage, (self.steps * self.batch, view.shape[2]), (flat.strides[1], 1), flat.offset)
+        outer: dict[Value, Value] = {}
+        x = self._input("x", view, outer)
+        anchor = MatMul(x, self._input_weights(outer))
+        total: Value = anchor
+        bias = self._bias(outer)
+        if bias is not None:
+            total = Add(total, bias)
+        inputs = tuple(value for value in outer if isinstance(value, Input))
+        body = Graph(inputs, (("y", total),), "projection")
+        group = Fused(tuple(outer.values()), body, origin=self.node.origin)
+        lower_matmul(self.context, Group(group, body, outer, anchor), anchor)
+        shape = (self.steps, self.batch, self.directions, len(self.gates), self.hidden)
+        result = self.context.view(group).reshape(shape)
+        assert result is not None
+        return result
+
+    def _input(self, label: str, view: View, outer: dict[Value, Value]) -> Value:
+        """An input of the projection that stands for a view."""
+        inside, outside = (Input(label, TensorType(self.kind, view.shape)) for _ in range(2))
+        outer[inside] = outside
+        self.context.views[outside] = view
+        return inside
+
+    def _input_weights(self, outer: dict[Value, Value]) -> Value:
+        """w as a matrix [I, D*G*H]."""
+        w = self.node.w
+        columns = self.directions * len(self.gates) * self.hidden
+        if isinstance(w, Constant):
+            data = w.data.astype(self.kind.to_numpy(), copy=False)
+            return constant(data.transpose(2, 0, 1).reshape(data.shape[2], columns), origin=w.origin)
+        dense = materialise(self.context, self._operand(w), self.node.origin)
+        rows = dense.reshape((columns, dense.shape[2]))
+        assert rows is not None
+        return self._input("w", rows.transpose((1, 0)), outer)
+
+    def _bias(self, outer: dict[Value, Value]) -> Value | None:
+        """The bias [D*G*H] that the projection adds; sets `step_bias` [D, G, H] and the gates that have one."""
+        b = self.node.b
+        self.step_bias: View | None = None
+        self.biased_gates = ""
+        if b is None:
+            return None
+        shape = (self.directions, 2, len(self.gates), self.hidden)
+        part = (self.directions, len(self.gates), self.hidden)
+        size = product(part)
+        if isinstance(b, Constant):
+            own, recurrent = np.moveaxis(b.data.astype(self.kind.to_numpy()).reshape(shape), 1, 0)
+            if self._resets_sum:  # the candidate's recurrent bias is multiplied by the reset gate
+                self.biased_gates = "h"
+                storage = self.context.weight(b, ("recurrent bias",), recurrent, self.kind)
+                self.step_bias = View(storage, part, dense_strides(part))
+                recurrent = recurrent * np.array([[[1], [1], [0]]], recurrent.dtype)
+            return constant((own + recurrent).reshape(-1), origin=b.origin)
+        dense = materialise(self.context, self._operand(b), self.node.origin).reshape(shape)
+        assert dense is not None
+        halves = [
+            dense.slice((0, i, 0, 0), (self.directions, 1, *part[1:]), (1, 1, 1, 1)).reshape(part) for i in range(2)
+        ]
+        own_bias, self.step_bias = halves
+        self.biased_gates = self.gates
+        assert own_bias is not None
+        flat = materialise(self.context, own_bias, self.node.origin).reshape((size,))
+        assert flat is not None
+        return self._input("b", flat, outer)
+
+    @property
+    def _resets_sum(self) -> bool:
+        """Whether this is a GRU that applies the reset gate to the candidate's sum, not to the state before it."""
+        return isinstance(self.node, ops.GRU) and self.node.linear_before_reset
+
+    def _panels(self, gates: str) -> View:
+        """The recurrent weights of some gates: [D, panel, k, gate, lane]."""
+        r, h, w = self.node.r, self.hidden, self.width
+        panels = -(-h // w)
+        shape = (self.directions, panels, h, len(gates), w)
+        rows = [self.gates.index(gate) for gate in gates]
+        if isinstance(r, Constant):
+            every = r.data.astype(self.kind.to_numpy(), copy=False).reshape(self.directions, len(self.gates), h, h)
+            padded = np.zeros((self.directions, len(gates), panels * w, h), self.kind.to_numpy())
+            padded[:, :, :h] = every[:, rows]
+            packed = padded.reshape(self.directions, len(gates), panels, w, h).transpose(0, 2, 4, 1, 3)
+            storage = self.context.weight(r, ("recurrent", gates, w), packed, self.kind)
+            return View(storage, shape, dense_strides(shape))
+        source = materialise(self.context, self._operand(r), self.node.origin)
+        split = source.reshape((self.directions, len(self.gates), h, h))
+        assert split is not None
+        target = self._temp(shape)
+        build = KernelBuilder(self.context.unique("pack"))
+        d, p, k, v = (symbol(name) for name in ("_d", "_p", "_k", "_v"))
+        stores = tuple(
+            build.store(target, target.at([d, p, k, i, v]), build.load(split, split.at([d, row, p * w + v, k])))
+            for i, row in enumerate(rows)
+        )
+        lanes = minimum(w, h - p * w) if h % w else w
+        body = For("_k", h, (For("_v", lanes, stores),))
+        grid = (Axis("_d", self.directions), Axis("_p", panels))
+        self.context.run(build.launch(grid, (body,), origin=self.node.origin))
+        return target
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _phases(self) -> tuple[Phase, ...]:
+        match self.node:
+            case ops.LSTM(input_forget=True):
+                return (self._phase("lstm", "io", "c"),)
+            case ops.LSTM():
+                return (self._phase("lstm", "io", "fc"),)
+            case ops.GRU(linear_before_reset=True):
+                return (self._phase("gru", "zr", "h"),)
+            case ops.GRU():
+                return self._phase("reset", "zr"), self._phase("candidate", "h")
+            case _:
+                return (self._phase("rnn", "h"),)
+
+    def _phase(self, cell: Cell, *groups: str) -> Phase:
+        return Phase(cell, tuple(Gates(letters, self._panels(letters)) for letters in groups))
+
+    def _walk(self, at: Storages, phases: Sequence[Phase], start: int, count: int) -> None:
+        """One kernel for all steps of `count` directions from `start` on: a grid point is a direction and some rows."""
+        node, batch = self.node, self.batch
+        build = kernel(self.context, node)
+        direction: Dim = symbol("_d") if count > 1 else start
+        flip = direction if node.direction == "bidirectional" else int(node.direction == "reverse")
+        whole = isinstance(batch, int) and batch <= ROW_BLOCK
+        first: Dim = 0 if whole else symbol("_b") * ROW_BLOCK
+        rows = batch if whole else minimum(ROW_BLOCK, batch - first)
+        if isinstance(batch, int) and batch % ROW_BLOCK == 0 and not whole:
+            rows = ROW_BLOCK
+        writer = StepWriter(
+            build, at, self.m, self.gates, node.functions(start), direction, flip, symbol("_t"), ROW_TILE
+        )
+        body = tuple(s for phase in phases for s in writer.phase(phase, first, rows))
+        grid: list[Axis] = []
+        if count > 1:
+            grid.append(Axis("_d", count))
+        if not whole:
+            grid.append(Axis("_b", ceil_divide(batch, ROW_BLOCK)))
+        flops = product((2, self.steps, batch, count, len(self.gates), self.hidden, self.hidden))
+        self.context.run(
+            build.launch(grid or [Axis("_point", 1)], (For("_t", self.steps, body),), origin=node.origin, flops=flops)
+        )

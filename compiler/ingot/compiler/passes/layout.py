@@ -9,13 +9,15 @@ import numpy as np
 
 from ingot.compiler.ir.graph import Constant, Graph, Value, constant, operands_of, with_operands
 from ingot.compiler.ops.linear import AveragePool, Conv, MaxPool
-from ingot.compiler.ops.movement import Concat, Pad, Slice, Transpose
+from ingot.compiler.ops.movement import Concat, Gather, Pad, Slice, Transpose
 from ingot.compiler.ops.pointwise import Pointwise
 from ingot.compiler.ops.reduction import Reduction
+from ingot.compiler.ops.resample import Resample
+from ingot.compiler.ops.transposed import ConvTranspose
 from ingot.compiler.rewrite import Patch
 
 
-def to_channels_last(node: Conv | MaxPool | AveragePool, graph: Graph) -> Patch | None:
+def to_channels_last(node: Conv | ConvTranspose | MaxPool | AveragePool, graph: Graph) -> Patch | None:
     """conv(x) -> transpose(conv(transpose(x), channels_last))"""
     if node.channels_last:
         return None
@@ -104,6 +106,17 @@ def sink_through_slice(node: Slice, graph: Graph) -> Patch | None:
             return None
 
 
+def sink_through_lookup(node: Gather | Resample, graph: Graph) -> Patch | None:
+    """gather(transpose(x, p), i, axis) -> transpose(gather(x, i, p[axis]), p) for i of rank 1; the same for resample"""
+    match node:
+        case Gather(Transpose(x, perm), indices) if indices.rank == 1:
+            return {node: Transpose(dataclasses.replace(node, data=x, axis=perm[node.axis]), perm)}
+        case Resample(Transpose(x, perm)):
+            return {node: Transpose(dataclasses.replace(node, x=x, axis=perm[node.axis]), perm)}
+        case _:
+            return None
+
+
 LAYOUT = (
     to_channels_last,
     merge_transposes,
@@ -112,6 +125,7 @@ LAYOUT = (
     sink_through_concat,
     sink_through_pad,
     sink_through_slice,
+    sink_through_lookup,
 )
 
 

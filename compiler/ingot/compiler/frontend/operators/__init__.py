@@ -13,6 +13,7 @@ from ingot.compiler.frontend.operators import (
     quantised,
     recurrent,
     reduction,
+    resize,
     slicing,
 )
 from ingot.compiler.frontend.operators.table import Table
@@ -30,6 +31,7 @@ FAMILIES = {
     "quantised": quantised.TABLE,
     "recurrent": recurrent.TABLE,
     "reduction": reduction.TABLE,
+    "resize": resize.TABLE,
     "slicing": slicing.TABLE,
 }
 TABLE = Table(FAMILIES.values())

@@ -14,6 +14,7 @@ from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Reshape, Transpose
 from ingot.compiler.ops.reduction import ReduceSum
+from ingot.compiler.ops.transposed import ConvTranspose
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -127,6 +128,43 @@ def conv(ctx: Context) -> Results:
     group = ctx.attribute("group", 1)
     ctx.equal(x.shape[1], w.shape[1] * group)
     return ctx.build(Conv, x, w, bias, shared.strides, shared.pads, shared.dilations, group, False)
+
+
+@onnx_op("ConvTranspose")
+def conv_transpose(ctx: Context) -> Results:
+    x, w, bias = ctx.operand(0), ctx.operand(1), ctx.optional(2)
+    if w.rank != x.rank or x.rank < 3 or not all(isinstance(d, int) for d in w.shape[1:]):
+        raise ctx.error(f"the weight {w.type} does not fit {x.type}: both need the same rank, 3 or more")
+    n = x.rank - 2
+    kernel = tuple(d for d in w.shape[2:] if isinstance(d, int))
+    given = ctx.ints("kernel_shape")
+    if given is not None and given != kernel:
+        raise ctx.error(f"kernel_shape {list(given)} does not agree with the weight {w.type}")
+    strides, dilations = ctx.ints("strides") or (1,) * n, ctx.ints("dilations") or (1,) * n
+    beyond, group = ctx.ints("output_padding") or (0,) * n, ctx.attribute("group", 1)
+    mode, pads, shape = ctx.attribute("auto_pad", "NOTSET"), ctx.ints("pads"), ctx.ints("output_shape")
+    if mode not in ("NOTSET", "", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise ctx.error(f"unknown auto_pad {mode!r}", "run onnx.checker on the model")
+    ctx.equal(x.shape[1], w.shape[0])
+    if shape is not None:
+        shape = shape[-n:]
+    if shape is not None or mode.startswith("SAME"):
+        begins: list[int] = []
+        ends: list[int] = []
+        for i, (extent, k) in enumerate(zip(x.shape[2:], kernel, strict=True)):
+            wanted = shape[i] if shape is not None else extent * strides[i]
+            total = (extent - 1) * strides[i] + beyond[i] + (k - 1) * dilations[i] + 1 - wanted
+            if not isinstance(total, int):
+                raise ctx.unsupported(f"ConvTranspose of {x.type} to a constant shape", "pin its extents with shapes")
+            if shape is None:
+                total = max(total, 0)
+            half, rest = total // 2, total - total // 2
+            begins.append(half if mode == "SAME_UPPER" else rest)
+            ends.append(rest if mode == "SAME_UPPER" else half)
+        pads = (*begins, *ends)
+    elif mode == "VALID" or pads is None:
+        pads = (0,) * (2 * n)
+    return ctx.build(ConvTranspose, x, w, bias, strides, pads, dilations, beyond, group, False)
 
 
 @onnx_op("Einsum", since=12)

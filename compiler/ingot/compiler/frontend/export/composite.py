@@ -1,0 +1,87 @@
+"""Composites: the standard's operator where the opset has one that runs, else a function of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ingot.compiler.frontend.export.kernels import runs
+from ingot.compiler.frontend.export.scope import Scope
+from ingot.compiler.frontend.export.table import Table, Written
+from ingot.compiler.ir.graph import Node, Value, operands_of
+from ingot.compiler.ops import composite as ops
+
+TABLE = Table()
+
+
+def _standard(scope: Scope, op_type: str, node: Node, *operands: Value | None, **attributes: Any) -> str | None:
+    """The standard's operator, None where the opset has none or none runs with these element types."""
+    if not runs(op_type, operands_of(node)[0].dtype, scope.opset):
+        return None
+    return scope.apply(op_type, node, *operands, **attributes)
+
+
+@TABLE.exports(ops.Softmax)
+def softmax(scope: Scope, node: ops.Softmax) -> Written:
+    return _standard(scope, "Softmax", node, node.x, axis=node.axis)
+
+
+@TABLE.exports(ops.LogSoftmax)
+def log_softmax(scope: Scope, node: ops.LogSoftmax) -> Written:
+    return _standard(scope, "LogSoftmax", node, node.x, axis=node.axis)
+
+
+@TABLE.exports(ops.LayerNorm)
+def layer_norm(scope: Scope, node: ops.LayerNorm) -> Written:
+    """The standard's scale and bias have the shape of the normalised axes here: what broadcasts in other ways is left
+    open by some runtimes."""
+    inner = node.x.shape[node.axis :]
+    if node.scale.shape != inner or (node.bias is not None and node.bias.shape != inner):
+        return None
+    operands = (node.x, node.scale, node.bias)
+    return _standard(scope, "LayerNormalization", node, *operands, axis=node.axis, epsilon=node.epsilon)
+
+
+@TABLE.exports(ops.BatchNorm)
+def batch_norm(scope: Scope, node: ops.BatchNorm) -> Written:
+    operands = (node.x, node.scale, node.bias, node.mean, node.var)
+    return _standard(scope, "BatchNormalization", node, *operands, epsilon=node.epsilon)
+
+
+@TABLE.exports(ops.Gelu)
+def gelu(scope: Scope, node: ops.Gelu) -> Written:
+    return _standard(scope, "Gelu", node, node.x, approximate="tanh" if node.tanh else None)
+
+
+@TABLE.exports(ops.Silu)
+def silu(scope: Scope, node: ops.Silu) -> Written:
+    return _standard(scope, "Swish", node, node.x)
+
+
+@TABLE.exports(ops.HardSigmoid)
+def hard_sigmoid(scope: Scope, node: ops.HardSigmoid) -> Written:
+    return _standard(scope, "HardSigmoid", node, node.x, alpha=node.alpha, beta=node.beta)
+
+
+@TABLE.exports(ops.HardSwish)
+def hard_swish(scope: Scope, node: ops.HardSwish) -> Written:
+    return _standard(scope, "HardSwish", node, node.x)
+
+
+@TABLE.exports(ops.LeakyRelu)
+def leaky_relu(scope: Scope, node: ops.LeakyRelu) -> Written:
+    return _standard(scope, "LeakyRelu", node, node.x, alpha=node.alpha)
+
+
+@TABLE.exports(ops.Elu)
+def elu(scope: Scope, node: ops.Elu) -> Written:
+    return _standard(scope, "Elu", node, node.x, alpha=node.alpha)
+
+
+@TABLE.exports(ops.Attention)
+def attention(scope: Scope, node: ops.Attention) -> Written:
+    """The standard's operator takes [batch, heads, length, depth] with the same batch axes everywhere."""
+    q, k, v, mask = node.q, node.k, node.v, node.mask
+    same = q.rank == k.rank == v.rank == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
+    if not same or (mask is not None and mask.shape[-1] != k.shape[-2]):
+        return None
+    return _standard(scope, "Attention", node, q, k, v, mask, scale=node.scale)

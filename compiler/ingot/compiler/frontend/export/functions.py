@@ -1,0 +1,70 @@
+"""Functions of the model: composites that the standard has no operator for, defined by their own expansion."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnx import helper
+
+from ingot.compiler.frontend.export.names import Names
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, fields_of, operands_of, with_operands
+from ingot.compiler.ops import movement
+from ingot.compiler.ops.composite import COMPOSITES
+
+if TYPE_CHECKING:
+    from ingot.compiler.frontend.export.scope import Export, Scope
+
+DOMAIN = "ingot"
+VERSION = 1
+
+# Operators whose attributes are extents: a body with one of them would fit one shape only.
+_SHAPED = (movement.Reshape, movement.Expand, movement.Slice, movement.Pad, movement.Split, movement.DimValues)
+
+
+def call(scope: Scope, node: Node) -> str | None:
+    """A call of the function for `node`, which is made on the first call; None where there is none for it."""
+    export = scope.export
+    if not export.use_functions or scope.closed or type(node) not in COMPOSITES:
+        return None
+    operands = operands_of(node)
+    key = (type(node), *_signature(node))
+    if key not in export.functions:
+        count = sum(1 for other in export.functions if other[0] is type(node))
+        name = type(node).__name__ + (f"_{count + 1}" if count else "")
+        function = _function(export, node, name)
+        if function is None:
+            return None
+        export.functions[key] = function
+    return scope.add(export.functions[key].name, *(scope.name(v) for v in operands), domain=DOMAIN)
+
+
+def _signature(node: Node) -> Iterable[object]:
+    """What two nodes must share to share a function: everything but the extents of their operands."""
+    for f in fields_of(node):
+        item: Any = getattr(node, f.name)
+        yield (item.dtype, item.rank) if isinstance(item, Value) else item
+
+
+def _function(export: Export, node: Node, name: str) -> onnx.FunctionProto | None:
+    from ingot.compiler.frontend.export.scope import Scope
+
+    labels = [f.name for f in fields_of(node) if isinstance(getattr(node, f.name), Value)]
+    formal = [Input(n, v.type) for n, v in zip(labels, operands_of(node), strict=True)]
+    definition = with_operands(node, dict(zip(operands_of(node), formal, strict=True))).expand()
+    if not isinstance(definition, Value):
+        return None
+    body = Graph(tuple(formal), (("result", definition),), name)
+    if any(isinstance(inner, _SHAPED) for inner in body.nodes()):
+        return None
+    inner = Scope(dataclasses.replace(export, use_functions=False, names=Names(), node_names=Names()), closed=True)
+    inner.export.names.reserve((*labels, "result"))
+    inner.values.update(zip(formal, labels, strict=True))
+    inner.want((definition,), ("result",))
+    inner.write(body)
+    inner.finish((definition,), ("result",))
+    imports = [helper.make_opsetid("", export.opset)]
+    return helper.make_function(DOMAIN, name, labels, ["result"], inner.nodes, imports)
+

@@ -1,0 +1,104 @@
+"""Where the values of symbolic dims come from at run time: an axis of a graph input, or of a computed value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, cast
+
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim, Expr, Symbol
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, fields_of, node_of, operands_of
+from ingot.compiler.ir.types import TensorType
+
+
+class Source(NamedTuple):
+    """The extent of `axis` of `value` is ``stride * symbol + rest``."""
+
+    value: Value
+    axis: int
+    stride: Dim
+    rest: Dim
+
+
+def sources(values: Iterable[Value], known: Iterable[str] = ()) -> dict[str, Source]:
+    """A source for each symbol that the shapes of `values` determine and that is not known yet: an axis that is the
+    symbol alone where there is one, else an axis of which it is the only unknown, linearly."""
+    found: dict[str, Source] = {}
+    others = set(known)
+    axes = [(value, axis, dim) for value in values for axis, dim in enumerate(value.shape) if isinstance(dim, Expr)]
+    for value, axis, dim in axes:
+        name = symbol_of(dim)
+        if name is not None and name not in others:
+            found.setdefault(name, Source(value, axis, 1, 0))
+    progress = True
+    while progress:
+        progress = False
+        for value, axis, dim in axes:
+            unknown = dims.symbols(dim) - found.keys() - others
+            if len(unknown) != 1:
+                continue
+            (name,) = unknown
+            parts = dims.coefficient(dim, name)
+            if parts is not None:
+                found[name] = Source(value, axis, *parts)
+                progress = True
+    return found
+
+
+def symbol_of(dim: Dim) -> str | None:
+    """The name of the symbol that `dim` is."""
+    match dim:
+        case Expr(terms=(((Symbol(name=name),), 1),)):
+            return name
+        case _:
+            return None
+
+
+def symbols_needed(node: Node) -> frozenset[str]:
+    """The symbols in the attributes and sub-graphs of a node, and in its operands' and results' shapes."""
+    found: set[str] = set()
+    for f in fields_of(node):
+        found |= _symbols(getattr(node, f.name))
+    for type_ in (*(v.type for v in operands_of(node)), *node.types):
+        found |= _symbols(type_)
+    return frozenset(found)
+
+
+def _symbols(item: Any) -> set[str]:
+    match item:
+        case Expr():
+            return set(dims.symbols(item))
+        case TensorType():
+            return {s for d in item.shape for s in dims.symbols(d)}
+        case Graph():
+            return {s for node in item.nodes() for s in symbols_needed(node)}
+        case tuple():
+            return {s for part in cast("tuple[Any, ...]", item) for s in _symbols(part)}
+        case _:
+            return set()
+
+
+def ordered(graph: Graph, found: dict[str, Source]) -> Iterator[Node]:
+    """The nodes of `graph`, each after its operands and after the values that its symbolic dims are read from."""
+    computed = {name: node_of(s.value) for name, s in found.items() if not isinstance(s.value, Input)}
+    if not computed:
+        yield from graph.nodes()
+        return
+    done: set[Node] = set()
+    for root in graph.nodes():
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            if node in done:
+                stack.pop()
+                continue
+            before = [node_of(v) for v in operands_of(node)]
+            own = {s for t in node.types for s in _symbols(t)}  # what a node itself tells, it does not wait for
+            before += [computed[s] for s in sorted(symbols_needed(node) - own) if s in computed]
+            waiting = [n for n in before if n not in done and n is not node and n not in stack]
+            if waiting:
+                stack.extend(reversed(waiting))
+            else:
+                stack.pop()
+                done.add(node)
+                yield node

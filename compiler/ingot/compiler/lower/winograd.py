@@ -1,0 +1,315 @@
+"""3x3 convolutions of stride 1 by Winograd's minimal filtering, F(m x m, 3 x 3) for m = 2 and 4.
+
+After A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): each (m+2) x (m+2) tile of the
+input is transformed (B^T d B), multiplied with the transformed filters (G g G^T, made at compile time) as (m+2)^2
+matrix products over the channels, and transformed back (A^T M A). m = 2 needs 2.25 times fewer multiplications than the
+direct sum, m = 4 four times fewer; both add the traffic of the transformed data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
+from ingot.compiler.ir.graph import Constant, Value
+from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
+from ingot.compiler.ir.program import Storage
+from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.context import Context, kernel
+from ingot.compiler.lower.contraction import Epilogue, Group
+from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.packing import pack_panels
+from ingot.compiler.lower.pointwise import CHUNK, grain_for, index_value
+from ingot.compiler.lower.tiles import choose_contraction, typical
+from ingot.compiler.lower.views import View
+from ingot.compiler.ops.linear import Conv
+from ingot.runtime.dtypes import boolean, f32
+
+FLOPS_A_CHUNK = 800_000  # some 8 us of work
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """F(m x m, 3 x 3): `size` outputs a tile side, and the three transforms of the paper."""
+
+    size: int
+    data: Matrix  # B^T, [m+2, m+2]
+    filters: Matrix  # G, [m+2, 3]
+    output: Matrix  # A^T, [m, m+2]
+
+    @property
+    def reach(self) -> int:
+        """Inputs a tile side."""
+        return self.size + 2
+
+    def transformed(self, w: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[O, I, 3, 3] -> [(m+2)^2, I, O], computed in f64."""
+        u = np.einsum("ak,oikl,bl->aboi", self.filters, w.astype(np.float64), self.filters, optimize=True)
+        return u.transpose(0, 1, 3, 2).reshape(self.reach**2, w.shape[1], w.shape[0]).astype(np.float32)
+
+
+F2 = Algorithm(
+    2,
+    np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float64),
+    np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float64),
+    np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float64),
+)
+F4 = Algorithm(
+    4,
+    np.array(
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ],
+        np.float64,
+    ),
+    np.array(
+        [
+            [1 / 4, 0, 0],
+            [-1 / 6, -1 / 6, -1 / 6],
+            [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6],
+            [1 / 24, -1 / 12, 1 / 6],
+            [0, 0, 1],
+        ],
+        np.float64,
+    ),
+    np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64),
+)
+
+
+def choose_winograd(context: Context, node: Conv, w: Value) -> Algorithm | None:
+    """The algorithm that the cost model expects to win over the direct sum for this convolution, if any."""
+    if not context.reorder or not isinstance(w, Constant) or node.type.dtype != f32 or not node.channels_last:
+        return None
+    out, inner, *taps = w.type.static_shape()
+    plain = all(x == 1 for x in (*node.strides, *node.dilations, node.group)) and taps == [3, 3]
+    images, height, width, _ = node.type.shape
+    if not plain or not isinstance(height, int) or not isinstance(width, int) or min(out, inner) < 16:
+        return None
+    count = typical(images, context.ranges)
+    best: tuple[float, Algorithm | None] = (_direct_cycles(context.machine, count * height * width, inner, out), None)
+    for algorithm in (F2, F4):
+        tiles = count * -(-height // algorithm.size) * -(-width // algorithm.size)
+        cycles = _cycles(context.machine, algorithm, tiles, inner, out)
+        if cycles < 0.95 * best[0]:
+            best = cycles, algorithm
+    return best[1]
+
+
+def _direct_cycles(machine: Machine, pixels: int, inner: int, out: int) -> float:
+    return pixels * inner * 9 * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.93)
+
+
+def _cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out: int) -> float:
+    points = algorithm.reach**2
+    products = tiles * points * inner * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.85)
+    # Per vector of channels: loads, stores and the sums of both passes, at a good two a cycle.
+    adds = int(np.count_nonzero(algorithm.data)) * algorithm.reach * 2
+    back = int(np.count_nonzero(algorithm.output)) * (algorithm.reach + algorithm.size)
+    vectors_in, vectors_out = -(-inner // machine.lanes_f32), -(-out // machine.lanes_f32)
+    transforms = tiles * (vectors_in * (adds + 2 * points) + vectors_out * (back + 2 * points)) / 2
+    moved = 8.0 * tiles * points * (inner + out)
+    far = machine.l3_rate if moved / 2 > machine.l2 else machine.l2_rate * 2
+    return products + transforms + moved / far
+
+
+def _padded(columns: int) -> int:
+    return -(-columns // 16) * 16
+
+
+def winograd_halo(node: Conv, algorithm: Algorithm) -> tuple[tuple[int, int], ...]:
+    """The zero border (begin, end) per axis of x: the padding, and what the last tiles reach beyond it."""
+    borders: list[tuple[int, int]] = [(0, 0)]
+    for axis in (1, 2):
+        before, extent, outputs = node.pads[axis - 1], node.x.type.shape[axis], node.type.shape[axis]
+        assert isinstance(extent, int) and isinstance(outputs, int)
+        covered = -(-outputs // algorithm.size) * algorithm.size + 2
+        borders.append((before, max(node.pads[axis + 1], covered - before - extent)))
+    return (*borders, (0, 0))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A convolution being lowered: the algorithm, tiles per axis, channels."""
+
+    context: Context
+    group: Group
+    node: Conv
+    algorithm: Algorithm
+    tiles: tuple[Dim, Dim, Dim]  # images, tile rows, tile columns
+    inner: int
+    out: int
+
+    @property
+    def count(self) -> Dim:
+        """Tiles in all."""
+        return product(self.tiles)
+
+    @property
+    def tile(self) -> Dim:
+        """The number of the tile at the current grid point."""
+        images, rows, columns = symbol("_b"), symbol("_y"), symbol("_x")
+        return (images * self.tiles[1] + rows) * self.tiles[2] + columns
+
+    def launch(self, build: KernelBuilder, channels: int, body: tuple[Stmt, ...], work: int) -> None:
+        """Run `body` for every tile, along `channels` channels ``_c``."""
+        inner = For("_x", self.tiles[2], (For("_c", channels, body, "vector"),))
+        row = multiply(self.tiles[2], channels * work)
+        grid = (Axis("_b", self.tiles[0]), Axis("_y", self.tiles[1], grain_for(row, CHUNK)))
+        flops = multiply(self.count, channels * work)
+        self.context.run(build.launch(grid, (inner,), origin=self.group.node.origin, flops=flops))
+
+
+def lower_winograd(context: Context, group: Group, node: Conv, view: View, algorithm: Algorithm) -> None:
+    """Transform, multiply, transform back: three kernels. `view` has the border of `winograd_halo`."""
+    images, height, width, out = node.type.shape
+    size = algorithm.size
+    tiles = (images, ceil_divide(height, size), ceil_divide(width, size))
+    inner = node.x.type.shape[-1]
+    assert isinstance(out, int) and isinstance(inner, int)
+    plan = _Plan(context, group, node, algorithm, tiles, inner, out)
+    data = _transform_data(plan, view)
+    products = _multiply(plan, data)
+    _transform_back(plan, products)
+
+
+def _combine(statements: list[Stmt], name: str, row: Sequence[float], terms: Sequence[Expr]) -> Expr:
+    """Let `name` be sum(row * terms), skipping zeros."""
+    total: Expr | None = None
+    for factor, term in sorted(zip(row, terms, strict=True), key=lambda pair: -pair[0]):
+        if factor == 0:
+            continue
+        if total is None:
+            total = term if factor == 1 else Call("mul", (term, Const(factor, f32)), f32)
+        elif abs(factor) == 1:
+            total = Call("add" if factor > 0 else "sub", (total, term), f32)
+        else:
+            total = Call("fma", (term, Const(factor, f32), total), f32)
+    assert total is not None
+    statements.append(Let(name, total))
+    return Local(name, f32)
+
+
+def _sandwich(statements: list[Stmt], matrix: Matrix, block: list[list[Expr]]) -> list[list[Expr]]:
+    """matrix @ block @ matrix^T, written as Lets."""
+    rows, size = matrix.shape[0], len(block)
+    columns = [[block[i][j] for i in range(size)] for j in range(size)]
+    half = [
+        [_combine(statements, f"h{i}_{j}", matrix[i].tolist(), columns[j]) for j in range(size)] for i in range(rows)
+    ]
+    return [[_combine(statements, f"f{i}_{j}", matrix[j].tolist(), half[i]) for j in range(rows)] for i in range(rows)]
+
+
+def _transform_data(plan: _Plan, view: View) -> View:
+    """V[point, tile, channel] = B^T d B."""
+    algorithm, context = plan.algorithm, plan.context
+    target = context.temp(TensorType(f32, (algorithm.reach**2, plan.count, plan.inner)), origin=plan.group.node.origin)
+    build = KernelBuilder(context.unique("winograd_data"))
+    statements: list[Stmt] = []
+    top, left = plan.node.pads[:2]
+    block: list[list[Expr]] = []
+    for i in range(algorithm.reach):
+        line: list[Expr] = []
+        for j in range(algorithm.reach):
+            y = symbol("_y") * algorithm.size + i - top
+            x = symbol("_x") * algorithm.size + j - left
+            statements.append(Let(f"d{i}_{j}", build.load(view, view.at([symbol("_b"), y, x, symbol("_c")]))))
+            line.append(Local(f"d{i}_{j}", f32))
+        block.append(line)
+    for point, value in enumerate(_flat(_sandwich(statements, algorithm.data, block))):
+        statements.append(build.store(target, target.at([point, plan.tile, symbol("_c")]), value))
+    plan.launch(build, plan.inner, tuple(statements), len(statements))
+    return target
+
+
+def _multiply(plan: _Plan, data: View) -> View:
+    """M[point, tile, out] = V[point] @ U[point]."""
+    context, points = plan.context, plan.algorithm.reach**2
+    tile = choose_contraction(
+        context.machine, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points, ranges=context.ranges
+    )
+    w = plan.group.resolve(plan.node.w)
+    assert isinstance(w, Constant)
+    packed = _packed(plan, w, tile.width)
+    target = context.temp(TensorType(f32, (points, plan.count, plan.out)), origin=plan.group.node.origin)
+    build = kernel(context, plan.group.node)
+    point, row, k, n = symbol("_p"), symbol("_m"), symbol("_k"), symbol("_n")
+    step = multiply(ceil_divide(plan.out, tile.width), plan.inner * tile.width)
+    # A chunk takes several points where one is less than worth a chunk.
+    flops_a_point = 2 * typical(plan.count, context.ranges) * plan.inner * plan.out
+    grain = max(1, min(points, FLOPS_A_CHUNK // max(1, flops_a_point)))
+    template = Contraction(
+        batch=(Axis("_p", points, grain),),
+        rows=(Axis("_m", plan.count),),
+        columns=Axis("_n", plan.out),
+        segments=(),
+        run=Axis("_k", plan.inner),
+        a=build.load(data, data.at([point, row, k])),
+        b=build.parameter(View(packed, (packed.size,), (1,)), "read"),
+        b_offset=point * step,
+        width=tile.width,
+        tile_rows=tile.tile_rows,
+        row_block=tile.row_block,
+        panel_block=tile.panel_block,
+        stores=(build.store(target, target.at([point, row, n]), Local("acc", f32)),),
+    )
+    flops = multiply(plan.count, 2 * points * plan.inner * plan.out)
+    context.run(build.launch(template.grid, template, origin=plan.group.node.origin, flops=flops))
+    return target
+
+
+def _packed(plan: _Plan, w: Constant, width: int) -> Storage:
+    key = ("winograd", plan.algorithm.size, width)
+    return plan.context.weight(w, key, pack_panels(plan.algorithm.transformed(w.data), width))
+
+
+def _transform_back(plan: _Plan, products: View) -> None:
+    """out = epilogue(A^T M A + bias), cut at the image's edge."""
+    algorithm, context, node = plan.algorithm, plan.context, plan.node
+    epilogue = Epilogue(context, plan.group)
+    build = KernelBuilder(context.unique("winograd_output"))
+    statements: list[Stmt] = []
+    reach, size, c = algorithm.reach, algorithm.size, symbol("_c")
+    block: list[list[Expr]] = []
+    for i in range(reach):
+        line: list[Expr] = []
+        for j in range(reach):
+            place = products.at([i * reach + j, plan.tile, c])
+            statements.append(Let(f"m{i}_{j}", build.load(products, place)))
+            line.append(Local(f"m{i}_{j}", f32))
+        block.append(line)
+    sums = _sandwich(statements, algorithm.output, block)
+    if node.bias is not None:
+        bias = context.view(plan.group.resolve(node.bias))
+        statements.append(Let("bias", build.load(bias, bias.at([c]))))
+        sums = [[Call("add", (value, Local("bias", f32)), f32) for value in line] for line in sums]
+    _, height, width, _ = node.type.shape
+    for i in range(size):
+        for j in range(size):
+            y, x = symbol("_y") * size + i, symbol("_x") * size + j
+            stores: tuple[Stmt, ...] = epilogue.stores(build, [symbol("_b"), y, x, c], sums[i][j])
+            checks = [
+                Call("lt", (Index(place), index_value(extent)), boolean)
+                for place, extent, offset in ((y, height, i), (x, width, j))
+                if offset and extent % size != 0
+            ]
+            for check in checks:
+                stores = (When(check, stores),)
+            statements.extend(stores)
+    plan.launch(build, plan.out, tuple(statements), len(statements))
+
+
+def _flat(block: list[list[Expr]]) -> list[Expr]:
+    return [value for line in block for value in line]
