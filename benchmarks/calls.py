@@ -7,6 +7,7 @@ that of a bound call less that of an empty native function called the same way; 
 from __future__ import annotations
 
 import ctypes
+import os
 import statistics
 import sys
 import timeit
@@ -49,6 +50,15 @@ def arrays(session: Session, rows: int) -> dict[str, np.ndarray]:
     return {info.name: np.ones((rows, info.shape[1]), np.float32) for info in session.inputs}  # type: ignore
 
 
+def without_entry(artifact: Artifact, threads: int) -> Session:
+    """A session that does not use the native entry for Python."""
+    os.environ["INGOT_FASTCALL"] = "0"
+    try:
+        return artifact.session(threads=threads)
+    finally:
+        del os.environ["INGOT_FASTCALL"]
+
+
 def main(rounds: int) -> None:
     one, four, parallel = sum_model(1, 64, 1024), sum_model(4, 64, 1024), sum_model(2, 64, 256)
     cases: dict[str, tuple[Callable[[], object], str]] = {}
@@ -59,6 +69,8 @@ def main(rounds: int) -> None:
         outputs = {"y": np.empty((rows, 64), np.float32)}
         cases[f"{name}: bind"] = session.bind(feeds, outputs), name
         cases[f"{name}: run"] = partial(session.run, feeds), name
+        if rows == 1:
+            cases[f"{name}: run, INGOT_FASTCALL=0"] = partial(without_entry(artifact, threads).run, feeds), name
 
     session = one.session(threads=1)
     empty = ctypes.CFUNCTYPE(ctypes.c_int)(session._library.team_functions.size)  # pyright: ignore[reportPrivateUsage]

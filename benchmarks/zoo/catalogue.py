@@ -316,6 +316,7 @@ _SPEECH = (
         {"mels": 80, "hidden": 512, "layers": 2, "symbols": 29},
         {"batch": 1, "steps": 10},
         {"batch": 2, "steps": 5},
+        fixed_by_dynamo=("steps",),
     ),
     Model(
         "packed_tagger",

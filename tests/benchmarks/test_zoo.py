@@ -6,10 +6,9 @@ import importlib.util
 import json
 from pathlib import Path
 
+import benchmarks.zoo as zoo
 import numpy as np
 import pytest
-
-import benchmarks.zoo as zoo
 from benchmarks.zoo.__main__ import main
 from benchmarks.zoo.catalogue import MODELS
 from benchmarks.zoo.specification import VARIANTS, Input, Values, extent

@@ -76,9 +76,10 @@ def test_limits_of_version_1(tmp_path: Path) -> None:
 def test_environment() -> None:
     assert read_environment({}) == Environment()
     variables = {
-        "INGOT_THREADS": "3", "INGOT_MEMORY_LIMIT": "2G", "INGOT_POISON": "1", "INGOT_DEBUG_DIR": "code", "HOME": "?",
+        "INGOT_THREADS": "3", "INGOT_MEMORY_LIMIT": "2G", "INGOT_POISON": "1", "INGOT_DEBUG_DIR": "code",
+        "INGOT_FASTCALL": "0", "HOME": "?",
     }  # fmt: skip
-    assert read_environment(variables) == Environment(3, 2 << 30, True, "code")
+    assert read_environment(variables) == Environment(3, 2 << 30, True, "code", False)
     assert read_environment({"INGOT_THREADS": "", "INGOT_POISON": "0", "INGOT_DEBUG_DIR": ""}) == Environment()
     assert read_environment({"INGOT_MEMORY_LIMIT": "4096"}).memory_limit == 4096
 

@@ -3,6 +3,7 @@
 INGOT_THREADS       threads a session uses when its caller asks for none in particular
 INGOT_MEMORY_LIMIT  most bytes of working memory one run may take (suffixes K, M, G, T: powers of 1024)
 INGOT_POISON        1: fill working memory with 0xFF bytes before every run, so that reads of unwritten data show as NaN
+INGOT_FASTCALL      0: never call small models through their native entry for Python, see `fastcall`
 INGOT_DEBUG_DIR     folder that receives the machine code as files, where debuggers and profilers find its symbols
 """
 
@@ -26,6 +27,7 @@ class Environment:
     memory_limit: int | None = None
     poison: bool = False
     debug_dir: str | None = None
+    fastcall: bool = True
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -43,4 +45,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     poison = variables.get("INGOT_POISON", "")
     if poison not in ("", "0", "1"):
         raise InputError(f"INGOT_POISON is {poison!r}; 1 turns it on, 0 off")
-    return Environment(threads, memory, poison == "1", variables.get("INGOT_DEBUG_DIR") or None)
+    fastcall = variables.get("INGOT_FASTCALL", "")
+    if fastcall not in ("", "0", "1"):
+        raise InputError(f"INGOT_FASTCALL is {fastcall!r}; 0 turns it off, 1 on")
+    return Environment(threads, memory, poison == "1", variables.get("INGOT_DEBUG_DIR") or None, fastcall != "0")

@@ -17,6 +17,7 @@ from ingot.runtime.errors import ArtifactError, InputError, UnsupportedCpuError
 from ingot.runtime.image import Image
 from ingot.runtime.manifest import (
     ALIGNMENT,
+    CALL_SYMBOL,
     DIGEST_CHUNK,
     MANIFEST_MEMBER,
     MAX_MANIFEST_BYTES,
@@ -67,6 +68,8 @@ class Library:
         try:
             symbol = self._image.symbol
             self.run: int = symbol(RUN_SYMBOL)
+            self.call: int | None = symbol(CALL_SYMBOL) if CALL_SYMBOL in self._image.symbols else None
+            """Address of the entry for Python, which an artifact may lack."""
             self.team_functions: TeamFunctions = TeamFunctions(
                 symbol(TEAM_SIZE_SYMBOL), symbol(TEAM_INIT_SYMBOL), symbol(WORKER_SYMBOL), symbol(STOP_SYMBOL)
             )

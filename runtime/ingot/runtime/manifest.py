@@ -30,6 +30,7 @@ TEAM_SIZE_SYMBOL: Final = "ingot_team_size"
 TEAM_INIT_SYMBOL: Final = "ingot_team_init"
 WORKER_SYMBOL: Final = "ingot_worker"
 STOP_SYMBOL: Final = "ingot_stop"
+CALL_SYMBOL: Final = "ingot_call"  # may be absent
 EXPORTS: Final = (RUN_SYMBOL, TEAM_SIZE_SYMBOL, TEAM_INIT_SYMBOL, WORKER_SYMBOL, STOP_SYMBOL)
 
 DIGEST_CHUNK: Final = 1 << 20

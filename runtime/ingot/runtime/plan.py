@@ -7,7 +7,7 @@ bound to the working memory of one lane; a lane is what one run needs for itself
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ingot.runtime.dims import compile_dims
 from ingot.runtime.errors import InputError
+from ingot.runtime.fastcall import Call, decline
 from ingot.runtime.inputs import TensorInfo, solve
 from ingot.runtime.manifest import MAX_SIZE, Manifest, Pointer, Storage, Value
 from ingot.runtime.memory import ALIGNMENT, Arena, Placer, check_limit
@@ -188,12 +189,13 @@ class Frame:
     `takes` has (name, dtype, shape, array) for each input. The array is the place that it is copied to; it is None for
     the inputs `reads`. For those and for the outputs `writes`, `point` puts the caller's arrays into the table before
     the call. `copies` gives each other output's name and a function that copies it. With `is_staged` there are no
-    arrays of the caller, nor work for more than one thread. `names` are all outputs, in order.
+    arrays of the caller, nor work for more than one thread. `names` are all outputs, in order. `call` is the quickest
+    way to run it, None until that is known.
     """
 
     __slots__ = (
-        "_table", "_words", "arena", "copies", "is_staged", "names", "plan", "pointer", "reads", "status", "takes",
-        "writes",
+        "_table", "_words", "arena", "call", "copies", "is_staged", "names", "plan", "pointer", "reads", "status",
+        "takes", "writes",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, arena: Arena) -> None:
@@ -210,10 +212,13 @@ class Frame:
         self.pointer = ctypes.c_void_p(address)
         self.takes = tuple((port.name, port.dtype, port.shape, self._view(port)) for port in plan.inputs)
         staged = [(port.name, self._view(port)) for port in plan.outputs]
-        self.copies = tuple((name, view.copy) for name, view in staged if view is not None)
+        self.copies: tuple[tuple[str, Callable[[], NDArray[Any]]], ...] = tuple(
+            (name, view.copy) for name, view in staged if view is not None
+        )
         self.reads = tuple(port for port in plan.inputs if port.offset is None)
         self.writes = tuple(port for port in plan.outputs if port.offset is None)
         self.names = tuple(port.name for port in plan.outputs)
+        self.call: Call | None = None
         self.is_staged = not (plan.is_parallel or self.reads or self.writes)
 
     def _view(self, port: Port) -> NDArray[Any] | None:
@@ -227,14 +232,16 @@ class Frame:
 
 
 class Lane:
-    """The memory of one run at a time: an arena that all shapes share, and frames over it."""
+    """The memory of one run at a time: an arena that all shapes share, and frames over it. `call` is that of the
+    current frame, or declines."""
 
-    __slots__ = ("arena", "current", "frames")
+    __slots__ = ("arena", "call", "current", "frames")
 
     def __init__(self) -> None:
         self.arena: Arena | None = None
         self.frames: dict[Plan, Frame] = {}
         self.current: Frame | None = None
+        self.call: Call = decline
 
     def frame(self, plan: Plan, keep: int) -> Frame:
         """The frame for `plan`, made current; at most `keep` frames are held. Raises RuntimeFault without memory."""
@@ -243,10 +250,12 @@ class Lane:
             if self.arena is None or self.arena.size < plan.arena_size:
                 # The old memory goes first: both together may be more than there is.
                 self.arena = self.current = None
+                self.call = decline
                 self.frames.clear()
                 self.arena = Arena(plan.arena_size)
             while len(self.frames) >= keep:
                 del self.frames[next(iter(self.frames))]
             frame = self.frames[plan] = Frame(plan, self.arena)
         self.current = frame
+        self.call = frame.call or decline
         return frame

@@ -32,7 +32,6 @@ SUPPORTED = {
 UNSUPPORTED = {
     "micro_kws_m_static_qdq": {"DequantizeLinear", "QuantizeLinear"},
     "mobilenet_v2_tf2_qdq": {"DequantizeLinear", "QuantizeLinear"},
-    "silero_vad": {"LSTM"},
     "yolox_nano": {"Resize"},
 }
 

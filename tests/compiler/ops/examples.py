@@ -8,53 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from tests.compiler.ops.example import Example, flags, normal, whole
+from tests.compiler.ops.recurrent_examples import RECURRENT
+from tests.compiler.ops.sampling_examples import SAMPLING
 
-from ingot.compiler.ir.graph import Array, Graph, Input, Node, Value, constant
-from ingot.compiler.ir.interpret import type_of
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, constant
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops import composite, control, fused, linear, movement, pointwise, reduction
 from ingot.runtime import dtypes
-
-
-class Example(NamedTuple):
-    """A node over inputs of given contents."""
-
-    name: str
-    build: Callable[..., Node]
-    inputs: tuple[Array, ...]
-
-    def graph(self) -> Graph:
-        """A graph with inputs ``x0, x1 ..`` and one output ``y0, y1 ..`` a result."""
-        values = tuple(Input(f"x{i}", type_of(array)) for i, array in enumerate(self.inputs))
-        results = self.build(*values).results()
-        return Graph(values, tuple((f"y{i}", v) for i, v in enumerate(results)), "example")
-
-    def feed(self) -> dict[str, Array]:
-        """The arrays by input label."""
-        return {f"x{i}": array for i, array in enumerate(self.inputs)}
-
-
-def _rng(name: str) -> np.random.Generator:
-    return np.random.default_rng(sum(ord(c) * (i + 1) for i, c in enumerate(name)))
-
-
-def normal(name: str, *shape: int, dtype: str = "float32") -> Array:
-    """Standard normal data; `name` is the seed."""
-    return _rng(name).standard_normal(shape).astype(dtypes.BY_NAME[dtype].to_numpy() if dtype == "bf16" else dtype)
-
-
-def whole(name: str, *shape: int, dtype: str = "int64", low: int = -9, high: int = 10) -> Array:
-    """Integers low .. high - 1."""
-    return _rng(name).integers(low, high, shape).astype(dtype)
-
-
-def flags(name: str, *shape: int) -> Array:
-    """Random bools."""
-    return _rng(name).integers(0, 2, shape).astype(bool)
-
 
 SPECIAL = np.array(
     [
@@ -425,6 +389,7 @@ def _control() -> list[Example]:
             (np.array(5, np.int64), np.array(False), start, step),
         )
     )
+    made.append(Example("require", lambda *v: control.Require(v[:2], v[2], False, "never"), (x, y, np.array(False))))
     made.append(Example("fused", _fused, (x, y)))
     return made
 
@@ -489,4 +454,6 @@ EXAMPLES: list[Example] = [
     *_movement(),
     *_control(),
     *_composites(),
+    *RECURRENT,
+    *SAMPLING,
 ]

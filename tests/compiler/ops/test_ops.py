@@ -13,13 +13,28 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
+from tests.compiler.ops import recurrent_examples
 from tests.compiler.ops.examples import EXAMPLES, Example
 
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import OPS, Array, Graph, Input, Node, constant
 from ingot.compiler.ir.interpret import evaluate_expansion, evaluate_graph
 from ingot.compiler.ir.types import IrError, TensorType
-from ingot.compiler.ops import composite, control, fused, linear, movement, pointwise, reduction
+from ingot.compiler.ops import (
+    bitwise,
+    composite,
+    control,
+    fused,
+    indexing,
+    linear,
+    movement,
+    pointwise,
+    quantised,
+    recurrent,
+    reduction,
+    resample,
+    transposed,
+)
 from ingot.runtime import dtypes
 from ingot.runtime.dtypes import boolean, f32, i64
 
@@ -38,6 +53,10 @@ SIMPLE: Mapping[type[Node], str] = {
     **{c: c.__name__ for c in vars(pointwise).values() if inspect.isclass(c) and issubclass(c, pointwise.Unary)},
     **{c: c.__name__ for c in vars(reduction).values() if inspect.isclass(c) and issubclass(c, reduction.Reduction)},
     pointwise.Where: "Where",
+    bitwise.BitAnd: "BitwiseAnd",
+    bitwise.BitOr: "BitwiseOr",
+    bitwise.BitXor: "BitwiseXor",
+    bitwise.BitNot: "BitwiseNot",
 }
 
 
@@ -72,6 +91,9 @@ def spell(node: Any) -> Spelling:
         case linear.AveragePool():
             attributes = {"kernel_shape": node.kernel, "ceil_mode": int(node.ceil_mode)}
             return "AveragePool", {**_windows(node), **attributes, "count_include_pad": int(node.include_pad)}, ()
+        case transposed.ConvTranspose():
+            attributes = {"group": node.group, "output_padding": node.output_padding, "kernel_shape": node.kernel}
+            return "ConvTranspose", {**_windows(node), **attributes}, ()
         case movement.Reshape():
             return "Reshape", {"allowzero": 1}, (movement.ints(node.shape),)
         case movement.Transpose():
@@ -213,6 +235,63 @@ def _numpy_loop(node: control.Loop, *operands: Array) -> tuple[Array, ...]:
     return carry, np.array(rows, np.float32).reshape(len(rows), *carry.shape)
 
 
+def _numpy_shift(node: bitwise.ShiftLeft | bitwise.ShiftRight, a: Array, b: Array) -> Array:
+    """By Python integers; what leaves the width is lost."""
+    bits, left = 8 * a.itemsize, isinstance(node, bitwise.ShiftLeft)
+
+    def shift(x: int, n: int) -> int:
+        if not 0 <= n < bits:
+            return -1 if x < 0 and not left else 0
+        return x << n if left else x >> n
+
+    a, b = np.broadcast_arrays(a, b)
+    shifted = [shift(x, n) % 2**bits for x, n in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)]
+    return np.array(shifted, f"u{a.itemsize}").view(a.dtype).reshape(a.shape)
+
+
+def _numpy_quantize(node: quantised.Quantize, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    shifted = np.vectorize(round)(np.clip(x.astype(np.float32) / scale.astype(np.float32), -1e6, 1e6))
+    shifted = shifted + (0 if zero is None else zero.astype(np.int64))
+    limits = np.iinfo(node.to.to_numpy())
+    return np.clip(shifted, limits.min, limits.max).astype(node.to.to_numpy())
+
+
+def _numpy_dequantize(node: quantised.Dequantize, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    difference = x.astype(np.float64) - (0.0 if zero is None else zero.astype(np.float64))
+    return (difference * scale.astype(np.float64)).astype(scale.dtype)
+
+
+def _numpy_scatter(node: indexing.Scatter, data: Array, indices: Array, updates: Array) -> Array:
+    """One update after the other."""
+    combine = {"none": lambda a, b: b, "add": np.add, "mul": np.multiply, "max": max, "min": min}[node.reduction]
+    result, indices = data.copy(), np.broadcast_to(indices, updates.shape)
+    for place in np.ndindex(*updates.shape):
+        target = (*place[: node.axis], int(indices[place]), *place[node.axis + 1 :])
+        result[target] = combine(result[target], updates[place])
+    return result
+
+
+def _numpy_top_k(node: indexing.TopK, x: Array) -> tuple[Array, Array]:
+    """By Python's stable sort, NaN first."""
+
+    def choose(row: Array) -> Array:
+        key = lambda i: (not np.isnan(row[i]), -row[i] if node.largest else row[i])  # noqa: E731
+        return np.array(sorted(range(len(row)), key=key)[: int(node.k)], np.int64)  # pyright: ignore[reportArgumentType]
+
+    wide = x.astype(np.float64)
+    nans = np.isnan(wide)
+    places = np.apply_along_axis(choose, node.axis, np.where(nans, np.nan, wide))
+    return np.take_along_axis(x, places, node.axis), places
+
+
+def _numpy_resample(node: resample.Resample, x: Array, indices: Array, weights: Array) -> Array:
+    """By a matrix with a row for every element of the result."""
+    matrix = np.zeros((len(indices), x.shape[node.axis]))
+    np.add.at(matrix, (np.arange(len(indices))[:, None], indices), weights)
+    moved = np.moveaxis(x.astype(np.float64), node.axis, -1) @ matrix.T
+    return np.moveaxis(moved, -1, node.axis).astype(x.dtype)
+
+
 REFERENCES: Mapping[type[Node], Callable[..., Any]] = {
     movement.Pad: _numpy_pad,
     movement.DimValues: lambda node: np.array(node.dims[0] if node.scalar else node.dims, np.int64),
@@ -222,7 +301,16 @@ REFERENCES: Mapping[type[Node], Callable[..., Any]] = {
     pointwise.Clip: _numpy_clip,
     control.If: _numpy_if,
     control.Loop: _numpy_loop,
+    control.Require: lambda node, *operands: operands[:-1],
+    bitwise.ShiftLeft: _numpy_shift,
+    bitwise.ShiftRight: _numpy_shift,
+    quantised.Quantize: _numpy_quantize,
+    quantised.Dequantize: _numpy_dequantize,
+    indexing.Scatter: _numpy_scatter,
+    indexing.TopK: _numpy_top_k,
+    resample.Resample: _numpy_resample,
     fused.Fused: lambda node, a, b: (np.maximum(a + b, 0), a + b),
+    **dict.fromkeys((recurrent.RNN, recurrent.GRU, recurrent.LSTM), recurrent_examples.onnx_runtime),
 }
 
 

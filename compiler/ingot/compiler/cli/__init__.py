@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn, Protocol
 
-from ingot.compiler.cli import bench, check, compile, demo, inspect, opt, run
+from ingot.compiler.cli import bench, check, compile, cut, demo, export, inspect, opt, run
 from ingot.compiler.cli.console import Console, standard_console
 from ingot.compiler.cli.failures import CommandError, explain, one_line
 from ingot.compiler.environment import read_environment
@@ -47,6 +47,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "inspect": inspect,
         "check": check,
         "opt": opt,
+        "export": export,
+        "cut": cut,
     }
 )
 

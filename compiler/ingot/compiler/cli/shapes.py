@@ -22,8 +22,8 @@ _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _NAME = re.compile(r"[^\W\d][\w +*/()-]*")
 
 
-def parse_assignments(texts: Sequence[str]) -> Assignments:
-    """The (name, values) pairs of all ``--shape`` options. Raises CommandError."""
+def parse_assignments(texts: Sequence[str], option: str = "--shape") -> Assignments:
+    """The (name, values) pairs of all occurrences of `option`. Raises CommandError."""
     found: dict[str, list[str]] = {}
     for text in texts:
         name = ""
@@ -32,15 +32,15 @@ def parse_assignments(texts: Sequence[str]) -> Assignments:
             if equals:
                 name = before.strip()
                 if name in found:
-                    raise CommandError(f"--shape gives {name!r} twice")
+                    raise CommandError(f"{option} gives {name!r} twice")
                 found[name] = []
                 if not after.strip():
                     continue  # x= is a scalar
             value = (after if equals else before).strip()
             if not name:
-                raise CommandError(f"--shape {text!r} has no name; write {HELP}")
+                raise CommandError(f"{option} {text!r} has no name; write {HELP}")
             if not (_NUMBER.fullmatch(value) or _RANGE.fullmatch(value) or _NAME.fullmatch(value)):
-                raise CommandError(f"--shape gives {name!r} the dim {value!r}; write {HELP}")
+                raise CommandError(f"{option} gives {name!r} the dim {value!r}; write {HELP}")
             found[name].append(value)
     return tuple((name, tuple(values)) for name, values in found.items())
 

@@ -80,7 +80,7 @@ class ModelData:
         if tensor.HasField("segment"):
             raise UnsupportedError(f"{what} is stored in segments", remedy="save the model again with onnx.save")
         shape = tuple(int(d) for d in tensor.dims)
-        raw = self._raw(tensor, what)
+        raw = self.raw(tensor)
         array = _from_fields(tensor, dtype, what) if raw is None else _from_bytes(raw, dtype, shape, what)
         if array.size != math.prod(shape):
             raise ModelError(f"{what} of shape {list(shape)} has {array.size} elements, not {math.prod(shape)}")
@@ -88,7 +88,9 @@ class ModelData:
         array.flags.writeable = False
         return array
 
-    def _raw(self, tensor: onnx.TensorProto, what: str) -> memoryview | None:
+    def raw(self, tensor: onnx.TensorProto) -> memoryview | None:
+        """The bytes of `tensor` where they lie, None when they are in its typed fields. Raises ModelError."""
+        what = f"tensor {tensor.name!r}" if tensor.name else "a tensor attribute"
         for entry in reversed(tensor.external_data):
             if entry.key == PAYLOAD_KEY and self.data is not None:
                 number = int(entry.value) if entry.value.isdecimal() else -1

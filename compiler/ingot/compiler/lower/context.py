@@ -38,7 +38,6 @@ class Context:
     # Zero borders (begin, end) per axis that the consumers of a value would like around it.
     halos: dict[Value, tuple[tuple[int, int], ...]] = field(default_factory=dict[Value, tuple[tuple[int, int], ...]])
     faults: list[str] = field(default_factory=list[str])
-    _status: Storage | None = None
     _names: dict[str, int] = field(default_factory=dict[str, int])
     _weights: dict[tuple[Any, ...], Storage] = field(default_factory=dict[tuple[Any, ...], Storage])
     _kept: list[Constant] = field(default_factory=list[Constant])  # keeps ids used as keys alive
@@ -121,10 +120,11 @@ class Context:
 
     def fault(self, message: str) -> tuple[View, int]:
         """The status view and the number that a kernel stores there to report `message`."""
-        if self._status is None:
-            self._status = self.storage("status", i64, 1, stem="status")
+        status = next((s for s in self.storages if s.kind == "status"), None)
+        if status is None:
+            status = self.storage("status", i64, 1, stem="status")
         self.faults.append(message)
-        return View(self._status, (1,), (1,)), len(self.faults)
+        return View(status, (1,), (1,)), len(self.faults)
 
     def nested(self) -> Context:
         """A context for a sub-graph's steps: shares everything but the list of steps, placements and halos."""

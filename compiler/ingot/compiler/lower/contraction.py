@@ -17,7 +17,7 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
-from ingot.compiler.lower.pointwise import copy, scalar_constant, translate
+from ingot.compiler.lower.pointwise import copy, translate_node
 from ingot.compiler.lower.views import View
 from ingot.runtime.dtypes import DType, f32, f64
 
@@ -55,19 +55,24 @@ class Epilogue:
         reference, dtype = group.anchor.type.shape, group.anchor.type.dtype
         element = acc if wide_type(dtype) == dtype else Call("cast", (acc,), dtype)
 
-        def leaf(value: Value) -> Expr | None:
-            if value is group.anchor:
-                return element
-            if isinstance(value, Constant) and value.data.size == 1:
-                return scalar_constant(value)
-            if value in group.outer or isinstance(value, Constant):
-                view = self.context.view(group.resolve(value))
-                return build.load(view, view.broadcast_at(index, reference))
-            return None
-
         memo: dict[Value, Expr] = {}
+
+        def translate(value: Value) -> Expr:
+            found = memo.get(value)
+            if found is not None:
+                return found
+            if value is group.anchor:
+                result = element
+            elif value in group.outer or (isinstance(value, Constant) and value.data.size != 1):
+                view = self.context.view(group.resolve(value))
+                result = build.load(view, view.broadcast_at(index, reference))
+            else:
+                result = translate_node(value, translate)
+            memo[value] = result
+            return result
+
         return tuple(
-            build.store(target, target.at(index), translate(value, leaf, memo))
+            build.store(target, target.at(index), translate(value))
             for value, target in zip(group.body.results, self.targets, strict=True)
         )
 

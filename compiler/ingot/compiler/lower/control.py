@@ -20,12 +20,14 @@ LowerGraph = Callable[[Context, Graph], None]
 
 
 def lower_control(context: Context, node: Node, lower_graph: LowerGraph) -> bool:
-    """Lower an If or a Loop; False when `node` is neither."""
+    """Lower an If, a Loop or a Require; False when `node` is none of them."""
     match node:
         case ops.If():
             _if(context, node, lower_graph)
         case ops.Loop():
             _loop(context, node, lower_graph)
+        case ops.Require():
+            _require(context, node)
         case _:
             return False
     return True
@@ -95,6 +97,20 @@ def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
     context.steps.append(repeat)
     if rows is not None:
         _check_rows(context, rows, node)
+
+
+def _require(context: Context, node: ops.Require) -> None:
+    condition = context.view(node.condition)
+    status, number = context.fault(f"{describe(node)}: {node.message}")
+    build = KernelBuilder(context.unique("require"))
+    broken = Call("ne", (build.load(condition, condition.offset), Const(node.wanted, boolean)), boolean)
+    body = (When(broken, (build.store(status, 0, Const(number, i64)),)),)
+    context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
+    for value, result in zip(node.values, node.results(), strict=True):
+        if result in context.placements:
+            copy(context, context.view(value), context.destination(result), node.origin, "yield")
+        else:
+            context.views[result] = context.view(value)
 
 
 def counter_type() -> TensorType:

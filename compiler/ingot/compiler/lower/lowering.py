@@ -12,6 +12,7 @@ from ingot.compiler.lower.context import Context, LoweringError, body_of
 from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.control import lower_control
 from ingot.compiler.lower.convolution import conv_halo, lower_conv
+from ingot.compiler.lower.indexing import lower_indexing
 from ingot.compiler.lower.inplace import share_storages
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.matmul import lower_matmul
@@ -41,7 +42,9 @@ def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
         context.views[x] = View(storage, x.shape, dense_strides(x.shape))
     targets: list[tuple[Value, View]] = []
     for label, value in graph.outputs:
-        storage = context.storage("output", value.dtype, product(value.shape), name=label, type=value.type)
+        # An input may be an output under the same name.
+        name = label if all(s.name != label for s in context.storages) else context.unique(label)
+        storage = context.storage("output", value.dtype, product(value.shape), name=name, type=value.type)
         targets.append((value, View(storage, value.shape, dense_strides(value.shape))))
     taken: set[Value] = set()
     for value, view in targets:
@@ -92,6 +95,8 @@ def _lower_node(context: Context, node: Node) -> None:
     if lower_control(context, node, _lower_graph) or lower_movement(context, node):
         return
     if lower_window(context, node) or lower_resample(context, node) or lower_recurrent(context, node):
+        return
+    if lower_indexing(context, node):
         return
     body, outer = body_of(node)
     operands: Mapping[Value, Value] = dict(zip(body.inputs, outer, strict=True))

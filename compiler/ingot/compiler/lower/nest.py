@@ -24,6 +24,12 @@ class KernelBuilder:
         self.name = name
         self._parameters: dict[tuple[Storage, Dim], str] = {}
         self._access: dict[str, str] = {}
+        self._locals = 0
+
+    def local(self) -> str:
+        """A fresh name for a local of the kernel."""
+        self._locals += 1
+        return f"v{self._locals}"
 
     def parameter(self, view: View, access: str) -> str:
         """The name of the buffer parameter for `view`'s storage and base offset."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, maximum, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, operands_of
-from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Stmt
+from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
 from ingot.compiler.lower.nest import KernelBuilder
@@ -27,21 +27,49 @@ EXPENSIVE: Mapping[str, int] = {
 }
 
 
-def translate(value: Value, leaf: Callable[[Value], Expr | None], memo: dict[Value, Expr]) -> Expr:
-    """The level-2 expression of one element of `value`; `leaf` gives values that are not to be looked into."""
-    found = memo.get(value)
-    if found is not None:
-        return found
-    result = leaf(value)
-    if result is None:
-        if isinstance(value, Constant) and value.data.size == 1:
-            result = scalar_constant(value)
-        elif isinstance(value, ops.Pointwise):
-            result = scalar_call(value, [translate(x, leaf, memo) for x in operands_of(value)])
-        else:
-            raise LoweringError(f"{value!r} cannot be part of a pointwise expression")
-    memo[value] = result
-    return result
+class Translation:
+    """Values of one body as level-2 expressions of one element.
+
+    A value that is read more than once is computed once: it becomes a `Let`, which `flush` hands over to be put before
+    whatever uses it. (As an expression it would be written out at every use, doubling at every level.) `leaf` gives the
+    values that are not to be looked into, None for the others.
+    """
+
+    def __init__(self, build: KernelBuilder, body: Graph, leaf: Callable[[Value], Expr | None]) -> None:
+        self._build, self._uses, self._leaf = build, body.uses(), leaf
+        self._memo: dict[Value, Expr] = {}
+        self._statements: list[Stmt] = []
+
+    def flush(self) -> list[Stmt]:
+        """The Lets made since the last call."""
+        made, self._statements = self._statements, []
+        return made
+
+    def define(self, value: Value, expr: Expr) -> None:
+        """Use `expr` wherever `value` is read from now on."""
+        self._memo[value] = expr
+
+    def __call__(self, value: Value) -> Expr:
+        """The expression for `value`."""
+        found = self._memo.get(value)
+        if found is not None:
+            return found
+        result = self._leaf(value) or translate_node(value, self)
+        if self._uses.get(value, 0) > 1 and not isinstance(result, (Const, Local)):
+            name = self._build.local()
+            self._statements.append(Let(name, result))
+            result = Local(name, value.type.dtype)
+        self._memo[value] = result
+        return result
+
+
+def translate_node(value: Value, operand: Callable[[Value], Expr]) -> Expr:
+    """One element of a scalar constant or a pointwise op, whose operands `operand` translates."""
+    if isinstance(value, Constant) and value.data.size == 1:
+        return scalar_constant(value)
+    if isinstance(value, ops.Pointwise):
+        return scalar_call(value, [operand(x) for x in operands_of(value)])
+    raise LoweringError(f"{value!r} cannot be part of a pointwise expression")
 
 
 def scalar_constant(value: Constant) -> Const:
@@ -123,14 +151,16 @@ def lower_pointwise(context: Context, node: Node, body: Graph, outer: Mapping[Va
         return total
 
     loads: dict[Value, Expr] = {v: build.load(view, offset(i)) for i, (v, view) in enumerate(sources.items())}
-    memo: dict[Value, Expr] = {}
+    translate = Translation(build, body, loads.get)
+    statements: list[Stmt] = []
     stores: list[Stmt] = []
     for i, (value, target) in enumerate(zip(body.results, targets, strict=True)):
-        expr = translate(value, loads.get, memo)
+        expr = translate(value)
+        statements.extend(translate.flush())
         stores.append(build.store(target, offset(len(sources) + i), expr))
     work = cost(body)
-    grid, statements = nest.wrap(tuple(stores), chunk_elements(work))
-    context.run(build.launch(grid, statements, origin=node.origin, flops=product(shape) * work))
+    grid, nested = nest.wrap((*statements, *stores), chunk_elements(work))
+    context.run(build.launch(grid, nested, origin=node.origin, flops=product(shape) * work))
 
 
 class LoopOrder:

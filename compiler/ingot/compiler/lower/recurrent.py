@@ -7,13 +7,14 @@ the sums are, in registers. The hidden state has two copies that take turns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
+from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, minimum, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, constant, describe
 from ingot.compiler.ir.loops import Axis, Call, Const, For, Let, Local, When
+from ingot.compiler.ir.program import Argument, Launch, Repeat
 from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.cells import Arithmetic
 from ingot.compiler.lower.context import Context, kernel
@@ -21,6 +22,7 @@ from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.pointwise import copy, fill, index_value, materialise, zero
+from ingot.compiler.lower.tiles import CHUNK_MICROSECONDS, MOST_CHUNKS
 from ingot.compiler.lower.timesteps import Cell, Gates, Phase, StepWriter, Storages
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import recurrent as ops
@@ -40,7 +42,11 @@ def lower_recurrent(context: Context, node: Node) -> bool:
     """Lower an RNN, GRU or LSTM; False when `node` is none of them."""
     if not isinstance(node, ops.Recurrent):
         return False
-    _Layer(context, node).lower()
+    if node.batch == 0:
+        for value in node.results():
+            fill(context, context.destination(value), zero(value.dtype), node.origin, "result")
+    else:
+        _Layer(context, node).lower()
     return True
 
 
@@ -77,9 +83,14 @@ class _Layer:
         z, reset = (self._filled() if two_phases else None for _ in range(2))
         at = Storages(x, y, h, c, z, reset, self.step_bias, self.biased_gates, peepholes, lengths)
         phases = self._phases()
+        lowest = max(1, bounds(self.batch, context.ranges)[0])
+        chunks = [self._chunks(phase, lowest) for phase in phases]
+        step_by_step = max(chunks) >= 2 * -(-lowest // ROW_BLOCK)
+        if step_by_step:  # a loop of the program may run no step
+            fill(context, y, zero(y.storage.dtype), node.origin, "result")
         alike = self.directions == 1 or node.functions(0) == node.functions(1)
         for start, count in ((0, self.directions),) if alike else ((0, 1), (1, 1)):
-            self._walk(at, phases, start, count)
+            self._walk(at, phases, chunks if step_by_step else (), start, count)
         last = View(h.storage, first.shape, first.strides, (self.steps % 2) * product(self.state_shape))
         copy(context, last, finals[0], node.origin, "state")
         if c is not None and c is not finals[1]:
@@ -265,27 +276,73 @@ class _Layer:
     def _phase(self, cell: Cell, *groups: str) -> Phase:
         return Phase(cell, tuple(Gates(letters, self._panels(letters)) for letters in groups))
 
-    def _walk(self, at: Storages, phases: Sequence[Phase], start: int, count: int) -> None:
-        """One kernel for all steps of `count` directions from `start` on: a grid point is a direction and some rows."""
-        node, batch = self.node, self.batch
-        build = kernel(self.context, node)
+    def _walk(self, at: Storages, phases: Sequence[Phase], chunks: Sequence[int], start: int, count: int) -> None:
+        """All steps of `count` directions from `start` on: one kernel for all of them, or where a step is so much work
+        that several threads gain from it (`chunks` for each phase), a loop of the program with a kernel a phase."""
         direction: Dim = symbol("_d") if count > 1 else start
-        flip = direction if node.direction == "bidirectional" else int(node.direction == "reverse")
-        whole = isinstance(batch, int) and batch <= ROW_BLOCK
-        first: Dim = 0 if whole else symbol("_b") * ROW_BLOCK
-        rows = batch if whole else minimum(ROW_BLOCK, batch - first)
-        if isinstance(batch, int) and batch % ROW_BLOCK == 0 and not whole:
-            rows = ROW_BLOCK
-        writer = StepWriter(
-            build, at, self.m, self.gates, node.functions(start), direction, flip, symbol("_t"), ROW_TILE
-        )
-        body = tuple(s for phase in phases for s in writer.phase(phase, first, rows))
-        grid: list[Axis] = []
-        if count > 1:
-            grid.append(Axis("_d", count))
-        if not whole:
-            grid.append(Axis("_b", ceil_divide(batch, ROW_BLOCK)))
-        flops = product((2, self.steps, batch, count, len(self.gates), self.hidden, self.hidden))
-        self.context.run(
-            build.launch(grid or [Axis("_point", 1)], (For("_t", self.steps, body),), origin=node.origin, flops=flops)
-        )
+        flip = direction if self.node.direction == "bidirectional" else int(self.node.direction == "reverse")
+        grid = (Axis("_d", count),) if count > 1 else ()
+
+        def writer(build: KernelBuilder) -> StepWriter:
+            functions = self.node.functions(start)
+            return StepWriter(build, at, self.m, self.gates, functions, direction, flip, symbol("_t"), ROW_TILE)
+
+        if chunks:
+            self._step_by_step(phases, chunks, grid, writer)
+        else:
+            self._in_one_kernel(phases, grid, writer)
+
+    def _in_one_kernel(
+        self, phases: Sequence[Phase], grid: tuple[Axis, ...], writer: Callable[[KernelBuilder], StepWriter]
+    ) -> None:
+        """A grid point is a direction and some batch rows: they walk through time by themselves."""
+        batch = self.batch
+        build = kernel(self.context, self.node)
+        first: Dim = 0
+        rows = batch
+        if not isinstance(batch, int) or batch > ROW_BLOCK:
+            grid = (*grid, Axis("_b", ceil_divide(batch, ROW_BLOCK)))
+            first = symbol("_b") * ROW_BLOCK
+            even = isinstance(batch, int) and batch % ROW_BLOCK == 0
+            rows = ROW_BLOCK if even else minimum(ROW_BLOCK, batch - first)
+        write = writer(build)
+        body = tuple(s for phase in phases for s in write.phase(phase, first, rows))
+        loop = For("_t", self.steps, body)
+        work = multiply(self.steps, self._work(phases))
+        self.context.run(build.launch(grid or (Axis("_point", 1),), (loop,), origin=self.node.origin, flops=work))
+
+    def _step_by_step(
+        self,
+        phases: Sequence[Phase],
+        chunks: Sequence[int],
+        grid: tuple[Axis, ...],
+        writer: Callable[[KernelBuilder], StepWriter],
+    ) -> None:
+        """A grid point is a direction and a panel."""
+        context, origin = self.context, self.node.origin
+        trip, counter = (context.temp(TensorType(i64, ()), origin=origin) for _ in range(2))
+        build = KernelBuilder(context.unique("steps"))
+        store = build.store(trip, 0, index_value(self.steps))
+        context.run(build.launch((Axis("_point", 1),), (store,), origin=origin))
+        launches: list[Launch] = []
+        for phase, parts in zip(phases, chunks, strict=True):
+            build = kernel(context, self.node)
+            body = (Let("_t", build.load(counter, 0)), *writer(build).any_panel(phase, "_p", self.batch))
+            panels = -(-self.hidden // phase.width)
+            axis = Axis("_p", panels, -(-panels // max(1, parts)))
+            launches.append(build.launch((*grid, axis), body, origin=origin, flops=self._work((phase,))))
+        context.steps.append(Repeat(Argument(counter.storage), Argument(trip.storage), None, tuple(launches), origin))
+
+    def _work(self, phases: Sequence[Phase]) -> Dim:
+        """Floating-point operations of a step of all directions."""
+        gates = sum(len(gates.letters) for phase in phases for gates in phase.groups)
+        return product((2, self.batch, self.directions, gates, self.hidden, self.hidden))
+
+    def _chunks(self, phase: Phase, batch: int) -> int:
+        """Chunks that a phase of one direction and step is worth."""
+        machine = self.context.machine
+        weights = sum(len(gates.letters) for gates in phase.groups) * self.hidden * self.hidden
+        size = weights * self.kind.bytes
+        reading = size / (machine.l2_rate if size <= machine.l2 // 2 else machine.l3_rate)
+        cycles = max(reading, weights * batch / (machine.fma_rate * self.width))
+        return min(MOST_CHUNKS, int(cycles / (CHUNK_MICROSECONDS * machine.cycles_per_microsecond)))

@@ -31,7 +31,7 @@ from ingot.compiler.ir.loops import (
 )
 from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
 from ingot.compiler.lower.nest import KernelBuilder, map_dims
-from ingot.compiler.lower.pointwise import CHUNK, EXPENSIVE, cost, grain_for, index_value, scalar_constant, translate
+from ingot.compiler.lower.pointwise import CHUNK, EXPENSIVE, Translation, cost, grain_for, index_value, scalar_constant
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import pointwise
 from ingot.compiler.ops import reduction as ops
@@ -179,7 +179,9 @@ class RowKernel:
         for node in self.body.nodes():
             if isinstance(node, pointwise.Pointwise) and not self.full[node] and self.levels[node] == level:
                 name = f"r{len(self.rows)}"
-                value = translate(node, self._leaf, {})
+                translate = Translation(self.builder, self.body, self._leaf)
+                value = translate(node)
+                statements.extend(translate.flush())
                 statements.append(Let(name, value))
                 self.rows[node] = Local(name, node.type.dtype)
 
@@ -187,23 +189,25 @@ class RowKernel:
         before: list[Stmt] = []
         inside: list[Stmt] = []
         after: list[Stmt] = []
-        memo: dict[Value, Expr] = {}
+        translate = Translation(self.builder, self.body, self._leaf)
         for value in spills:
             if not any(_reaches(r.x, value) for r in here):
                 continue
             size, offset = self._reduced_offset()
             name = f"s{len(self.spilt)}"
             before.append(Scratch(name, value.type.dtype, size))
-            local = f"v{len(self.spilt)}"
-            inside.append(Let(local, translate(value, self._leaf, memo)))
-            memo[value] = Local(local, value.type.dtype)
-            inside.append(Store(name, offset, memo[value]))
+            local = self.builder.local()
+            expr = translate(value)
+            inside.extend((*translate.flush(), Let(local, expr)))
+            translate.define(value, Local(local, value.type.dtype))
+            inside.append(Store(name, offset, Local(local, value.type.dtype)))
             self.spilt[value] = (name, offset)
         for node in here:
             name = f"a{len(self.rows)}"
             kind = accumulator(node.x.type.dtype)
             fold, start = fold_of(node, kind)
-            value = translate(node.x, self._leaf, memo)
+            value = translate(node.x)
+            inside.extend(translate.flush())
             if kind != node.x.type.dtype:
                 value = Call("cast", (value,), kind)
             before.append(Let(name, Const(start, kind)))
@@ -226,9 +230,10 @@ class RowKernel:
 
     def _outputs(self, statements: list[Stmt]) -> None:
         inside: list[Stmt] = []
-        memo: dict[Value, Expr] = {}
+        translate = Translation(self.builder, self.body, self._leaf)
         for value, target in zip(self.body.results, self.targets, strict=True):
-            expr = translate(value, self._leaf, memo)
+            expr = translate(value)
+            (inside if self.full[value] else statements).extend(translate.flush())
             if self.full[value]:
                 inside.append(self.builder.store(target, target.at(self.index), expr))
             else:

@@ -11,7 +11,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ingot.compiler.ir.dims import Dim, symbol
-from ingot.compiler.ir.loops import Accumulate, Call, Const, Expr, For, Let, Load, Local, Scratch, Stmt, Store
+from ingot.compiler.ir.loops import (
+    Accumulate,
+    Call,
+    Const,
+    Expr,
+    For,
+    Index,
+    Let,
+    Load,
+    Local,
+    Scratch,
+    Stmt,
+    Store,
+    When,
+)
 from ingot.compiler.lower import cells
 from ingot.compiler.lower.cells import Arithmetic
 from ingot.compiler.lower.nest import KernelBuilder
@@ -129,6 +143,17 @@ class StepWriter:
         if rest:
             statements += self.panel(phase, whole, rest, first, count)
         return tuple(statements)
+
+    def any_panel(self, phase: Phase, panel: str, count: Dim) -> tuple[Stmt, ...]:
+        """The panel that the grid variable `panel` says, for batch rows 0 .. count."""
+        whole, rest = self._split(phase)
+        full = self.panel(phase, symbol(panel), phase.width, 0, count) if whole else ()
+        if not rest:
+            return full
+        last = self.panel(phase, whole, rest, 0, count)
+        if not whole:
+            return last
+        return (When(Call("lt", (Index(symbol(panel)), Const(whole, i64)), boolean), full, last),)
 
     def _split(self, phase: Phase) -> tuple[int, int]:
         """Whole panels, and units in the one after them."""

@@ -95,8 +95,10 @@ def choose_winograd(context: Context, node: Conv, w: Value) -> Algorithm | None:
         return None
     out, inner, *taps = w.type.static_shape()
     plain = all(x == 1 for x in (*node.strides, *node.dilations, node.group)) and taps == [3, 3]
+    if not plain:
+        return None
     images, height, width, _ = node.type.shape
-    if not plain or not isinstance(height, int) or not isinstance(width, int) or min(out, inner) < 16:
+    if not isinstance(height, int) or not isinstance(width, int) or min(out, inner) < 16:
         return None
     count = typical(images, context.ranges)
     best: tuple[float, Algorithm | None] = (_direct_cycles(context.machine, count * height * width, inner, out), None)

@@ -1,5 +1,33 @@
 """The operators, one family a file. Importing this package makes every op known to the text form."""
 
-from ingot.compiler.ops import composite, control, fused, linear, movement, pointwise, recurrent, reduction
+from ingot.compiler.ops import (
+    bitwise,
+    composite,
+    control,
+    fused,
+    indexing,
+    linear,
+    movement,
+    pointwise,
+    quantised,
+    recurrent,
+    reduction,
+    resample,
+    transposed,
+)
 
-__all__ = ["composite", "control", "fused", "linear", "movement", "pointwise", "recurrent", "reduction"]
+__all__ = [
+    "bitwise",
+    "composite",
+    "control",
+    "fused",
+    "indexing",
+    "linear",
+    "movement",
+    "pointwise",
+    "quantised",
+    "recurrent",
+    "reduction",
+    "resample",
+    "transposed",
+]

@@ -69,6 +69,26 @@ class If(Node):
         return evaluate_results(graph, operands[1:])
 
 
+@op("require")
+class Require(Node):
+    """The values as they are, where `condition` (bool, one element) is `wanted`; else the run fails with `message`."""
+
+    values: tuple[Value, ...]
+    condition: Value
+    wanted: bool
+    message: str
+
+    def infer(self) -> Sequence[TensorType]:
+        if self.condition.dtype != boolean or any(d != 1 for d in self.condition.shape):
+            fail(self, f"the condition is {self.condition.type}: one bool is needed")
+        return [v.type for v in self.values]
+
+    def evaluate(self, *operands: Array) -> Sequence[Array]:
+        if bool(operands[-1].reshape(())) != self.wanted:
+            fail(self, self.message)
+        return operands[:-1]
+
+
 @op("loop")
 class Loop(Node):
     """ONNX Loop: run `body` while its condition holds, at most `trip` times.

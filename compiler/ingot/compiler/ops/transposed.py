@@ -10,7 +10,7 @@ import numpy as np
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Array, Value, op, operands_of
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.ops.checks import equal_dims, fail, require_kind, same_dtype
+from ingot.compiler.ops.checks import equal_dims, fail, ints, require_kind, same_dtype
 from ingot.compiler.ops.composite import FloatComposite
 from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.movement import Expand, Pad, Reshape, Slice, Transpose
@@ -19,11 +19,12 @@ from ingot.compiler.ops.pointwise import FLOAT
 
 @op("conv_transpose")
 class ConvTranspose(FloatComposite):
-    """``y[stride * i + dilation * k - pad] += x[i] * w[k]``: x [N, C, *spatial], w [C, M/group, *kernel] -> [N, M, *out].
+    """``y[stride * i + dilation * k - pad] += x[i] * w[k]``
 
-    `pads` lists what is cut off at the begins, then at the ends; a negative entry adds positions that only the bias
-    reaches. The extents are ``stride * (n - 1) + dilation * (k - 1) + 1 + output_padding - begin - end``. With
-    `channels_last` x is [N, *spatial, C] and the result [N, *out, M]; w keeps its layout. ONNX ConvTranspose.
+    x [N, C, *spatial] and w [C, M/group, *kernel] give [N, M, *out]. `pads` lists what is cut off at the begins, then
+    at the ends; a negative entry adds positions that only the bias reaches. The extents are
+    ``stride * (n - 1) + dilation * (k - 1) + 1 + output_padding - begin - end``. With `channels_last` x is
+    [N, *spatial, C] and the result [N, *out, M]; w keeps its layout. ONNX ConvTranspose.
     """
 
     x: Value
@@ -91,7 +92,7 @@ class ConvTranspose(FloatComposite):
         spatial, inner = x.shape[2:], x.shape[1] // self.group
         x = x.reshape(n, self.group, inner, *spatial)
         w = w.reshape(self.group, inner, self.filters, *self.kernel)
-        out = [int(self._extent(i, d)) for i, d in enumerate(spatial)]
+        out = ints([self._extent(i, d) for i, d in enumerate(spatial)])
         margin = [max(0, -p) for p in self.pads]
         whole = [o + max(0, self.pads[i]) + max(0, self.pads[rank + i]) + margin[i] for i, o in enumerate(out)]
         reach = [(d - 1) * self.strides[i] + self._reach(i) + margin[i] for i, d in enumerate(spatial)]
@@ -124,9 +125,7 @@ class ConvTranspose(FloatComposite):
         x = self._cut(begins, last)
         pads = (*(max(0, p) for p in begins), *(max(0, p) for p in last))
         bias = None if self.bias is None else self._spread_bias(self.bias)
-        y: Value = Conv(
-            x, self._phases(taps), bias, (1,) * rank, pads, dilations, self.group, self.channels_last
-        )
+        y: Value = Conv(x, self._phases(taps), bias, (1,) * rank, pads, dilations, self.group, self.channels_last)
         if any(k > 1 for k in s):
             y = self._shuffled(y)
         spatial = y.shape[1:-1] if self.channels_last else y.shape[2:]

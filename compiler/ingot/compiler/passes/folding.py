@@ -65,7 +65,7 @@ def fold_shape_arithmetic(node: Node, graph: Graph) -> Patch | None:
         return None
     patch: dict[Value, Value] = {}
     for result in node.results():
-        found = _known(result)
+        found = _known(result) if graph.uses().get(result) else None  # one unused now may have been folded before
         if found is not None:
             patch[result] = found
     return patch or None

@@ -33,6 +33,8 @@ from ingot.compiler.rewrite import Patch, rewrite
 
 NODE_LIMIT = 48  # nodes a group: longer chains spill registers
 OPERAND_LIMIT = 14
+# Terms of a contraction's epilogue: it is one expression, in which a value that is read twice is written out twice.
+EPILOGUE_LIMIT = 64
 
 
 def keep_reduced_axes(node: Reduction, graph: Graph) -> Patch | None:
@@ -50,6 +52,11 @@ class Group:
     nodes: list[Node] = field(default_factory=list[Node])
     anchor: Node | None = None
     axes: tuple[int, ...] | None = None
+    _terms: dict[Node, int] = field(default_factory=dict[Node, int])
+
+    def terms(self, node: Node) -> int:
+        """How many terms `node` has when everything of this group below it is written out."""
+        return 1 + sum(self._terms.get(node_of(x), 1) for x in operands_of(node))
 
     @property
     def row_shape(self) -> Shape:
@@ -64,12 +71,13 @@ class Group:
             if node.axes != (node.axes if self.axes is None else self.axes) or node.x.type.shape != self.shape:
                 return False
             return self.anchor is None
-        if not isinstance(node, Pointwise):
+        if not isinstance(node, Pointwise) or (self.anchor is not None and self.terms(node) > EPILOGUE_LIMIT):
             return False
         return node.type.shape == self.shape or (self.axes is not None and node.type.shape == self.row_shape)
 
     def add(self, node: Node) -> None:
         """Take `node` in."""
+        self._terms[node] = 1 if node is self.anchor else self.terms(node)
         self.nodes.append(node)
         if isinstance(node, Reduction):
             self.axes = node.axes

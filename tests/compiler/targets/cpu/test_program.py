@@ -280,7 +280,7 @@ def test_equal_kernels_are_compiled_once(loaded: Loaded) -> None:
     )
     assert seen == [(k + 1, 5) for k in range(5)]  # plus_one and its twin are one
     assert code == loaded.code
-    assert set(loaded.image.symbols) == {"ingot_run", *EXPORTS}
+    assert set(loaded.image.symbols) == {"ingot_run", "ingot_call", *EXPORTS}
 
 
 def many_kernels() -> Program:

@@ -79,9 +79,11 @@ def elu(scope: Scope, node: ops.Elu) -> Written:
 
 @TABLE.exports(ops.Attention)
 def attention(scope: Scope, node: ops.Attention) -> Written:
-    """The standard's operator takes [batch, heads, length, depth] with the same batch axes everywhere."""
+    """The standard's operator takes [batch, heads, length, depth] with the same batch axes everywhere; ONNX Runtime's
+    does not broadcast the last two axes of the mask."""
     q, k, v, mask = node.q, node.k, node.v, node.mask
-    same = q.rank == k.rank == v.rank == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
-    if not same or (mask is not None and mask.shape[-1] != k.shape[-2]):
+    if not (q.rank == k.rank == v.rank == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]):
+        return None
+    if mask is not None and mask.shape[-2:] != (q.shape[-2], k.shape[-2]):
         return None
     return _standard(scope, "Attention", node, q, k, v, mask, scale=node.scale)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import helper
 
-from ingot.compiler.frontend.export.names import Names
-from ingot.compiler.ir.graph import Graph, Input, Node, Value, fields_of, operands_of, with_operands
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, fields_of, operands_of
 from ingot.compiler.ops import movement
 from ingot.compiler.ops.composite import COMPOSITES
 
 if TYPE_CHECKING:
-    from ingot.compiler.frontend.export.scope import Export, Scope
+    from ingot.compiler.frontend.export.scope import Scope
 
 DOMAIN = "ingot"
 VERSION = 1
@@ -34,7 +33,7 @@ def call(scope: Scope, node: Node) -> str | None:
     if key not in export.functions:
         count = sum(1 for other in export.functions if other[0] is type(node))
         name = type(node).__name__ + (f"_{count + 1}" if count else "")
-        function = _function(export, node, name)
+        function = _function(scope, node, name)
         if function is None:
             return None
         export.functions[key] = function
@@ -48,23 +47,21 @@ def _signature(node: Node) -> Iterable[object]:
         yield (item.dtype, item.rank) if isinstance(item, Value) else item
 
 
-def _function(export: Export, node: Node, name: str) -> onnx.FunctionProto | None:
-    from ingot.compiler.frontend.export.scope import Scope
-
-    labels = [f.name for f in fields_of(node) if isinstance(getattr(node, f.name), Value)]
-    formal = [Input(n, v.type) for n, v in zip(labels, operands_of(node), strict=True)]
-    definition = with_operands(node, dict(zip(operands_of(node), formal, strict=True))).expand()
+def _function(scope: Scope, node: Node, name: str) -> onnx.FunctionProto | None:
+    formal: dict[str, Value] = {}
+    for f in fields_of(node):  # one formal input for each operand, also where the same value stands twice
+        operand = getattr(node, f.name)
+        if isinstance(operand, Value):
+            formal[f.name] = Input(f.name, operand.type)
+    definition = dataclasses.replace(node, origin=(), **formal).expand()
     if not isinstance(definition, Value):
         return None
-    body = Graph(tuple(formal), (("result", definition),), name)
+    body = Graph(tuple(i for i in formal.values() if isinstance(i, Input)), (("result", definition),), name)
     if any(isinstance(inner, _SHAPED) for inner in body.nodes()):
         return None
-    inner = Scope(dataclasses.replace(export, use_functions=False, names=Names(), node_names=Names()), closed=True)
-    inner.export.names.reserve((*labels, "result"))
-    inner.values.update(zip(formal, labels, strict=True))
+    inner = scope.function_body(dict(zip(formal.values(), formal, strict=True)), "result")
     inner.want((definition,), ("result",))
     inner.write(body)
     inner.finish((definition,), ("result",))
-    imports = [helper.make_opsetid("", export.opset)]
-    return helper.make_function(DOMAIN, name, labels, ["result"], inner.nodes, imports)
-
+    imports = [helper.make_opsetid("", scope.opset)]
+    return helper.make_function(DOMAIN, name, list(formal), ["result"], inner.nodes, imports)

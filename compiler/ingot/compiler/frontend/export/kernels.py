@@ -55,7 +55,9 @@ RUNS: Mapping[str, frozenset[DType]] = {
     "LayerNormalization": _SINGLES,  # f64 would be computed in f32, by the standard's stash_type
     "Attention": _FLOATS,
     "Range": _types("i64 i32"),
-    **dict.fromkeys(("RNN", "GRU", "LSTM"), _types("f64 f32")),
+    "LSTM": _FLOATS,
+    **dict.fromkeys(("RNN", "GRU", "ConvTranspose"), _SINGLES),
+    "TopK": _types("f64 f32 f16 i64 i32 i16 i8 u8"),
     "QuantizeLinear": _SINGLES,
     "DequantizeLinear": _types("i8 u8 i16 u16 i32"),
 }
@@ -78,14 +80,15 @@ _MODULAR = frozenset(("Where", "Neg", "ReduceSum", "ReduceProd", "CumSum", "Expa
 
 @lru_cache(maxsize=None)
 def allowed(op_type: str, opset: int) -> frozenset[DType]:
-    """The element types of the first input of a standard operator; empty when the opset has no such operator."""
+    """The element types of the first operand of a standard operator (of Where: what it chooses from); empty when the opset
+    has no such operator."""
     try:
         schema = onnx.defs.get_schema(op_type, opset, "")
     except onnx.defs.SchemaError:
         return frozenset()
     if schema.deprecated:
         return frozenset()
-    parameter = schema.inputs[0].type_str
+    parameter = schema.inputs[1 if op_type == "Where" else 0].type_str
     spelled = next(
         (set(c.allowed_type_strs) for c in schema.type_constraints if c.type_param_str == parameter), {parameter}
     )

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product as cartesian
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ingot.compiler.frontend.export.kernels import compute_type
+from ingot.compiler.frontend.export.errors import ExportError
+from ingot.compiler.frontend.export.kernels import compute_type, runs
 from ingot.compiler.frontend.export.scope import Scope
 from ingot.compiler.frontend.export.table import Table, Written
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
-from ingot.compiler.ir.graph import Value, constant
+from ingot.compiler.ir.graph import Value, constant, describe
 from ingot.compiler.ops import linear as ops
 from ingot.compiler.ops import pointwise
 from ingot.compiler.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import lowest
+from ingot.compiler.ops.transposed import ConvTranspose
 
 TABLE = Table()
+
+Windowed: TypeAlias = ops.Conv | ConvTranspose | ops.MaxPool | ops.AveragePool
 
 
 @TABLE.exports(ops.MatMul)
@@ -37,7 +41,7 @@ def _last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1)
 
 
-def _window(node: ops.Conv | ops.MaxPool | ops.AveragePool) -> dict[str, Any]:
+def _window(node: Windowed) -> dict[str, Any]:
     """The window as attributes, those that say nothing left out."""
     kernel = [int(k) for k in node.kernel]
     ones, zeros = [1] * len(kernel), [0] * (2 * len(kernel))
@@ -48,7 +52,7 @@ def _window(node: ops.Conv | ops.MaxPool | ops.AveragePool) -> dict[str, Any]:
 
 def _windowed(
     scope: Scope,
-    node: ops.Conv | ops.MaxPool | ops.AveragePool,
+    node: Windowed,
     op_type: str,
     others: Sequence[Value | None],
     **attributes: Any,
@@ -72,6 +76,15 @@ def conv(scope: Scope, node: ops.Conv) -> Written:
     return _windowed(scope, node, "Conv", (node.w, node.bias), group=node.group if node.group > 1 else None)
 
 
+@TABLE.exports(ConvTranspose)
+def conv_transpose(scope: Scope, node: ConvTranspose) -> Written:
+    if min(node.pads) < 0 or not runs("ConvTranspose", node.x.dtype, scope.opset):
+        return None
+    padding = list(node.output_padding) if any(node.output_padding) else None
+    group = node.group if node.group > 1 else None
+    return _windowed(scope, node, "ConvTranspose", (node.w, node.bias), group=group, output_padding=padding)
+
+
 @TABLE.exports(ops.MaxPool)
 def max_pool(scope: Scope, node: ops.MaxPool) -> Written:
     if compute_type("MaxPool", node.x.dtype, scope.opset) is None:
@@ -81,6 +94,8 @@ def max_pool(scope: Scope, node: ops.MaxPool) -> Written:
 
 @TABLE.exports(ops.AveragePool)
 def average_pool(scope: Scope, node: ops.AveragePool) -> Written:
+    if scope.opset < 19 and any(d != 1 for d in node.dilations):
+        raise ExportError(f"{describe(node)}: AveragePool of opset {scope.opset} does not dilate: export to opset 19")
     attributes = {"ceil_mode": 1 if node.ceil_mode else None, "count_include_pad": 1 if node.include_pad else None}
     return _windowed(scope, node, "AveragePool", (), **attributes)
 

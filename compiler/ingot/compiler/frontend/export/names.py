@@ -1,4 +1,4 @@
-"""Names of values and nodes: unique in the whole model, derived from what the user calls things, the same every time."""
+"""Names of values and nodes: unique in the model, taken from what the user calls things, the same every time."""
 
 from __future__ import annotations
 

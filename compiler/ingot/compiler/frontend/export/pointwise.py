@@ -50,7 +50,6 @@ SAME_TYPE: Mapping[type[Node], str] = {
     ops.And: "And",
     ops.Or: "Or",
     ops.Xor: "Xor",
-    ops.Clip: "Clip",
     bitwise.BitAnd: "BitwiseAnd",
     bitwise.BitOr: "BitwiseOr",
     bitwise.BitXor: "BitwiseXor",
@@ -85,14 +84,17 @@ def _predicate(op_type: str) -> Row:
 
 
 for _op, _name in SAME_TYPE.items():
-    if _op is not ops.Clip:
-        TABLE.add(_op, _same_type(_name))
+    TABLE.add(_op, _same_type(_name))
 for _op, _name in PREDICATES.items():
     TABLE.add(_op, _predicate(_name))
 
 
 @TABLE.exports(ops.Clip)
 def clip(scope: Scope, node: ops.Clip) -> Written:
+    """Without one of the bounds ONNX Runtime puts the largest finite number in its place, so that infinities change."""
+    if node.low is None or node.high is None:
+        op_type, bound = ("Min", node.high) if node.low is None else ("Max", node.low)
+        return scope.apply(op_type, node, node.x, bound) if bound is not None else scope.name(node.x)
     return scope.apply("Clip", node, node.x, node.low, node.high)
 
 
@@ -191,5 +193,3 @@ def shift_right(scope: Scope, node: bitwise.ShiftRight) -> Written:
     positive: Value = ops.Where(negative, ops.Sub(last, node.a), node.a)
     shifted = ops.Cast(bitwise.ShiftRight(ops.Cast(positive, plain), ops.Cast(node.b, plain)), dtype)
     return ops.Where(negative, ops.Sub(last, shifted), shifted)
-
-

@@ -12,7 +12,7 @@ from ingot.runtime.dtypes import i64
 
 TABLE = Table()
 
-AXES_AS_INPUT: Mapping[str, int] = {"ReduceSum": 13, "ReduceMean": 18, "ReduceMax": 18, "ReduceMin": 18, "ReduceProd": 18}
+AXES_AS_INPUT = 18  # the opset that made axes of reductions an input; of ReduceSum it was 13, the oldest here
 
 
 def _reduction(op_type: str) -> Row:
@@ -24,7 +24,7 @@ def _reduction(op_type: str) -> Row:
         if op_type == "ReduceMean" and not dtype.is_float:
             compute = i64  # sums may not fit the type itself
         x, keepdims = scope.cast(scope.name(node.x), dtype, compute), int(node.keepdims)
-        if scope.opset >= AXES_AS_INPUT[op_type]:
+        if scope.opset >= AXES_AS_INPUT or op_type == "ReduceSum":
             result = scope.add(op_type, x, scope.constant(sorted(node.axes), "axes"), keepdims=keepdims)
         else:
             result = scope.add(op_type, x, axes=sorted(node.axes), keepdims=keepdims)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx
 from onnx import helper
 
 from ingot.compiler.frontend.export.errors import ExportError
+from ingot.compiler.frontend.export.functions import call
 from ingot.compiler.frontend.export.kernels import allowed, compute_type
 from ingot.compiler.frontend.export.names import Names, node_name, value_name
 from ingot.compiler.frontend.export.symbols import Source, ordered, sources, symbol_of
@@ -21,7 +22,7 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, Opaque, Symbol, show
 from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, Origin, Value, describe, node_of, operands_of
 from ingot.compiler.ir.types import TensorType
-from ingot.runtime.dtypes import DType
+from ingot.runtime.dtypes import DType, from_numpy
 
 SHARED_CONSTANT = 64  # bytes up to which constants of equal contents become one
 
@@ -63,8 +64,10 @@ class Export:
 
 @dataclass
 class Scope:
-    """One graph that is being written: the main graph, a sub-graph, or a function's body (`closed`: nothing from outside
-    is visible, constants are nodes). Scopes that share `nodes` write into the same graph."""
+    """One graph that is being written: the main graph, a sub-graph, or a function's body.
+
+    In a body (`closed`) nothing from outside is visible and constants are nodes. Scopes that share `nodes` write into
+    the same graph."""
 
     export: Export
     parent: Scope | None = None
@@ -109,8 +112,6 @@ class Scope:
         self, op_type: str, inputs: Sequence[str | None], count: int, *, domain: str = "", **attributes: Any
     ) -> list[str]:
         """Add a node with `count` results; gives their names."""
-        if not domain and not allowed(op_type, self.opset):
-            raise ExportError(f"opset {self.opset} has no operator {op_type}: export to a newer opset")
         outputs = [self.export.placeholder() for _ in range(count)]
         names = [name or "" for name in inputs]
         while names and not names[-1]:
@@ -127,8 +128,13 @@ class Scope:
         """The element type that `op_type` gets operands of `dtype` in; ExportError naming `node` when there is none."""
         found = compute_type(op_type, dtype, self.opset)
         if found is None:
+            self._require(op_type, node)
             raise ExportError(f"{describe(node)}: {op_type} of opset {self.opset} takes no {dtype} elements")
         return found
+
+    def _require(self, op_type: str, node: Node) -> None:
+        if not allowed(op_type, self.opset):
+            raise ExportError(f"{describe(node)}: opset {self.opset} has no {op_type}: export to a newer opset")
 
     def apply(self, op_type: str, node: Node, *operands: Value | None, **attributes: Any) -> str:
         """A node whose operands and result share one element type, computed in a type that runs."""
@@ -214,7 +220,7 @@ class Scope:
             self.values[value] = final.get(made, made)
             if self.root:
                 self.export.types[self.values[value]] = value.type
-        mine = [n for n in self.nodes[start:] if not n.name and any(o.startswith(_PLACEHOLDER) for o in n.output)]
+        mine = [n for n in self.nodes[start:] if any(o.startswith(_PLACEHOLDER) for o in n.output)]
         for proto in mine:
             for position, name in enumerate(proto.output):
                 if name.startswith(_PLACEHOLDER) and name not in final:
@@ -224,7 +230,7 @@ class Scope:
                 proto.input[position] = final.get(name, name)
         label = node_name(origin)
         for proto in mine:
-            if label:
+            if label and not proto.name:
                 whole = proto is mine[-1]
                 proto.name = self.export.node_names.unique(label if whole else f"{label}/{proto.op_type}")
         for i, made in enumerate(results):
@@ -257,18 +263,26 @@ class Scope:
     def subgraph(self, body: Graph, formal: Sequence[Input], captures: Mapping[Input, str]) -> onnx.GraphProto:
         """A closed graph as an ONNX sub-graph: `formal` are its inputs, `captures` the outer names of the others."""
         unique = self.export.names.unique
-        inner = Scope(self.export, self, values={i: unique(i.label) for i in formal} | dict(captures))
+        values: dict[Value, str] = {i: unique(i.label) for i in formal}
+        for captured, name in captures.items():
+            values[captured] = name
+        inner = Scope(self.export, self, values=values)
         outputs = [unique(name) for name, _ in body.outputs]
         inner.want(body.results, outputs)
         inner.write(body)
         inner.finish(body.results, outputs)
-        name = body.name
         return helper.make_graph(
             inner.nodes,
-            name,
+            body.name,
             [value_info(inner.values[i], i.type) for i in formal],
             [value_info(name, value.type) for name, value in zip(outputs, body.results, strict=True)],
         )
+
+    def function_body(self, formal: Mapping[Value, str], *outputs: str) -> Scope:
+        """A scope for the body of a function with these inputs and outputs; its names are its own."""
+        export = replace(self.export, use_functions=False, names=Names(), node_names=Names())
+        export.names.reserve((*formal.values(), *outputs))
+        return Scope(export, closed=True, values=dict(formal))
 
     def want(self, results: Iterable[Value], names: Iterable[str]) -> None:
         """The names that values get because they are outputs: each value the first of its names."""
@@ -349,7 +363,7 @@ class Scope:
             if symbol in scope.sources:
                 return depth
         raise ExportError(
-            f"the dim {symbol} cannot be computed: no input has an axis that tells it; pin it with shapes when importing"
+            f"the dim {symbol} cannot be computed: no input has an axis that tells it; pin it when importing"
         )
 
     def _compute(self, dim: dims.Expr) -> str:
@@ -428,9 +442,7 @@ def tensor(data: Array, name: str = "") -> onnx.TensorProto:
 
 def tensor_header(data: Array, name: str) -> onnx.TensorProto:
     """A TensorProto with everything but the data."""
-    from ingot.runtime import dtypes
-
-    return onnx.TensorProto(name=name, data_type=CODES[dtypes.from_numpy(data.dtype)], dims=data.shape)
+    return onnx.TensorProto(name=name, data_type=CODES[from_numpy(data.dtype)], dims=data.shape)
 
 
 def little_endian(data: Array) -> Array:

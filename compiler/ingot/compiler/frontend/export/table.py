@@ -1,8 +1,8 @@
 """The table of exports: operator class -> the row that writes its nodes.
 
 Each family has its own `Table`; `rows.py` merges them. A row takes the scope to write into and the node and adds ONNX
-nodes; it gives the names of the results. Where no ONNX operator does the same it gives, without adding anything, a value
-made of other operators to be written instead, or None for the node's own definition (`expand`).
+nodes; it gives the names of the results. Where no ONNX operator does the same it adds nothing and gives a value made of
+other operators to be written instead, or None for the node's own definition (`expand`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from ingot.compiler.frontend.operators import (
     contraction,
     control,
     creation,
+    einsum,
     indexing,
     movement,
     normalization,
@@ -14,6 +15,8 @@ from ingot.compiler.frontend.operators import (
     recurrent,
     reduction,
     resize,
+    sampling,
+    signal,
     slicing,
 )
 from ingot.compiler.frontend.operators.table import Table
@@ -23,6 +26,7 @@ FAMILIES = {
     "contraction": contraction.TABLE,
     "control": control.TABLE,
     "creation": creation.TABLE,
+    "einsum": einsum.TABLE,
     "indexing": indexing.TABLE,
     "movement": movement.TABLE,
     "normalization": normalization.TABLE,
@@ -32,6 +36,8 @@ FAMILIES = {
     "recurrent": recurrent.TABLE,
     "reduction": reduction.TABLE,
     "resize": resize.TABLE,
+    "sampling": sampling.TABLE,
+    "signal": signal.TABLE,
     "slicing": slicing.TABLE,
 }
 TABLE = Table(FAMILIES.values())

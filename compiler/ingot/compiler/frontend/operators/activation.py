@@ -24,6 +24,15 @@ def elu(ctx: Context) -> Results:
     return ctx.build(composite.Elu, ctx.operand(0), ctx.attribute("alpha", 1.0))
 
 
+@onnx_op("Selu")
+def selu(ctx: Context) -> Results:
+    """``gamma * elu(x, alpha)``"""
+    ctx.ignore("consumed_inputs")
+    x = ctx.operand(0)
+    body = ctx.build(composite.Elu, x, ctx.attribute("alpha", 1.6732632423543772))
+    return ctx.build(ops.Mul, body, ctx.constant(ctx.attribute("gamma", 1.0507009873554805), x.dtype))
+
+
 @onnx_op("HardSigmoid")
 def hard_sigmoid(ctx: Context) -> Results:
     ctx.ignore("consumed_inputs")

@@ -1,10 +1,12 @@
-"""Matrix products, convolution and Einsum."""
+"""Matrix products and convolution."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from ingot.compiler.frontend.assumptions import spell
+import numpy as np
+
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.ir import dims
@@ -13,7 +15,6 @@ from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Reshape, Transpose
-from ingot.compiler.ops.reduction import ReduceSum
 from ingot.compiler.ops.transposed import ConvTranspose
 
 TABLE = Table()
@@ -167,62 +168,31 @@ def conv_transpose(ctx: Context) -> Results:
     return ctx.build(ConvTranspose, x, w, bias, strides, pads, dilations, beyond, group, False)
 
 
-@onnx_op("Einsum", since=12)
-def einsum(ctx: Context) -> Results:
-    """Two operands at a time become one MatMul: labels of both that stay are batch axes, those that go are summed."""
-    operands = ctx.variadic()
-    equation = ctx.attribute("equation", "").replace(" ", "")
-    if "." in equation:
-        raise ctx.unsupported(f"Einsum {equation!r} with an ellipsis", "write the axes as letters")
-    terms, arrow, result = equation.partition("->")
-    labels = terms.split(",")
-    if not arrow:
-        result = "".join(sorted(c for c in set(terms) - {","} if terms.count(c) == 1))
-    if len(labels) != len(operands) or any(len(t) != v.rank for t, v in zip(labels, operands, strict=False)):
-        raise ctx.error(f"Einsum {equation!r} does not fit operands {', '.join(str(v.type) for v in operands)}")
-    if not all(c.isalpha() or c == "," for c in terms) or set(result) - set(terms) or len(set(result)) < len(result):
-        raise ctx.error(f"Einsum {equation!r} is malformed")
-    if any(len(set(t)) < len(t) for t in labels):
-        raise ctx.unsupported(f"Einsum {equation!r} takes a diagonal (a label twice in one operand)")
-    value, names = operands[0], labels[0]
-    for position, (other, other_names) in enumerate(zip(operands[1:], labels[1:], strict=True)):
-        needed = set(result).union(*labels[position + 2 :])
-        value, names = _einsum_pair(ctx, value, names, other, other_names, needed)
-    value, names = _sum_out(ctx, value, names, set(result))
-    return _arrange(ctx, value, names, result)
-
-
-def _sum_out(ctx: Context, value: Value, names: str, kept: set[str]) -> tuple[Value, str]:
-    axes = tuple(i for i, c in enumerate(names) if c not in kept)
-    if axes:
-        value = ctx.build(ReduceSum, value, axes, False)
-    return value, "".join(c for c in names if c in kept)
-
-
-def _arrange(ctx: Context, value: Value, names: str, order: str) -> Value:
-    return value if names == order else ctx.build(Transpose, value, tuple(names.index(c) for c in order))
-
-
-def _einsum_pair(ctx: Context, a: Value, a_names: str, b: Value, b_names: str, needed: set[str]) -> tuple[Value, str]:
-    a, a_names = _sum_out(ctx, a, a_names, needed | set(b_names))
-    b, b_names = _sum_out(ctx, b, b_names, needed | set(a_names))
-    extents: dict[str, Dim] = dict(zip(b_names, b.shape, strict=True))
-    for name, extent in zip(a_names, a.shape, strict=True):
-        if name in extents:
-            ctx.equal(extent, extents[name])
-            if ctx.assumptions.differ(extent, extents[name]):
-                raise ctx.unsupported(f"Einsum label {name!r} is {spell((extent, extents[name]))}")
-        extents[name] = extent
-    both = [c for c in a_names if c in b_names]
-    batch = "".join(c for c in both if c in needed)
-    inner = "".join(c for c in both if c not in needed)
-    left = "".join(c for c in a_names if c not in b_names)
-    right = "".join(c for c in b_names if c not in a_names)
-
-    def shape(*groups: str) -> tuple[Dim, ...]:
-        return (*(extents[c] for c in batch), *(dims.product(extents[c] for c in group) for group in groups))
-
-    a = ctx.build(Reshape, _arrange(ctx, a, a_names, batch + left + inner), shape(left, inner))
-    b = ctx.build(Reshape, _arrange(ctx, b, b_names, batch + inner + right), shape(inner, right))
-    names = batch + left + right
-    return ctx.build(Reshape, ctx.build(MatMul, a, b), tuple(extents[c] for c in names)), names
+@onnx_op("Col2Im", since=18)
+def column_to_image(ctx: Context) -> Results:
+    """Blocks added up where they overlap: a transposed convolution whose filter for each place in a block is 1 there."""
+    x, image, block = ctx.operand(0), ctx.dims(1, "the image shape"), ctx.fixed(2, "the block shape")
+    n, taps = len(block), math.prod(block)
+    strides, dilations = ctx.ints("strides") or (1,) * n, ctx.ints("dilations") or (1,) * n
+    pads = ctx.ints("pads") or (0,) * (2 * n)
+    if x.rank != 3 or len(image) != n or len(strides) != n or len(dilations) != n or len(pads) != 2 * n:
+        raise ctx.error(f"image {list(image)} and block {list(block)} do not fit {x.type}")
+    channels = dims.divide_exact(x.shape[1], taps)
+    if not isinstance(channels, int):
+        raise ctx.unsupported(f"Col2Im of {x.type}: its channels must be a constant multiple of {taps}")
+    places: list[Dim] = []
+    beyond: list[int] = []
+    for i, extent in enumerate(image):
+        room = extent + (pads[i] + pads[n + i] - dilations[i] * (block[i] - 1) - 1)
+        rest = room % strides[i]
+        if not isinstance(rest, int):
+            raise ctx.unsupported("Col2Im to a symbolic image in strides", "pin its extents with shapes")
+        places.append(room // strides[i] + 1)
+        beyond.append(rest)
+    ctx.equal(x.shape[2], dims.product(places))
+    filters = np.tile(np.eye(taps).reshape(taps, 1, *block), (channels, *(1,) * (n + 1)))
+    columns = ctx.build(Reshape, x, (x.shape[0], x.shape[1], *places))
+    weight = ctx.constant(filters, x.dtype)
+    return ctx.build(
+        ConvTranspose, columns, weight, None, strides, pads, dilations, tuple(beyond), channels, False
+    )

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from onnx import GraphProto
 
 from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.scope import Body
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Value
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.ops.control import If, Loop
+from ingot.compiler.ops.control import If, Loop, Require
 from ingot.compiler.ops.movement import Gather, Slice, Transpose
 from ingot.compiler.ops.pointwise import Sub
 from ingot.compiler.ops.shape_arithmetic import contents
@@ -40,13 +41,41 @@ def if_(ctx: Context) -> Results:
     known = decided(ctx, condition)
     if known is not None:
         return ctx.scope.inline(branches[0] if known else branches[1])
-    then, otherwise = (ctx.scope.body(graph, (), ()) for graph in branches)
+    bodies = [_fitting(ctx, graph) for graph in branches]
+    match bodies:
+        case [Body() as then, Body() as otherwise]:
+            pass
+        case [ModelError() as error, ModelError()]:
+            raise error
+        case [ModelError() as error, _]:
+            return _certain(ctx, branches[1], condition, False, error)
+        case [_, error]:
+            assert isinstance(error, ModelError)
+            return _certain(ctx, branches[0], condition, True, error)
+        case _:
+            raise AssertionError("two branches")
     for (name, a), (_, b) in zip(then.outputs, otherwise.outputs, strict=False):
         _agree(ctx, a, b, f"output {name!r} of the then-branch")
     captures = tuple(dict.fromkeys((*then.captures, *otherwise.captures)))
     return ctx.build(
         If, condition, captures, _closed(then, captures, "then"), _closed(otherwise, captures, "else")
     ).results()
+
+
+def _fitting(ctx: Context, graph: GraphProto) -> Body | ModelError:
+    """A branch, or why the shapes that the model is compiled for rule it out."""
+    try:
+        return ctx.scope.body(graph, (), ())
+    except UnsupportedError:
+        raise
+    except ModelError as error:
+        return error
+
+
+def _certain(ctx: Context, graph: GraphProto, condition: Value, wanted: bool, other: ModelError) -> Results:
+    """The branch that fits, where the other cannot be right: choosing that one is an error at run time."""
+    problem = f"the condition must be {str(wanted).lower()}: with these shapes the other branch is wrong ({other})"
+    return ctx.build(Require, ctx.scope.inline(graph), condition, wanted, problem).results()
 
 
 def _closed(body: Body, captures: Iterable[Value], name: str) -> Graph:

@@ -1,4 +1,4 @@
-"""Gather and its relatives: elements chosen by an index tensor.
+"""Gather, Scatter and their relatives: elements chosen by an index tensor; the largest elements.
 
 GatherElements and GatherND become one Gather from the flattened data at linear positions.
 """
@@ -14,7 +14,8 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
-from ingot.compiler.ops.movement import Gather, Reshape, Slice
+from ingot.compiler.ops.indexing import Scatter, TopK
+from ingot.compiler.ops.movement import Gather, Reshape, Slice, Transpose
 from ingot.runtime import dtypes
 
 TABLE = Table()
@@ -59,18 +60,123 @@ def gather_nd(ctx: Context) -> Results:
     for i in range(batch):
         ctx.equal(data.shape[i], indices.shape[i])
         places.append(ctx.build(Reshape, counted(ctx, data.shape[i], dtypes.i64), _column(data.shape[i], i, rank)))
-    sizes, steps = (*indices.shape[:-1], 1), (1,) * indices.rank
-    for i in range(depth):
-        part = ctx.build(Slice, indices, (*(0,) * rank, i), sizes, steps)
-        part = ctx.build(Reshape, part, indices.shape[:-1])
-        places.append(_from_front(ctx, part, data.shape[batch + i]))
+    places += _addressed(ctx, data, indices, batch)
     rows = ctx.build(Reshape, data, (dims.product(data.shape[:addressed]), *data.shape[addressed:]))
     return ctx.build(Gather, rows, _linear(ctx, places, data.shape[:addressed]), 0)
+
+
+def _reduction(ctx: Context) -> str:
+    found = ctx.attribute("reduction", "none")
+    if found not in ("none", "add", "mul", "max", "min"):
+        raise ctx.error(f"unknown reduction {found!r}")
+    return found
+
+
+@onnx_op("Scatter", since=9)
+@onnx_op("ScatterElements", since=11)
+def scatter_elements(ctx: Context) -> Results:
+    data, indices, updates = ctx.operand(0), ctx.operand(1), ctx.operand(2)
+    for a, b in zip(indices.shape, updates.shape, strict=False):
+        ctx.equal(a, b)
+    axis = ctx.axis(ctx.attribute("axis", 0), data.rank)
+    return ctx.build(Scatter, data, indices, updates, axis, _reduction(ctx))
+
+
+@onnx_op("ScatterND", since=11)
+def scatter_nd(ctx: Context) -> Results:
+    """The last axis of `indices` addresses the first axes of the data: rows of the data are scattered."""
+    data, indices, updates = ctx.operand(0), ctx.operand(1), ctx.operand(2)
+    depth = indices.shape[-1] if indices.rank else 0
+    if not isinstance(depth, int):
+        raise ctx.unsupported(f"ScatterND with indices {indices.type}: the last dim must be constant")
+    if indices.rank < 1 or depth > data.rank:
+        raise ctx.error(f"indices {indices.type} do not fit the data {data.type}")
+    count, inner = dims.product(indices.shape[:-1]), dims.product(data.shape[depth:])
+    places = _linear(ctx, _addressed(ctx, data, indices, 0), data.shape[:depth])
+    rows = ctx.build(Reshape, data, (dims.product(data.shape[:depth]), inner))
+    column = ctx.build(Reshape, ctx.expand(places, indices.shape[:-1]), (count, 1))
+    ctx.equal(updates.type.size, count * inner)
+    written = ctx.build(Scatter, rows, column, ctx.build(Reshape, updates, (count, inner)), 0, _reduction(ctx))
+    return ctx.build(Reshape, written, data.shape)
+
+
+@onnx_op("TopK")
+def top_k_attribute(ctx: Context) -> Results:
+    return _top_k(ctx, ctx.attribute("k", 0))
+
+
+@onnx_op("TopK", since=10)
+def top_k_input(ctx: Context) -> Results:
+    found = ctx.dims(1, "the number of elements")
+    if len(found) != 1:
+        raise ctx.error(f"TopK needs one number of elements, not {len(found)}")
+    return _top_k(ctx, found[0])
+
+
+def _top_k(ctx: Context, k: Dim) -> Results:
+    """The results are in order whether the model asks for that or not."""
+    ctx.ignore("sorted")
+    x = ctx.operand(0)
+    axis = ctx.axis(ctx.attribute("axis", -1), x.rank)
+    return ctx.build(TopK, x, k, axis, bool(ctx.attribute("largest", 1))).results()
+
+
+@onnx_op("TensorScatter", since=24)
+def tensor_scatter(ctx: Context) -> Results:
+    """Updates written into a cache from a place of each batch element's own on, round and round if circular."""
+    cache, updates, starts = ctx.operand(0), ctx.operand(1), ctx.optional(2)
+    axis, mode = ctx.axis(ctx.attribute("axis", -2), cache.rank), ctx.attribute("mode", "linear")
+    if axis == 0 or mode not in ("linear", "circular") or updates.rank != cache.rank:
+        raise ctx.error(f"updates {updates.type} of {cache.type} along axis {axis} with mode {mode!r}")
+    rest = (1,) * (cache.rank - axis - 1)
+    length = updates.shape[axis]
+    places: Value = ctx.build(Reshape, counted(ctx, length, dtypes.i64), (*(1,) * axis, length, *rest))
+    if starts is not None:
+        first = starts if starts.dtype == dtypes.i64 else ctx.build(ops.Cast, starts, dtypes.i64)
+        first = ctx.build(Reshape, first, (starts.shape[0], *(1,) * (cache.rank - 1)))
+        places = ctx.build(ops.Add, places, first)
+    if mode == "circular":
+        places = ctx.build(ops.Mod, places, ctx.dim_values((cache.shape[axis],), True))
+    return ctx.build(Scatter, cache, places, updates, axis, "none")
+
+
+@onnx_op("ReverseSequence", since=10)
+def reverse_sequence(ctx: Context) -> Results:
+    """The first steps of each sequence backwards: rows of [time * batch] gathered at computed places."""
+    x, lengths = ctx.operand(0), ctx.operand(1)
+    time, batch = ctx.attribute("time_axis", 0), ctx.attribute("batch_axis", 1)
+    if {time, batch} != {0, 1} or x.rank < 2:
+        raise ctx.error(f"time_axis {time} and batch_axis {batch} of {x.type}: they must be 0 and 1")
+    turn = (1, 0, *range(2, x.rank))
+    if time == 1:
+        x = ctx.build(Transpose, x, turn)
+    steps, count = x.shape[:2]
+    ctx.equal(lengths.shape[0], count)
+    if lengths.dtype != dtypes.i64:
+        lengths = ctx.build(ops.Cast, lengths, dtypes.i64)
+    step = ctx.build(Reshape, counted(ctx, steps, dtypes.i64), (steps, 1))
+    last = ctx.build(ops.Sub, lengths, ctx.constant(1, dtypes.i64))
+    inside = ctx.build(ops.Less, step, lengths)
+    taken = ctx.build(ops.Where, inside, ctx.build(ops.Sub, last, step), step)
+    places = _linear(ctx, (taken, counted(ctx, count, dtypes.i64)), (steps, count))
+    result = ctx.build(Gather, ctx.build(Reshape, x, (steps * count, *x.shape[2:])), places, 0)
+    return result if time == 0 else ctx.build(Transpose, result, turn)
 
 
 def _column(extent: Dim, axis: int, rank: int) -> Dims:
     """The shape that lays a vector along `axis` of `rank` axes."""
     return (extent, *(1,) * (rank - 1 - axis))
+
+
+def _addressed(ctx: Context, data: Value, indices: Value, first: int) -> list[Value]:
+    """The places along the axes of the data from `first` on that the last axis of `indices` lists."""
+    rank = indices.rank - 1
+    sizes, steps = (*indices.shape[:-1], 1), (1,) * indices.rank
+    places: list[Value] = []
+    for i in range(int(indices.shape[-1])):
+        part = ctx.build(Slice, indices, (*(0,) * rank, i), sizes, steps)
+        places.append(_from_front(ctx, ctx.build(Reshape, part, indices.shape[:-1]), data.shape[first + i]))
+    return places
 
 
 def _from_front(ctx: Context, indices: Value, extent: Dim) -> Value:

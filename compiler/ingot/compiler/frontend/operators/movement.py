@@ -168,10 +168,20 @@ def expand(ctx: Context) -> Results:
     return ctx.expand(x, ctx.common_shape(x.shape, wanted))
 
 
+@onnx_op("Tile")
+def tile_axis(ctx: Context) -> Results:
+    x, (count,), (axis,) = ctx.operand(0), ctx.dims(1, "the repeats"), ctx.fixed(2, "the axis")
+    axis = ctx.axis(axis, x.rank)
+    return _tiled(ctx, x, tuple(count if a == axis else 1 for a in range(x.rank)))
+
+
 @onnx_op("Tile", since=6)
 def tile(ctx: Context) -> Results:
+    return _tiled(ctx, ctx.operand(0), ctx.dims(1, "the repeats"))
+
+
+def _tiled(ctx: Context, x: Value, repeats: Dims) -> Value:
     """Each repeated axis [d] is [1, d], expanded to [r, d] and merged to [r * d]."""
-    x, repeats = ctx.operand(0), ctx.dims(1, "the repeats")
     if len(repeats) != x.rank or any(isinstance(r, int) and r < 0 for r in repeats):
         raise ctx.error(f"repeats {spell(repeats)} do not fit {x.type}")
     split: list[Dim] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ingot.compiler.frontend.assumptions import spell
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.ir.dims import Dim
@@ -73,26 +74,30 @@ def _operands(ctx: Context, gates: int, direction: str, layout: int) -> _Operand
             raise ctx.unsupported("a hidden size that is not constant", "give the attribute hidden_size")
         hidden = known
     directions = 2 if direction == "bidirectional" else 1
-    _expect(ctx, w, directions, gates * hidden, x.shape[2])
-    _expect(ctx, r, directions, gates * hidden, hidden)
+    _expect(ctx, "W", w, directions, gates * hidden, x.shape[2])
+    _expect(ctx, "R", r, directions, gates * hidden, hidden)
     if b is not None:
-        _expect(ctx, b, directions, 2 * gates * hidden)
+        _expect(ctx, "B", b, directions, 2 * gates * hidden)
     if lens is not None:
-        _expect(ctx, lens, x.shape[1 - layout])
+        _expect(ctx, "sequence_lens", lens, x.shape[1 - layout])
     if initial is not None:
-        _expect_state(ctx, initial, x, directions, hidden, layout)
+        _expect_state(ctx, "initial_h", initial, x, directions, hidden, layout)
     return _Operands(x, w, r, b, lens, initial)
 
 
-def _expect(ctx: Context, value: Value, *shape: Dim) -> None:
-    """Learn that `value` has this shape, where that can be learnt; the op itself refuses what does not fit."""
-    for have, want in zip(value.shape, shape, strict=False):
+def _expect(ctx: Context, what: str, value: Value, *shape: Dim) -> None:
+    """`value` must have this shape; what is not certain is learnt."""
+    if value.rank != len(shape):
+        raise ctx.error(f"{what} is {value.type}, rank {len(shape)} is needed")
+    for have, want in zip(value.shape, shape, strict=True):
+        if ctx.assumptions.differ(have, want):
+            raise ctx.error(f"{what} is {value.type}, but the shape {spell(shape)} is needed")
         ctx.equal(have, want)
 
 
-def _expect_state(ctx: Context, value: Value, x: Value, directions: int, hidden: int, layout: int) -> None:
+def _expect_state(ctx: Context, what: str, value: Value, x: Value, directions: int, hidden: int, layout: int) -> None:
     pair = (directions, x.shape[1 - layout])
-    _expect(ctx, value, *(reversed(pair) if layout else pair), hidden)
+    _expect(ctx, what, value, *(reversed(pair) if layout else pair), hidden)
 
 
 @onnx_op("RNN")
@@ -118,8 +123,8 @@ def lstm(ctx: Context) -> Results:
     directions, hidden = operands.r.shape[0], operands.r.shape[2]
     if isinstance(directions, int) and isinstance(hidden, int):
         if initial is not None:
-            _expect_state(ctx, initial, operands.x, directions, hidden, attributes.layout)
+            _expect_state(ctx, "initial_c", initial, operands.x, directions, hidden, attributes.layout)
         if peepholes is not None:
-            _expect(ctx, peepholes, directions, 3 * hidden)
+            _expect(ctx, "P", peepholes, directions, 3 * hidden)
     input_forget = bool(ctx.attribute("input_forget", 0))
     return ctx.build(ops.LSTM, *operands, initial, peepholes, *attributes, input_forget).results()

@@ -68,7 +68,7 @@ class Stretch:
     roi: tuple[float, float]
 
 
-class _Arithmetic:
+class Arithmetic:
     """Small f32 vectors and numbers as graph nodes."""
 
     def __init__(self, ctx: Context) -> None:
@@ -78,7 +78,7 @@ class _Arithmetic:
         return self.ctx.build(op, a, b if isinstance(b, Value) else self.number(b))
 
     def number(self, value: float) -> Value:
-        return self.ctx.constant(np.float32(value))
+        return self.ctx.constant(value, f32)
 
     def dim(self, dim: Dim) -> Value:
         if isinstance(dim, int):
@@ -97,8 +97,10 @@ def resize(ctx: Context, x: Value, stretches: Sequence[Stretch], how: Filter) ->
     outside: list[Value] = []
 
     def growth(stretch: Stretch) -> float:
-        known = isinstance(stretch.size, int) and isinstance(stretch.extent, int) and stretch.extent > 0
-        return stretch.size / stretch.extent if known else stretch.scale or 1.0  # pyright: ignore[reportOperatorIssue]
+        size, extent = stretch.size, stretch.extent
+        if isinstance(size, int) and isinstance(extent, int) and extent > 0:
+            return size / extent
+        return stretch.scale or 1.0
 
     for stretch in sorted(stretches, key=growth):
         if _is_whole(stretch, how):
@@ -127,7 +129,7 @@ def _is_whole(stretch: Stretch, how: Filter) -> bool:
 
 
 def _scale(ctx: Context, stretch: Stretch) -> Value:
-    a = _Arithmetic(ctx)
+    a = Arithmetic(ctx)
     if stretch.scale is not None:
         return a.number(stretch.scale)
     return a(ops.Div, a.dim(stretch.size), a.dim(stretch.extent))
@@ -135,7 +137,7 @@ def _scale(ctx: Context, stretch: Stretch) -> Value:
 
 def _places(ctx: Context, stretch: Stretch, how: Filter) -> Value:
     """Where the elements 0, 1 .. of the resized axis lie in the operand's: f32 [size]."""
-    a = _Arithmetic(ctx)
+    a = Arithmetic(ctx)
     position: Value = ctx.build(ops.Cast, counted(ctx, stretch.size, i64), f32)
     scale = _scale(ctx, stretch)
     size, last = a.dim(stretch.size), a.dim(stretch.extent - 1)
@@ -150,8 +152,8 @@ def _places(ctx: Context, stretch: Stretch, how: Filter) -> Value:
             return half_pixel()
         case "half_pixel_symmetric":
             wanted = a(ops.Mul, scale, a.dim(stretch.extent))
-            shift = a(ops.Mul, a(ops.Sub, a.number(1.0), a(ops.Div, size, wanted)), a(ops.Mul, a.dim(stretch.extent), 0.5))
-            return a(ops.Add, shift, half_pixel())
+            share = a(ops.Sub, a.number(1.0), a(ops.Div, size, wanted))
+            return a(ops.Add, a(ops.Mul, share, a(ops.Mul, a.dim(stretch.extent), 0.5)), half_pixel())
         case "pytorch_half_pixel":
             return a.choose(several, half_pixel(), 0.0)
         case "align_corners":
@@ -168,19 +170,19 @@ def _places(ctx: Context, stretch: Stretch, how: Filter) -> Value:
 
 
 def _outside(ctx: Context, place: Value, extent: Dim) -> Value:
-    a = _Arithmetic(ctx)
+    a = Arithmetic(ctx)
     below = ctx.build(ops.Less, place, a.number(0.0))
     return ctx.build(ops.Or, below, ctx.build(ops.Greater, place, a.dim(extent - 1)))
 
 
 def _kept(ctx: Context, index: Value, extent: Dim) -> Value:
     """Whole f32 numbers as i64 indices inside the axis."""
-    a = _Arithmetic(ctx)
+    a = Arithmetic(ctx)
     return ctx.build(ops.Cast, ctx.build(ops.Clip, index, a.number(0.0), a.dim(extent - 1)), i64)
 
 
 def _nearest(ctx: Context, place: Value, extent: Dim, rounding: str) -> Value:
-    a = _Arithmetic(ctx)
+    a = Arithmetic(ctx)
     low = ctx.build(ops.Floor, place)
     if rounding == "floor":
         return _kept(ctx, low, extent)
@@ -193,7 +195,7 @@ def _nearest(ctx: Context, place: Value, extent: Dim, rounding: str) -> Value:
 
 def _neighbours(ctx: Context, place: Value, stretch: Stretch, how: Filter) -> tuple[Value, Value]:
     """Indices and weights [size, taps] of the elements that each result element is made of."""
-    a = _Arithmetic(ctx)
+    a = Arithmetic(ctx)
     reach, narrow = (1 if how.mode == "linear" else 2), 1.0
     if how.antialias:
         scale = stretch.scale
@@ -208,7 +210,7 @@ def _neighbours(ctx: Context, place: Value, stretch: Stretch, how: Filter) -> tu
     taps = ctx.constant(np.arange(first, 2 - first, dtype=np.float32).reshape(1, -1))
     indices = a(ops.Add, low, taps)
     distance = ctx.build(ops.Abs, a(ops.Mul, a(ops.Sub, indices, column), narrow))
-    weights = _triangle(ctx, distance) if how.mode == "linear" else _cubic(ctx, distance, how.cubic_a)
+    weights = _triangle(ctx, distance) if how.mode == "linear" else cubic(ctx, distance, how.cubic_a)
     if how.exclude_outside:
         weights = a.choose(_outside(ctx, indices, stretch.extent), a.number(0.0), weights)
     if how.exclude_outside or how.antialias:
@@ -219,13 +221,13 @@ def _neighbours(ctx: Context, place: Value, stretch: Stretch, how: Filter) -> tu
 
 def _triangle(ctx: Context, distance: Value) -> Value:
     """``max(0, 1 - d)``"""
-    a = _Arithmetic(ctx)
+    a = Arithmetic(ctx)
     return a(ops.Max, a(ops.Sub, a.number(1.0), distance), 0.0)
 
 
-def _cubic(ctx: Context, distance: Value, coefficient: float) -> Value:
+def cubic(ctx: Context, distance: Value, coefficient: float) -> Value:
     """The cubic convolution kernel, ``a`` its slope at 1 (Keys 1981, equation 4)."""
-    a, c = _Arithmetic(ctx), coefficient
+    a, c = Arithmetic(ctx), coefficient
 
     def polynomial(*terms: float) -> Value:
         result: Value = a.number(terms[0])
@@ -292,11 +294,12 @@ def _fitted(ctx: Context, x: Value, sizes: Dims, axes: Sequence[int], policy: st
     extents = [x.shape[axis] for axis in axes]
     if policy not in ("not_larger", "not_smaller"):
         raise ctx.error(f"unknown keep_aspect_ratio_policy {policy!r}")
-    if not all(isinstance(d, int) for d in (*extents, *sizes)):
+    pairs = [(s, d) for s, d in zip(sizes, extents, strict=True) if isinstance(s, int) and isinstance(d, int)]
+    if len(pairs) < len(extents):
         raise ctx.unsupported(f"Resize of {x.type} to {spell(sizes)} {policy}", "pin the dims with shapes")
-    ratios = [s / d for s, d in zip(sizes, extents, strict=True)]  # pyright: ignore[reportOperatorIssue]
-    scale = float(min(ratios) if policy == "not_larger" else max(ratios))
-    return tuple(math.floor(scale * int(d) + 0.5) for d in extents), scale
+    ratios = [s / d for s, d in pairs]
+    scale = min(ratios) if policy == "not_larger" else max(ratios)
+    return tuple(math.floor(scale * d + 0.5) for _, d in pairs), scale
 
 
 @onnx_op("Upsample", since=1)

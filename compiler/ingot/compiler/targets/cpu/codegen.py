@@ -16,6 +16,7 @@ from ingot.compiler.targets.cpu.objects import compile_kernel, kernel_symbol, ne
 from ingot.compiler.targets.cpu.program import emit_program
 from ingot.compiler.targets.cpu.team import EXPORTS as TEAM_EXPORTS
 from ingot.compiler.targets.cpu.workers import compile_in_processes
+from ingot.runtime.manifest import CALL_SYMBOL, RUN_SYMBOL
 
 Progress = Callable[[int, int], None]  # kernels done, kernels in all
 
@@ -25,8 +26,9 @@ PARALLEL = 64  # fewer kernels than this are compiled in this process: starting 
 def compile_program(program: Program, level: Level, *, jobs: int = 1, progress: Progress | None = None) -> bytes:
     """The closed shared object of `program` for `level`; the same bytes for every number of `jobs`.
 
-    It exports ``i32 ingot_run(i64 *args, void *team)``, whose args are `program.argument_table`, and the functions of
-    the thread team. Up to `jobs` processes compile the kernels. Raises IrError naming the kernel that is malformed.
+    It exports ``i32 ingot_run(i64 *args, void *team)``, whose args are `program.argument_table`, its entry for Python
+    (`fastcall`) and the functions of the thread team. Up to `jobs` processes compile the kernels. Raises IrError naming
+    the kernel that is malformed.
     """
     kernels: dict[str, Kernel] = {}
     for launch in program.launches():
@@ -49,4 +51,4 @@ def compile_program(program: Program, level: Level, *, jobs: int = 1, progress: 
         for kernel in ordered:
             objects.append(compile_kernel(kernel, level))
             done()
-    return elf.link(objects, soname=f"{program.name}.so", exports=("ingot_run", *TEAM_EXPORTS))
+    return elf.link(objects, soname=f"{program.name}.so", exports=(RUN_SYMBOL, CALL_SYMBOL, *TEAM_EXPORTS))

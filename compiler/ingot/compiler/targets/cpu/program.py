@@ -19,6 +19,7 @@ from ingot.compiler.ir.dims import Serial, serialise
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat, Step
 from ingot.compiler.targets.cpu.emit import declare_kernel, forbid_libraries
+from ingot.compiler.targets.cpu.fastcall import emit_call
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.team import emit_team
@@ -58,13 +59,15 @@ def argument_table(program: Program) -> list[Entry]:
 
 
 def emit_program(module: ir.Module, program: Program, level: Level, symbol_of: Callable[[Kernel], str]) -> None:
-    """Define `ingot_run` and the thread team in `module`; kernels are external, named by `symbol_of`."""
+    """Define `ingot_run`, its entry for Python and the thread team in `module`; kernels are external, named by
+    `symbol_of`."""
     region = emit_team(module, level)
     function = ir.Function(module, ir.FunctionType(I32, [PTR, PTR]), "ingot_run")
     forbid_libraries(function)
     walk = _Walk(function, region, symbol_of)
     walk.steps(program.steps)
     walk.b.ret(I32(0))
+    emit_call(module, function)
 
 
 class _Walk:

@@ -70,7 +70,7 @@ class _Team:
         system = self.b.load(self.at(_SYSCALL), typ=PTR, align=8)
         none = ir.Constant(PTR, None)
         arguments = [I64(_FUTEX_CALL[self.level.arch]), self.at(offset), I64(operation), self.b.zext(value, I64), none]
-        self.b.call(_Callee(system, ir.FunctionType(I64, [I64], var_arg=True)), [*arguments, none, I64(0)])
+        self.b.call(Callee(system, ir.FunctionType(I64, [I64], var_arg=True)), [*arguments, none, I64(0)])
 
     def pause(self) -> None:
         if self.level.arch == "x86-64":
@@ -134,7 +134,7 @@ def _declare(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.T
     return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
-class _Callee:
+class Callee:
     """A pointer called as a function of the given type."""
 
     def __init__(self, pointer: ir.Value, function_type: ir.FunctionType) -> None:
@@ -212,7 +212,7 @@ def _emit_work(module: ir.Module, level: Level) -> ir.Function:
 
 
 def _call_kernel(b: ir.IRBuilder, pointer: ir.Value, arguments: ir.Value, chunk: ir.Value) -> None:
-    b.call(_Callee(pointer, ir.FunctionType(ir.VoidType(), [PTR, I64])), [arguments, chunk])
+    b.call(Callee(pointer, ir.FunctionType(ir.VoidType(), [PTR, I64])), [arguments, chunk])
 
 
 def _emit_worker(module: ir.Module, level: Level, work: ir.Function) -> None:

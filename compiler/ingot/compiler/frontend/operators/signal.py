@@ -1,0 +1,156 @@
+"""Spectra: Fourier transforms as products with constant matrices, window functions' frames as convolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.weights import dtype_of
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.graph import Array, Value
+from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.movement import Pad, Reshape, Slice, Transpose
+from ingot.runtime.dtypes import f32
+
+TABLE = Table()
+onnx_op = TABLE.onnx_op
+
+LONGEST = 1 << 13  # points a transform by matrix may have: the matrix has their square
+
+
+def _basis(points: int, bins: int, inverse: bool) -> Array:
+    """``exp(-2 pi i n k / points)`` for n < points and k < bins as [points, bins, 2], computed in f64."""
+    turns = np.outer(np.arange(points), np.arange(bins)) % points / points
+    angle = 2 * np.pi * turns * (1 if inverse else -1)
+    return np.stack((np.cos(angle), np.sin(angle)), -1) / (points if inverse else 1)
+
+
+def _length(ctx: Context, index: int, what: str) -> int | None:
+    """A scalar input that must be a constant, None where it is left out."""
+    if ctx.optional(index) is None:
+        return None
+    return ctx.fixed(index, what)[0]
+
+
+@onnx_op("DFT", since=17)
+def dft_attribute(ctx: Context) -> Results:
+    return _dft(ctx, ctx.attribute("axis", 1))
+
+
+@onnx_op("DFT", since=20)
+def dft(ctx: Context) -> Results:
+    axis = _length(ctx, 2, "the axis")
+    return _dft(ctx, -2 if axis is None else axis)
+
+
+def _dft(ctx: Context, axis: int) -> Value:
+    """[.., n, .., 1 or 2] -> [.., bins, .., 2]: the axis and the parts are turned to the end and multiplied."""
+    x, points = ctx.operand(0), _length(ctx, 1, "the transform's length")
+    axis = ctx.axis(axis, x.rank)
+    inverse, half = bool(ctx.attribute("inverse", 0)), bool(ctx.attribute("onesided", 0))
+    parts, extent = x.shape[-1], x.shape[axis]
+    if axis == x.rank - 1 or parts not in (1, 2) or not x.dtype.is_float:
+        raise ctx.error(f"DFT of {x.type} along axis {axis}: the last axis holds real and imaginary parts")
+    if not isinstance(extent, int):
+        raise ctx.unsupported(f"DFT along an axis of extent {dims.show(extent)}", "pin it with shapes")
+    count = extent if points is None else points
+    if half and inverse:
+        count = (extent - 1) * 2 if points is None else points
+        return _real_from_half(ctx, x, axis, count)
+    if count > LONGEST:
+        raise ctx.unsupported(f"DFT of {count} points", f"at most {LONGEST} points are supported")
+    bins = count // 2 + 1 if half else count
+    basis = _basis(count, bins, inverse)
+    real, imaginary = basis[..., 0], basis[..., 1]
+    matrix = np.stack((real, imaginary), -1).reshape(count, 1, 2 * bins)
+    if parts == 2:
+        turned = np.stack((-imaginary, real), -1).reshape(count, 1, 2 * bins)
+        matrix = np.concatenate((matrix, turned), 1)
+    return _transformed(ctx, x, axis, count, matrix.reshape(count * int(parts), 2 * bins), (bins, 2))
+
+
+def _real_from_half(ctx: Context, x: Value, axis: int, count: int) -> Value:
+    """The real signal whose spectrum's first half is x: every bin but the first (and the middle one) counts twice."""
+    bins = count // 2 + 1
+    basis = _basis(count, bins, True)
+    twice = np.full(bins, 2.0)
+    twice[0] = 1.0
+    if count % 2 == 0:
+        twice[-1] = 1.0
+    signs = np.stack((basis[..., 0], -basis[..., 1]), -1) * twice[:, None]  # [n, k, part]
+    matrix = signs.transpose(1, 2, 0).reshape(2 * bins, count)
+    return _transformed(ctx, x, axis, bins, matrix, (count, 1))
+
+
+def _transformed(ctx: Context, x: Value, axis: int, count: int, matrix: Array, result: tuple[int, int]) -> Value:
+    """x cut or padded to `count` along `axis`, times `matrix`; the axis and the parts become `result`."""
+    if x.shape[axis] < count:
+        ends = [0] * x.rank
+        ends[axis] = count - x.shape[axis]
+        x = ctx.build(Pad, x, (*(0,) * x.rank, *ends), "constant", None)
+    elif x.shape[axis] > count:
+        sizes = tuple(count if a == axis else d for a, d in enumerate(x.type.shape))
+        x = ctx.build(Slice, x, (0,) * x.rank, sizes, (1,) * x.rank)
+    outer = [a for a in range(x.rank - 1) if a != axis]
+    turned = ctx.build(Transpose, x, (*outer, axis, x.rank - 1))
+    rows = ctx.build(Reshape, turned, (dims.product(x.shape[a] for a in outer), matrix.shape[0]))
+    product = ctx.build(MatMul, rows, ctx.constant(matrix, x.dtype))
+    split = ctx.build(Reshape, product, (*(x.shape[a] for a in outer), *result))
+    back = list(range(axis)) + [len(outer)] + list(range(axis, len(outer))) + [len(outer) + 1]
+    return ctx.build(Transpose, split, tuple(back))
+
+
+@onnx_op("STFT", since=17)
+def stft(ctx: Context) -> Results:
+    """[batch, n, 1] -> [batch, frames, bins, 2]: a convolution whose filters are the windowed sines and cosines."""
+    x, step, window = ctx.operand(0), ctx.fixed(1, "the frame step")[0], ctx.optional(2)
+    length = _length(ctx, 3, "the frame length")
+    if x.rank == 2:
+        x = ctx.build(Reshape, x, (*x.shape, 1))
+    if x.rank != 3 or x.shape[2] not in (1, 2) or not x.dtype.is_float or step < 1:
+        raise ctx.error(f"STFT of {x.type} in steps of {step}: [batch, n, 1 or 2] and a positive step are needed")
+    if length is None:
+        extent = window.shape[0] if window is not None else x.shape[1]
+        if not isinstance(extent, int):
+            raise ctx.unsupported("STFT with a symbolic frame length", "pin the signal's length with shapes")
+        length = extent
+    parts = int(x.shape[2])
+    half = bool(ctx.attribute("onesided", 1)) and parts == 1
+    bins = length // 2 + 1 if half else length
+    basis = _basis(length, bins, False).transpose(1, 2, 0)  # [bins, part, n]
+    if parts == 2:
+        turned = np.stack((-basis[:, 1], basis[:, 0]), 1)
+        basis = np.stack((basis, turned), 2)
+    filters: Value = ctx.constant(basis.reshape(2 * bins, parts, length), x.dtype)
+    if window is not None:
+        ctx.equal(window.shape[0], length)
+        filters = ctx.pointwise(ops.Mul, filters, window)
+    signal = ctx.build(Transpose, x, (0, 2, 1))
+    frames = ctx.build(Conv, signal, filters, None, (step,), (0, 0), (1,), 1, False)
+    turned_back = ctx.build(Transpose, frames, (0, 2, 1))
+    return ctx.build(Reshape, turned_back, (x.shape[0], frames.shape[2], bins, 2))
+
+
+@onnx_op("MelWeightMatrix", since=17)
+def mel_weight_matrix(ctx: Context) -> Results:
+    """Triangular filters on the mel scale, at the bins of a one-sided spectrum: constant like what they come from."""
+    given = [ctx.array(ctx.operand(i)) for i in range(5)]
+    if any(v is None for v in given):
+        raise ctx.unsupported("MelWeightMatrix of values that are computed from data", "make them constant")
+    bands, length, rate, low, high = (v.item() for v in given if v is not None)
+    bins = int(length) // 2 + 1
+    edges = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (low, high)), int(bands) + 2)
+    places = np.floor((int(length) + 1) * (700 * (10 ** (edges / 2595) - 1)) / rate).astype(np.int64)
+    matrix = np.zeros((bins, int(bands)))
+    for band in range(int(bands)):
+        first, centre, last = places[band : band + 3]
+        for k in range(first, centre):
+            matrix[k, band] = (k - first) / (centre - first)
+        if first == centre:
+            matrix[centre, band] = 1.0
+        for k in range(centre, last):
+            matrix[k, band] = (last - k) / (last - centre)
+    code = ctx.attribute("output_datatype", 1)
+    return ctx.constant(matrix, f32 if code == 1 else dtype_of(code, "the result of MelWeightMatrix"))

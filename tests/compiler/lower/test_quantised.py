@@ -1,0 +1,57 @@
+"""Quantisation steps between kernels: what is fused must round as the steps alone do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ingot.compiler import compile
+from ingot.compiler.ir.graph import Graph, Input, Value, constant
+from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ops.linear import Conv
+from ingot.compiler.ops.pointwise import Cast, Clip
+from ingot.compiler.ops.quantised import Dequantize, Quantize
+from ingot.runtime.dtypes import DType, f32, i8, u8
+
+X = Input("x", TensorType(f32, (4, 99)))
+FEED = {"x": (np.random.default_rng(3).standard_normal((4, 99)) * 100).astype(np.float32)}
+SCALE = constant(0.37, f32)
+
+
+def check(value: Value) -> None:
+    graph = Graph((X,), (("y", value),))
+    with compile(graph, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(FEED)["y"], evaluate_graph(graph, FEED)["y"])
+
+
+@pytest.mark.parametrize(("dtype", "zero"), [(u8, 11), (i8, -3), (i8, 0)])
+def test_requantised_values_keep_their_rounding_and_saturation(dtype: DType, zero: int) -> None:
+    point = constant(zero, dtype)
+    check(Dequantize(Quantize(X, SCALE, point, dtype), SCALE, point))
+
+
+def test_the_integers_may_leave_the_kernel_too() -> None:
+    whole = Quantize(X, SCALE, None, i8)
+    graph = Graph((X,), (("q", whole), ("y", Dequantize(whole, SCALE, None))))
+    with compile(graph, jobs=1).session(threads=1) as session:
+        have, want = session.run(FEED), evaluate_graph(graph, FEED)
+    for name in want:
+        np.testing.assert_array_equal(have[name], want[name])
+
+
+def test_a_clipped_and_cast_value_is_truncated_before_it_is_dequantised() -> None:
+    whole = Cast(Clip(X, constant(0.0, f32), constant(90.5, f32)), u8)
+    check(Dequantize(whole, SCALE, None))
+
+
+def test_weights_of_constants_are_dequantised_at_compile_time() -> None:
+    x = Input("x", TensorType(f32, (1, 3, 8, 8)))
+    w = constant(np.arange(-54, 54).reshape(4, 3, 3, 3).astype(np.int8))
+    scales = constant(np.array([0.1, 0.2, 0.3, 0.4], np.float32).reshape(4, 1, 1, 1))
+    conv = Conv(x, Dequantize(w, scales, None), None, (1, 1), (1, 1, 1, 1), (1, 1), 1, False)
+    graph = Graph((x,), (("y", conv),))
+    artifact = compile(graph, jobs=1)
+    feed = {"x": np.random.default_rng(5).standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    with artifact.session(threads=1) as session:
+        np.testing.assert_allclose(session.run(feed)["y"], evaluate_graph(graph, feed)["y"], rtol=1e-4, atol=1e-4)

@@ -1,0 +1,54 @@
+"""Silero's voice activity detector: STFT as a convolution, an LSTM whose state the caller carries, nested Ifs.
+
+Its two branches are for two sampling rates and frame sizes, so the shapes that it is compiled for rule one of them out.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ingot.compiler import compile
+from ingot.compiler.frontend import UnsupportedError, load_onnx
+from ingot.runtime import RuntimeFault
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+FOLDER = Path(os.environ.get("INGOT_MODELS") or Path(__file__).parents[3] / "shared" / "models") / "silero_vad"
+PATH = FOLDER / "model.onnx"
+
+pytestmark = pytest.mark.skipif(not PATH.is_file(), reason=f"{PATH} is not there: set INGOT_MODELS")
+
+
+def test_detector_agrees() -> None:
+    artifact = compile(PATH, shapes={"input": ["batch", 576]})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    reference = onnxruntime.InferenceSession(PATH, options, providers=["CPUExecutionProvider"])
+    with artifact.session(threads=1) as session:
+        for path in sorted((FOLDER / "inputs").glob("*.npz")):
+            sample = np.load(path)
+            have = session.run({k.removeprefix("in:"): sample[k] for k in sample.files if k.startswith("in:")})
+            for name in ("output", "stateN"):
+                want = sample[f"out:{name}"]
+                np.testing.assert_allclose(have[name], want, rtol=1e-4, atol=1e-4 * float(np.abs(want).max()))
+        rng = np.random.default_rng(0)
+        states = [np.zeros((2, 3, 128), np.float32)] * 2
+        for _ in range(5):  # a stream: errors would add up in the state
+            feed = {"input": rng.standard_normal((3, 576)).astype(np.float32) * 0.1, "sr": np.array(16000, np.int64)}
+            want_output, want_state = reference.run(None, {**feed, "state": states[0]})
+            have = session.run({**feed, "state": states[1]})
+            np.testing.assert_allclose(have["output"], np.asarray(want_output), rtol=1e-4, atol=1e-5)
+            states = [np.asarray(want_state), have["stateN"]]
+        with pytest.raises(
+            RuntimeFault, match="the condition must be true: with these shapes the other branch is wrong"
+        ):
+            session.run({**feed, "state": states[1], "sr": np.array(8000, np.int64)})
+
+
+def test_frame_size_must_be_known() -> None:
+    with pytest.raises(UnsupportedError, match="pin symbolic dims with shapes"):
+        load_onnx(PATH)
