@@ -90,7 +90,7 @@ def test_what_is_not_exported_says_how(cache: Path) -> None:
         ("packed_tagger", "torchscript-17"),
         ("moe_routed", "torchscript-17"),
         ("light_squeezenet", "onnx-9"),
-        ("mlp", "dynamo-18"),
+        pytest.param("mlp", "dynamo-18", marks=pytest.mark.slow),  # the exporter alone takes seconds to import
     ],
 )
 def test_exports_repeatably_and_runs(name: str, exporter: str, cache: Path) -> None:

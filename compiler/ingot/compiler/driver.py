@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 from ingot.compiler.artifact import Artifact, build_artifact
+from ingot.compiler.defects import defects_of
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.verify import verify_program
@@ -53,7 +54,8 @@ def compile(
     that changes a result. `print_after`, `dump` and `stop_at` (rule firings allowed) serve to watch and bisect the
     passes; `jobs` is the number of processes that compile kernels (default: the cores).
 
-    Raises ModelError (the model), PassError and ValidationError (a pass), LoweringError (no kernel), TargetError.
+    Raises ModelError (the model), PassError and ValidationError (a pass), LoweringError (no kernel), TargetError,
+    DefectError (Ingot itself).
     """
     tell: Callable[[str], None] = progress or _silent
     started = perf_counter()
@@ -74,26 +76,29 @@ def compile(
     )
     finish("passes")
 
-    program = lower(graph, place.machine, reorder=numerics != "strict")
-    verify_program(program)
+    with defects_of("lowering"):
+        program = lower(graph, place.machine, reorder=numerics != "strict")
+        verify_program(program)
     finish("lower")
 
-    made = place.generate(program, jobs=jobs, progress=lambda done, total: tell(f"kernel {done} of {total}"))
+    with defects_of("code generation"):
+        made = place.generate(program, jobs=jobs, progress=lambda done, total: tell(f"kernel {done} of {total}"))
     finish("generate")
 
-    return build_artifact(
-        program,
-        made.code,
-        made.arguments,
-        target=made.description,
-        name=name or graph.name,
-        provenance={
-            "pipeline": str(passes),
-            "numerics": numerics,
-            "target": target,
-            "kernels": made.kernels,
-            "launches": sum(1 for _ in program.launches()),
-        },
-        inputs=[x.label for x in graph.inputs],
-        outputs=[label for label, _ in graph.outputs],
-    )
+    with defects_of("packing"):
+        return build_artifact(
+            program,
+            made.code,
+            made.arguments,
+            target=made.description,
+            name=name or graph.name,
+            provenance={
+                "pipeline": str(passes),
+                "numerics": numerics,
+                "target": target,
+                "kernels": made.kernels,
+                "launches": sum(1 for _ in program.launches()),
+            },
+            inputs=[x.label for x in graph.inputs],
+            outputs=[label for label, _ in graph.outputs],
+        )

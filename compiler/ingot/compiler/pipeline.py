@@ -107,7 +107,9 @@ def call_pass(target: Callable[..., object], graph: Graph, trace: Trace | None) 
     takes_trace = "trace" in inspect.signature(target).parameters
     result = target(graph, trace=trace) if takes_trace else target(graph)
     if not isinstance(result, Graph):
-        raise TypeError(f"pass {getattr(target, 'name', target)} returned {type(result).__name__}, not a Graph")
+        name = getattr(target, "name", None) or getattr(target, "__name__", None) or type(target).__name__
+        hint = "; graphs are not changed in place: return the new one, or the graph itself" if result is None else ""
+        raise TypeError(f"{name} returned {type(result).__name__}, not a Graph{hint}")
     return result
 
 
@@ -142,6 +144,8 @@ def _load(reference: str) -> Any:
             raise PipelineError(f"no pass {reference!r}: installed entry points of {ENTRY_POINTS}: {known}")
         return found[reference].load()
     module, _, attribute = reference.partition(":")
+    if not module or not attribute:
+        raise PipelineError(f"no pass {reference!r}: write module:attribute, both with a name")
     try:
         loaded: Any = importlib.import_module(module)
         for part in attribute.split("."):
@@ -163,6 +167,11 @@ def parse_pass(text: str, registry: Registry) -> Pass:
     try:
         name, raw = parse_spec(text)
         if name in registry:
+            if any(point.name == name for point in entry_points(group=ENTRY_POINTS)):
+                raise PipelineError(
+                    f"two passes are named {name!r}: Ingot's own and an installed entry point of {ENTRY_POINTS}; "
+                    "rename the entry point, or write module:attribute for it"
+                )
             made = _with_options(registry[name], name, raw)
             return made if getattr(made, "name", None) == name and isinstance(made, Pass) else Named(made, name)
         if ":" not in name and name not in known_passes(registry):
@@ -308,7 +317,7 @@ class Pipeline:
                 seconds = time.perf_counter() - started
                 if checker is not None and graph is not before:
                     checker(graph)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _failure(item, error, before, folder) from error
             if verbose is not None:
                 firings = len(trace.firings) - fired
@@ -364,9 +373,10 @@ def write_repro(folder: Path, graph: Graph, item: Pass) -> tuple[Path, str]:
     return path, command
 
 
-def _failure(item: Pass, error: Exception, before: Graph, folder: Path) -> PassError:
+def _failure(item: Pass, error: BaseException, before: Graph, folder: Path) -> PassError:
     rule, node = (error.rule, error.node) if isinstance(error, RewriteError) else ("", "")
-    message = f"pass {item.name} failed: {error if str(error) else type(error).__name__}"
+    what = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    message = f"pass {item.name} failed: {what or type(error).__name__}"
     try:
         repro, command = write_repro(folder, before, item)
     except Exception as problem:  # the reproducer must not hide the error that it is about

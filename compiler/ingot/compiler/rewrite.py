@@ -253,6 +253,13 @@ class _Engine:
             ) from error
         if not patch:
             return None
+        if not isinstance(cast(object, patch), Mapping):
+            raise RewriteError(
+                f"rule {name} on {where}: a rule gives a patch {{old value: new value}} or None, not "
+                f"{type(patch).__name__}",
+                name,
+                where,
+            )
         replaced: dict[Value, Value] = {}
         for old, new in patch.items():
             if not isinstance(cast(object, new), Value):

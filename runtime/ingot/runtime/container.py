@@ -14,15 +14,12 @@ import hashlib
 import mmap
 import os
 import re
-import secrets
 import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Final
 
@@ -30,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingot.runtime.errors import ArtifactError, InputError, RuntimeFault
+from ingot.runtime.replacement import replaced
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 
@@ -95,26 +93,21 @@ def write(path: str | os.PathLike[str], members: Sequence[Member]) -> None:
     """Write a container, members in the order given; the same members give the same bytes.
 
     The file appears under `path` complete and synchronised to the disk, or not at all; a file that was there is
-    replaced, and processes that have mapped it keep the old one. Raises InputError for names, alignments or data that
-    cannot be written, OSError when the file system refuses.
+    replaced, and processes that have mapped it keep the old one. A symbolic link is followed. Raises InputError for
+    names, alignments or data that cannot be written and for a path that is something else than a regular file (a
+    device, a pipe), OSError when the file system refuses.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
+    with replaced(path) as temporary:
         with open(temporary, "xb") as file:
             write_to(file, members)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        folder = temporary.parent
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_to(file: BinaryIO, members: Sequence[Member]) -> None:
@@ -140,7 +133,7 @@ class Container:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = _checked_path(path)
         self._file = FileIO(self.path)
         try:
             status = os.fstat(self._file.fileno())
@@ -200,6 +193,17 @@ class Container:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _checked_path(path: str | os.PathLike[str]) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = path
+    if not isinstance(text, str) or "\0" in text:
+        shown = "a path with a NUL character" if isinstance(text, str) else f"of type {type(path).__name__}"
+        raise InputError(f"the path of an artifact is a str or os.PathLike[str]; this is {shown}")
+    return text
 
 
 # The headers, each in the only form in which it is written and accepted.

@@ -57,6 +57,9 @@ CONTIGUOUS: Final = 1
 RELEASE_NS: Final = 5000
 """A run that takes longer lets other Python threads go on. For shorter ones the wait to get the lock back, up to a
 switch interval of 5 ms, costs everybody more."""
+ALONE_NS: Final = 10_000
+"""A run that takes less is not worth waking other threads, which takes 15 to 45 us."""
+MEASURING_NS: Final = 200_000
 _METH_O: Final = 0x8
 _NAME: Final = ctypes.create_string_buffer(b"ingot_call")
 
@@ -71,27 +74,43 @@ class _Context(np.ndarray[Any, np.dtype[np.int64]]):
     objects: tuple[Any, ...]
 
 
-def make_call(frame: Frame, address: int, native: Callable[..., int]) -> Call:
-    """A function that does runs of `frame` from then on, one at a time; `address` is that of ingot_call, `native` is
-    ingot_run. It is `decline` where Python or numpy are not as expected, or when it does not give the results that the
-    frame has just given: the frame's staged inputs are run again. The code must stay mapped while it is called."""
+def make_call(frame: Frame, address: int, native: Callable[..., int], *, alone: bool) -> Call:
+    """A function that does runs of the staged `frame` from then on, one at a time, on the thread that calls it;
+    `address` is that of ingot_call, `native` is ingot_run. The code must stay mapped while it is called.
+
+    The staged inputs, those of the run before, are run again to see how long that takes and whether the function gives
+    the same results. It is `decline` when it does not, where Python or numpy are not as expected, and when other
+    threads should take part: that is, unless the run is `alone` anyway, when it is not a very short one."""
     functions = _functions()
-    if functions is None or not frame.is_staged:
+    if functions is None:
         return decline
     expected = [copy().tobytes() for _, copy in frame.copies]
-    started = time.perf_counter_ns()
-    native(frame.pointer, None)
-    releases = time.perf_counter_ns() - started > RELEASE_NS
-    call = _bind(_context(frame, address, functions, releases))
-    staged = {name: buffer for name, _, _, buffer in frame.takes}
-    results = call(staged)
+    duration = _measure(lambda: native(frame.pointer, None))
+    if frame.plan.is_parallel and not alone and duration > ALONE_NS:
+        return decline
+    call = _bind(_context(frame, address, functions, releases=duration > RELEASE_NS))
+    results = call({name: buffer for name, _, _, buffer in frame.takes})
     if results is None or tuple(results) != frame.names:
         return decline
     same = all(array.tobytes() == wanted for array, wanted in zip(results.values(), expected, strict=True))
     return call if same else decline
 
 
-def _context(frame: Frame, address: int, functions: tuple[int, ...], releases: bool) -> _Context:
+def _measure(run: Callable[[], object]) -> int:
+    """Nanoseconds of the fastest of ten runs, or of as many as fit in MEASURING_NS; one at least."""
+    clock = time.perf_counter_ns
+    best, begin = sys.maxsize, clock()
+    for _ in range(10):
+        started = clock()
+        run()
+        now = clock()
+        best = min(best, now - started)
+        if now - begin > MEASURING_NS:
+            break
+    return best
+
+
+def _context(frame: Frame, address: int, functions: tuple[int, ...], *, releases: bool) -> _Context:
     words = [ctypes.addressof(_NAME), address, _METH_O, 0, *functions, id(dict), id(np.ndarray), id(None), releases]
     words += [frame.pointer.value or 0, ctypes.addressof(frame.status), len(frame.takes), len(frame.copies)]
     size = len(words) + len(INPUT) * len(frame.takes) + len(OUTPUT) * len(frame.copies)

@@ -39,6 +39,12 @@ MAX_MANIFEST_BYTES: Final = 1 << 28
 MAX_SIZE: Final = 1 << 56
 """Bound of offsets and sizes that do not depend on shapes, in bytes."""
 
+MAX_NAME: Final = 4096
+"""Characters in the name of an input or output."""
+MAX_RANK: Final = 64
+MAX_SYMBOL: Final = 256
+"""Characters in the name of a symbolic dim."""
+
 StorageKind: TypeAlias = Literal["input", "output", "weight", "temp", "status"]
 STORAGE_KINDS: Final = ("input", "output", "weight", "temp", "status")
 
@@ -307,7 +313,7 @@ def _parse_symbols(record: _Record) -> dict[str, tuple[int, int]]:
         if len(bounds) != 2:
             raise ArtifactError(f"symbols.{name[:80]} is not [lowest, highest]")
         low = _integer(bounds[0], f"symbols.{name[:80]}", 0, 2**62)
-        symbols[_text(name, "a symbol's name", 256)] = low, _integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
+        symbols[_text(name, "a symbol's name", MAX_SYMBOL)] = low, _integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
     return symbols
 
 
@@ -358,13 +364,13 @@ def _parse_signatures(
     signatures: list[Signature] = []
     for index, value in enumerate(top.sequence(key)):
         record = _Record(f"{key}[{index}]", value)
-        name = record.text("name", longest=4096)
+        name = record.text("name", longest=MAX_NAME)
         dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
         shape = _each(f"{record.where}.shape", record.sequence("shape"), lambda d: parse_dim(d, symbols.keys()))
         storage = record.integer("storage", 0, len(storages) - 1)
         record.end()
-        if len(shape) > 64 or any(isinstance(d, int) and d < 0 for d in shape):
-            raise ArtifactError(f"{record.where}.shape has a negative extent or more than 64 axes")
+        if len(shape) > MAX_RANK or any(isinstance(d, int) and d < 0 for d in shape):
+            raise ArtifactError(f"{record.where}.shape has a negative extent or more than {MAX_RANK} axes")
         if storages[storage].kind != kind or storages[storage].dtype != dtype:
             raise ArtifactError(f"{record.where}: storages[{storage}] is not an {kind} of {dtype.name}")
         signatures.append(Signature(name, dtype, shape, storage))

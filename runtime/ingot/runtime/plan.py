@@ -189,7 +189,7 @@ class Frame:
     `takes` has (name, dtype, shape, array) for each input. The array is the place that it is copied to; it is None for
     the inputs `reads`. For those and for the outputs `writes`, `point` puts the caller's arrays into the table before
     the call. `copies` gives each other output's name and a function that copies it. With `is_staged` there are no
-    arrays of the caller, nor work for more than one thread. `names` are all outputs, in order. `call` is the quickest
+    arrays of the caller. `names` are all outputs, in order. `call` is the quickest
     way to run it, None until that is known.
     """
 
@@ -219,7 +219,7 @@ class Frame:
         self.writes = tuple(port for port in plan.outputs if port.offset is None)
         self.names = tuple(port.name for port in plan.outputs)
         self.call: Call | None = None
-        self.is_staged = not (plan.is_parallel or self.reads or self.writes)
+        self.is_staged = not (self.reads or self.writes)
 
     def _view(self, port: Port) -> NDArray[Any] | None:
         return None if port.offset is None else self.arena.view(port.offset, port.dtype, port.shape)

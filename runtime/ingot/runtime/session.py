@@ -7,9 +7,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,8 +49,8 @@ class Session:
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, verify: Verify = "code") -> None:
         environment = read_environment()
         wanted = threads if threads is not None else environment.threads
-        if wanted is not None and wanted < 1:
-            raise InputError(f"threads is {wanted}; a run needs at least 1")
+        if wanted is not None and (not isinstance(wanted, int | np.integer) or isinstance(wanted, bool) or wanted < 1):
+            raise InputError(f"threads is {wanted!r}; a whole number of at least 1 is needed")
         library = Library(path, verify=verify, environment=environment)
         manifest = library.manifest
         try:
@@ -69,7 +68,7 @@ class Session:
         except BaseException:
             library.close()
             raise
-        count = min(available_cpus(), wanted) if wanted is not None else available_cpus()
+        count = min(available_cpus(), int(wanted)) if wanted is not None else available_cpus()
         metadata = {
             "name": manifest.name,
             "producer": manifest.producer,
@@ -140,22 +139,27 @@ class Session:
                 in_place.append(array)
             else:
                 buffer[...] = array
-        if not frame.is_staged:
-            return self._execute(frame, in_place)
-        status = self._native(frame.pointer, None)
-        if status or (self._has_status and frame.status.value):
-            self._fail(frame, status)
-        results: dict[str, NDArray[Any]] = {}
-        for name, copy in frame.copies:
-            results[name] = copy()
+        if frame.is_staged and not frame.plan.is_parallel:
+            status = self._native(frame.pointer, None)
+            if status or (self._has_status and frame.status.value):
+                self._fail(frame, status)
+            results: dict[str, NDArray[Any]] = {}
+            for name, copy in frame.copies:
+                results[name] = copy()
+        else:
+            results = self._execute(frame, in_place)
         if frame.call is None:
-            frame.call = decline if self._call is None else make_call(frame, self._call, self._native)
+            frame.call = decline
+            if self._call is not None and frame.is_staged:
+                frame.call = make_call(frame, self._call, self._native, alone=self._threads.count == 1)
             lane.call = frame.call
         return results
 
     def _run(
         self, lane: Lane, inputs: Mapping[str, ArrayLike], outputs: Iterable[str] | None
     ) -> dict[str, NDArray[Any]]:
+        if isinstance(outputs, str | bytes):
+            raise InputError(f"outputs is {outputs!r}; a list of names is needed, such as [{outputs!r}]")
         wanted = None if outputs is None else list(outputs)
         if wanted is not None:
             _check_names(wanted, self.outputs)
@@ -175,15 +179,18 @@ class Session:
 
     def _execute(self, frame: Frame, in_place: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run with the staged inputs in their places, and these arrays for the others."""
-        for index, port in enumerate(frame.reads):
-            array = in_place[index]
-            if not (array.flags.c_contiguous and array.flags.aligned):
-                in_place[index] = array = np.array(array, order="C")
-            frame.point(port, array)
-        results = dict.fromkeys(frame.names, _NOTHING)  # fixes the order
-        for port in frame.writes:
-            results[port.name] = array = np.empty(port.shape, port.dtype)
-            frame.point(port, array)
+        try:
+            for index, port in enumerate(frame.reads):
+                array = in_place[index]
+                if not (array.flags.c_contiguous and array.flags.aligned):
+                    in_place[index] = array = np.array(array, order="C")
+                frame.point(port, array)
+            results = dict.fromkeys(frame.names, _NOTHING)  # fixes the order
+            for port in frame.writes:
+                results[port.name] = array = np.empty(port.shape, port.dtype)
+                frame.point(port, array)
+        except (MemoryError, ValueError) as error:  # numpy raises ValueError for sizes beyond the address space
+            raise RuntimeFault(f"there is no memory for an input or output of this size: {error}") from error
         _call(self._native, frame, self._threads, self._fail)
         for name, copy in frame.copies:
             results[name] = copy()
@@ -197,6 +204,8 @@ class Session:
         must not be called by two threads at once; it works until it is dropped, also after `close`, and raises
         RuntimeFault as `run` does. Raises InputError for arrays that do not fit.
         """
+        if not isinstance(outputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"outputs are given by name, as {{name: array}}; this is of type {type(outputs).__name__}")
         _check_names(outputs, self.outputs)
         if missing := [info.name for info in self.outputs if info.name not in outputs]:
             raise InputError(f"bind needs an array for every output; there is none for {', '.join(missing)}")
@@ -214,28 +223,44 @@ class Session:
             frame = Lane().frame(plan, keep=1)
             for port, array in zip((*plan.inputs, *plan.outputs), (*sources, *results), strict=True):
                 frame.point(port, array)
-            bound = self._bind(frame)
-            # What the table points to, and what keeps the code mapped, lives as long as the function.
-            bound.__dict__.update(session=self, frame=frame, arrays=(*sources, *results))
-            weakref.finalize(bound, self._drop_lane).atexit = False
+            native: Any = _NATIVE(self._library.run)
+            # What the table points to, and what keeps the code mapped, lives as long as what calls the code.
+            native.keeps = (self, frame, *sources, *results)
+            weakref.finalize(native, self._drop_lane).atexit = False
         except BaseException:
             self._drop_lane()
             raise
-        return bound
+        return self._bind(native, frame)
 
-    def _bind(self, frame: Frame) -> partial[None]:
-        if self._poison or (frame.plan.is_parallel and self._threads.count > 1):
-            call = _call_poisoned if self._poison else _call
-            return partial(call, self._native, frame, self._threads, self._fail)
-        native: Any = _NATIVE(self._library.run)
-        fail, has_status, word = self._fail, self._has_status, frame.status
+    def _bind(self, native: Any, frame: Frame) -> Callable[[], None]:
+        fail, threads, arena = self._fail, self._threads, frame.arena
+        if self._poison or (frame.plan.is_parallel and threads.count > 1):
+            is_poisoned = self._poison
+
+            def run_bound() -> None:
+                if is_poisoned:
+                    arena.poison()
+                _call(native, frame, threads, fail)
+
+            return run_bound
+        has_status, word, pointer = self._has_status, frame.status, frame.pointer
 
         def check(status: int, _function: object, _arguments: object) -> None:
             if status or (has_status and word.value):
                 fail(frame, status)
 
         native.errcheck = check
-        return partial(native, frame.pointer, None)
+
+        def run_bound() -> None:
+            native(pointer, None)
+
+        return run_bound
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "a session cannot be copied or pickled, as it owns mapped code and threads: "
+            "open the artifact again with Session(path), or share the session between threads"
+        )
 
     def close(self) -> None:
         """Stop the threads and unmap the model once the runs under way have ended. Later runs raise RuntimeFault."""
@@ -320,11 +345,6 @@ def _call(native: _Native, frame: Frame, threads: Threads, fail: _Fail) -> None:
             threads.release()
     if status or frame.status.value:
         fail(frame, status)
-
-
-def _call_poisoned(native: _Native, frame: Frame, threads: Threads, fail: _Fail) -> None:
-    frame.arena.poison()
-    _call(native, frame, threads, fail)
 
 
 def _release(threads: Threads, library: Library) -> None:

@@ -22,61 +22,37 @@ from ingot.compiler.ir.interpret import evaluate_graph
 
 UNSUPPORTED_OPERATORS = {
     "BitCast",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseNot",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Col2Im",
     "Compress",
-    "ConvInteger",
-    "ConvTranspose",
     "CumProd",
-    "DFT",
     "DeformConv",
-    "DequantizeLinear",
     "Det",
-    "GridSample",
     "ImageDecoder",
-    "LpPool",
-    "MatMulInteger",
-    "MaxUnpool",
-    "MelWeightMatrix",
     "NonMaxSuppression",
     "NonZero",
     "Optional",
     "OptionalGetElement",
     "OptionalHasElement",
-    "QLinearConv",
-    "QLinearMatMul",
-    "QuantizeLinear",
     "RandomUniformLike",
-    "Resize",
-    "ReverseSequence",
-    "RoiAlign",
-    "STFT",
     "Scan-8",
-    "Scatter",
-    "ScatterElements",
-    "ScatterND",
     "SequenceConstruct",
     "SplitToSequence",
-    "TensorScatter",
     "TfIdfVectorizer",
-    "TopK",
     "Unique",
-    "Upsample",
 }
 UNSUPPORTED_DOMAINS = {"ai.onnx.preview.training"}
 REASONS = (
     "element types supported",  # strings, 8-bit floats and smaller, 4-bit integers and smaller
     "inputs must be dense tensors",  # sequences and optionals
     "in training mode",
-    "output 1 ('z') of MaxPool",  # the indices
-    "with an ellipsis",
     "computed from data",  # slices whose bounds another node computes from values
 )
 
+# Cases that expect something else than ONNX Runtime gives, which is what we follow.
+DEVIATIONS = {
+    "test_maxunpool_export_with_output_shape",  # positions count in the default shape, not in the shape asked for
+    "test_resize_downsample_scales_cubic_align_corners",  # the resized length is taken for a fraction
+    "test_resize_downsample_scales_linear_align_corners",
+}
 
 SLOW = {"averagepool", "lppool", "maxpool"}  # modules of cases that take seconds to make
 
@@ -131,6 +107,10 @@ def survey(cases: dict[str, Any]) -> tuple[int, set[str]]:
     for name, case in cases.items():
         for inputs, outputs in case.data_sets:
             try:
+                if name in DEVIATIONS:
+                    with pytest.raises(AssertionError):
+                        check(case.model, inputs, outputs)
+                    continue
                 check(case.model, inputs, outputs)
                 right += 1
             except UnsupportedError as error:

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, parser
 from ingot.compiler.frontend import ModelError, UnsupportedError, load_onnx
 from ingot.compiler.ir.graph import Graph, Input, node_of, operands_of, subgraphs_of
 from ingot.compiler.ir.interpret import evaluate_graph
-from ingot.compiler.ops.control import If, Loop
+from ingot.compiler.ir.types import IrError
+from ingot.compiler.ops.control import If, Loop, Require
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -93,6 +94,30 @@ def test_if_with_a_condition_that_shapes_decide_is_inlined() -> None:
     )
     assert not any(isinstance(node, If) for node in graph.nodes())
     assert [str(d) for d in graph.results[0].shape] == ["n", "3"]
+
+
+def test_a_branch_that_shapes_rule_out_becomes_a_requirement() -> None:
+    text = """agraph (bool c, float[n, 3] x) => (float[n, k] y) {
+          y = If (c) <then_branch = t () => (float[n, 4] a) {
+                        w = Constant<value = float[3, 4] {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}>()
+                        a = MatMul(x, w)
+                      },
+                      else_branch = e () => (float[n, 2] b) {
+                        v = Constant<value = float[5, 2] {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}>()
+                        b = MatMul(x, v)
+                      }>
+        }"""
+    other = text.replace("then_branch", "?").replace("else_branch", "then_branch").replace("?", "else_branch")
+    for swapped in (False, True):
+        _, graph = load(other if swapped else text)
+        assert isinstance(node_of(graph.results[0]), Require) and graph.results[0].shape[1] == 4
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        found = evaluate_graph(graph, {"c": np.array(not swapped), "x": x})["y"]
+        np.testing.assert_array_equal(found, x @ np.arange(1, 13, dtype=np.float32).reshape(3, 4))
+        with pytest.raises(IrError, match="with these shapes the other branch is wrong"):
+            evaluate_graph(graph, {"c": np.array(swapped), "x": x})
+    with pytest.raises(ModelError, match="5"):  # neither fits
+        load(text.replace("3, 4] {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}", "5, 1] {1, 2, 3, 4, 5}"))
 
 
 def test_if_with_branches_of_different_shapes_is_refused() -> None:

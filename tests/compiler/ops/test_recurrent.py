@@ -18,8 +18,11 @@ from ingot.compiler.frontend import ModelError, UnsupportedError, load_onnx
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Graph, Input
 from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.program import Repeat
 from ingot.compiler.ir.text.graph import parse_graph, show_graph
 from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.lower.lowering import lower
+from ingot.compiler.lower.machine import AVX2
 from ingot.compiler.ops import recurrent
 from ingot.runtime import RuntimeFault
 from ingot.runtime.dtypes import f32, i32
@@ -69,6 +72,22 @@ def test_one_artifact_serves_all_sizes(name: str) -> None:
                 assert have[label].shape == want.shape
                 np.testing.assert_allclose(have[label], want, rtol=2e-5, atol=2e-5, err_msg=f"{steps} {batch}")
                 assert have[label].tobytes() == other[label].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("case", "launches"),
+    [
+        (Case(LSTM, BOTH, sizes=(9, 1, 4, 64)), None),  # every step in one kernel
+        (Case(GRU, sizes=(9, 40, 4, 128)), None),  # threads share the batch
+        (Case(LSTM, sizes=(9, 1, 4, 256)), 1),
+        (Case(GRU, BOTH, sizes=(9, 1, 4, 512)), 2),  # the candidate needs the reset gates of all units
+    ],
+)
+def test_steps_become_launches_where_threads_gain(case: Case, launches: int | None) -> None:
+    program = lower(_graph(case.build(Input("x", TensorType(f32, case.arrays()["x"].shape)))), AVX2)
+    loops = [step for step in program.steps if isinstance(step, Repeat)]
+    assert [len(loop.body) for loop in loops] == ([] if launches is None else [launches])
+    assert len(program.steps) <= 8
 
 
 def test_values_past_a_length_do_not_count() -> None:

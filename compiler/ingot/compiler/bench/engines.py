@@ -124,4 +124,4 @@ PEERS: Mapping[str, Callable[[Path, int], Engine]] = MappingProxyType(
 def require(name: str) -> None:
     """Raise MissingEngineError unless the package of peer `name` can be imported."""
     if importlib.util.find_spec(name) is None:
-        raise MissingEngineError(f"{name} is not installed: pip install {name}")
+        raise MissingEngineError(f"{name} is not installed: pip install 'ingot[bench]'")

@@ -88,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         environment = read_environment()
         show_traceback = environment.traceback
-        options = build_parser().parse_args(argv)
+        try:
+            options = build_parser().parse_args(argv)
+        except SystemExit as stop:  # --help
+            return stop.code if isinstance(stop.code, int) else 0
         if options.version:
             from ingot.runtime import __version__
 
@@ -105,8 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = COMMANDS[options.command].execute(options, console)
         sys.stdout.flush()
         return status
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else 0
+    except SystemExit as stop:
+        # Commands give their status back: this came from a pass's module or a library, and nothing was finished.
+        return _failed(CommandError(f"stopped before the end: something called sys.exit({stop.code!r})"), show_traceback)
     except KeyboardInterrupt:
         print("ingot: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -122,7 +126,9 @@ def _failed(error: Exception, show_traceback: bool) -> int:
     if show_traceback or line is None:
         traceback.print_exception(error, file=sys.stderr)
     if line is None:
-        line = f"this is a defect of Ingot, please report it: {type(error).__name__}: {one_line(str(error))}"
+        line = one_line(str(error))
+        if type(error).__name__ != "DefectError":  # which says so itself
+            line = f"this is a defect of Ingot, please report it: {type(error).__name__}: {line}"
         print(f"ingot: error: {line}", file=sys.stderr)
         return DEFECT
     print(f"ingot: error: {line}", file=sys.stderr)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.cli.failures import CommandError
-from ingot.compiler.cli.files import replaced
 from ingot.compiler.cli.shapes import symbol_values
 from ingot.runtime import TensorInfo, container
 from ingot.runtime.dims import compile_dims
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.inputs import describe
 from ingot.runtime.manifest import DIGEST_CHUNK, MANIFEST_MEMBER, Manifest, parse_manifest
+from ingot.runtime.replacement import replaced
 
 Arrays = dict[str, NDArray[Any]]
 

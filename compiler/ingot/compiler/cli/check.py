@@ -29,8 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace, console: Console) -> int:
     """All of a compile but the code generation."""
+    from ingot.compiler.defects import defects_of
     from ingot.compiler.frontend.errors import UnsupportedError
     from ingot.compiler.frontend.onnx import load_onnx
+    from ingot.compiler.ir.verify import verify_program
     from ingot.compiler.lower.context import LoweringError
     from ingot.compiler.lower.lowering import lower
     from ingot.compiler.passes.default import default_pipeline
@@ -48,7 +50,10 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         graph = load_onnx(model, shapes=shapes, ranges=ranges)
         graph = default_pipeline(options.numerics).run(graph, verbose=lambda report: progress(str(report)))
         progress("lowering")
-        record["launches"] = sum(1 for _ in lower(graph, target.machine).launches())
+        with defects_of("lowering"):
+            program = lower(graph, target.machine, reorder=options.numerics != "strict")
+            verify_program(program)
+        record["launches"] = sum(1 for _ in program.launches())
     except UnsupportedError as error:
         if error.operators:
             problems += [

@@ -8,7 +8,7 @@ from pathlib import Path
 from ingot.compiler.cli.artifacts import SUFFIX, is_artifact
 from ingot.compiler.cli.console import Console, bytes_text
 from ingot.compiler.cli.failures import CommandError
-from ingot.compiler.cli.files import require_writable
+from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.passes import add_pipeline_arguments, build_pipeline, working_directory_importable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
@@ -19,7 +19,7 @@ HELP = "compile an ONNX model to an artifact"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("model", type=Path, help="the .onnx file")
-    parser.add_argument("-o", "--output", type=Path, help="the artifact (default: the model's name with .ingot)")
+    parser.add_argument("-o", "--output", type=output_type, help="the artifact (default: the model's name with .ingot)")
     parser.add_argument(
         "--target", default="cpu", help="cpu (a portable level of this machine's architecture), native, or a level"
     )

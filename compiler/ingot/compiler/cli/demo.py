@@ -112,7 +112,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         rows.append(("          ", f"{name} {version}", seconds_text(each["median_seconds"]), told))
     yield from table(rows, right=(2,))
     if all(each["engine"] != "onnxruntime" for each in record["latency"]):
-        yield "           (pip install onnxruntime to have it in this table)"
+        yield "           (pip install 'ingot[bench]' to have it in this table)"
     yield ""
     yield "Try next:"
     yield "  ingot check model.onnx                        what of your model is supported"

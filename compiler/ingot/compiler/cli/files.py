@@ -1,37 +1,32 @@
-"""Files that commands write: checked before the work is done, replaced at once when it is."""
+"""Files that commands write: checked before the work is done."""
 
 from __future__ import annotations
 
+import argparse
 import os
-import secrets
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ingot.compiler.cli.failures import CommandError
+from ingot.runtime.replacement import file_to_replace
+
+
+def output_type(text: str) -> Path:
+    """The path of a file to be written, for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file is needed, this is empty")
+    return Path(text)
 
 
 def require_writable(path: Path, *, sources: tuple[Path, ...] = ()) -> None:
-    """Raise CommandError unless a file can be written at `path` that replaces none of `sources`."""
-    folder = path.parent
+    """Raise CommandError unless a file can be written at `path`, a symbolic link followed, that replaces none of
+    `sources`; InputError where something else than a regular file is there."""
+    try:
+        folder = file_to_replace(path).parent
+    except IsADirectoryError:
+        raise CommandError(f"{path} cannot be written: it is a folder") from None
     if not folder.is_dir():
         raise CommandError(f"{path} cannot be written: there is no folder {folder}")
-    if path.is_dir():
-        raise CommandError(f"{path} cannot be written: it is a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise CommandError(f"{path} cannot be written: no permission to write to {folder}")
     if any(source.exists() and path.exists() and path.samefile(source) for source in sources):
         raise CommandError(f"{path} would be overwritten, but it is what is read; give another -o")
-
-
-@contextmanager
-def replaced(path: Path) -> Generator[Path]:
-    """A temporary path beside `path`, moved there when the block ends well, removed when it does not."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            partial.unlink()
-        raise

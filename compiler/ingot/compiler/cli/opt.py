@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ingot.compiler.cli.console import Console
 from ingot.compiler.cli.failures import CommandError
-from ingot.compiler.cli.files import replaced, require_writable
+from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.passes import parse, working_directory_importable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
+from ingot.runtime.replacement import replaced
 
 if TYPE_CHECKING:
     from ingot.compiler.ir.graph import Graph
@@ -24,7 +25,7 @@ WEIGHTS = "weights"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("graph", type=Path, help="a dump (.ir, with its constants in weights/ beside it) or a model")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT.ir", help="write the text here (default: print it)")
+    parser.add_argument("-o", "--output", type=output_type, metavar="OUT.ir", help="write the text here (default: print it)")
     parser.add_argument(
         "--pass",
         dest="passes",

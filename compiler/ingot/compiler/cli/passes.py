@@ -77,6 +77,12 @@ def build_pipeline(
     last: str | None = None
     for spec in passes:
         placed = _PLACED.fullmatch(spec)
+        place, equals, rest = spec.partition("{")[0].partition("=")
+        if equals and not placed:
+            why = f"{place}= is none" if rest else "a pass must follow"
+            raise CommandError(
+                f"--pass {spec}: places are before:NAME=PASS, after:NAME=PASS and replace:NAME=PASS; {why}"
+            )
         item = parse(placed[3] if placed else spec)
         if placed:
             pipeline = _place(pipeline, placed[1], placed[2], item)
@@ -117,5 +123,5 @@ def _imports(spec: str) -> Generator[None]:
         yield
     except PipelineError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CommandError(f"pass {spec}: {type(error).__name__}: {one_line(str(error))}") from error

@@ -20,7 +20,7 @@ from ingot.compiler.cli.artifacts import (
 )
 from ingot.compiler.cli.console import Console, seconds_text, table
 from ingot.compiler.cli.failures import CommandError
-from ingot.compiler.cli.files import require_writable
+from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime import Session
 
@@ -34,10 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--input", action="append", default=[], metavar="FILE", help="name=array.npy (repeatable) or arrays.npz"
     )
     parser.add_argument(
-        "--random", nargs="?", type=int, const=0, metavar="SEED", help="random inputs where none are given"
+        "--random", nargs="?", type=_seed, const=0, metavar="SEED", help="random inputs where none are given"
     )
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=f"dims of --random: {SHAPE_HELP}")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="write the outputs to this file")
+    parser.add_argument("-o", "--output", type=output_type, metavar="OUT.npz", help="write the outputs to this file")
     parser.add_argument("--threads", type=threads_type, metavar="N", help="threads to use (default: all cores)")
 
 
@@ -80,6 +80,12 @@ def threads_type(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of threads")
     return count
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is 0, 1, 2, ...")
+    return int(text)
 
 
 def _summary(array: NDArray[Any]) -> dict[str, Any]:

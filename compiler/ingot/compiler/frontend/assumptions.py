@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, Expr, Opaque, show, substitute, symbols
 
@@ -70,7 +71,10 @@ class Assumptions:
         return b if self.at_least(a, b) else dims.minimum(a, b)
 
     def demand_equal(self, a: Dim, b: Dim) -> None:
-        """Raise the Refinement that makes two dims equal, if there is one: the model is only valid when they are."""
+        """Raise the Refinement that makes two dims equal, if there is one: the model is only valid when they are.
+
+        ModelError where that would force a symbol to 0: then the model does not mean what it says.
+        """
         self._refine(a, b, symbols(a) | symbols(b))
 
     def suggest_equal(self, a: Dim, b: Dim) -> None:
@@ -95,9 +99,34 @@ class Assumptions:
                 continue
             low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
             least, most = dims.bounds(solution, self.ranges)
+            if low <= most <= 0:
+                raise ModelError(
+                    f"dims {show(a)} and {show(b)} must be equal here, which leaves {name} nothing but 0",
+                    remedy="a shape must not grow where it is fed back; if 0 is meant, pin the dim to 0 with shapes",
+                )
             if least <= high and low <= most:
                 aliases = {**self.aliases, name: solution}
                 raise Refinement(replace(self, aliases=aliases, ranges=self._within(solution, low, high)))
+
+    def demand_at_least(self, dim: Dim, low: int) -> Ranges:
+        """The ranges under which dim >= low, as far as `dim` grows with a single symbol: linearly, or through floor
+        divisions by constants. The ranges as they are where it does not."""
+        match self._quotient(dim):
+            case (int(factor), Opaque("//", left, int(divisor)), int(rest)) if factor > 0 and divisor > 0:
+                # factor * (left // divisor) + rest >= low
+                return self.demand_at_least(left, -((rest - low) // factor) * divisor)
+            case _:
+                return self._within(dim, low, dims.UNBOUNDED**2)  # beyond what any dim can be
+
+    def _quotient(self, dim: Dim) -> tuple[int, object, Dim] | None:
+        """`dim` as factor * atom + rest with a constant rest, where it has that form."""
+        if not isinstance(dim, Expr):
+            return None
+        constant = sum(c for monomial, c in dim.terms if not monomial)
+        rest = [(monomial, c) for monomial, c in dim.terms if monomial]
+        if len(rest) != 1 or len(rest[0][0]) != 1:
+            return None
+        return rest[0][1], rest[0][0][0], constant
 
     def _bound(self, clamped: Dim, other: Dim) -> None:
         """min(x, c) = x needs x <= c; max(x, c) = x needs x >= c."""

@@ -12,6 +12,7 @@ import onnx
 from ingot.compiler.frontend.assumptions import Assumptions, spell
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.folding import fold
+from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, show
 from ingot.compiler.ir.graph import Array, Constant, Node, Origin, Value, constant
 from ingot.compiler.ir.types import broadcast_shapes
@@ -239,6 +240,19 @@ class Context:
     def equal(self, a: Dim, b: Dim) -> None:
         """The model is only valid when a == b: learn it where it can be learnt (see `Assumptions.demand_equal`)."""
         self.assumptions.demand_equal(a, b)
+
+    def at_least(self, dim: Dim, low: int, need: str) -> None:
+        """The model is only valid when dim >= low, for the reason `need`: bound the symbol where that can be done.
+
+        ModelError when it is impossible. In a sub-graph that may not run nothing is concluded.
+        """
+        assumptions = self.assumptions
+        most = dims.bounds(dim, assumptions.ranges)[1]
+        if most < low:
+            have = f"{show(dim)} is at most {most}" if not isinstance(dim, int) else f"there are only {dim}"
+            raise self.error(f"{need}, but {have}", "correct the model or the shapes given")
+        if not self.scope.is_closed:
+            self.scope.importer.narrow(assumptions.demand_at_least(dim, low))
 
     def broadcast(self, *shapes: Sequence[Dim]) -> None:
         """The shapes are about to be broadcast: learn what makes different symbolic dims equal."""

@@ -33,7 +33,8 @@ class ModelError(ValueError):
         place = [self.file] if self.file else []
         if self.node:
             place.append(f"node {self.node}" + (f", opset {self.opset}" if self.opset is not None else ""))
-        return ": ".join([*place, self.problem]) + (f"; {self.remedy}" if self.remedy else "")
+        joint = "\n" if self.problem.endswith("\n") else "; "
+        return ": ".join([*place, self.problem.rstrip("\n")]) + (f"{joint}{self.remedy}" if self.remedy else "")
 
     def __str__(self) -> str:
         return self._text()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,12 +15,13 @@ from ingot.compiler.frontend.functions import domain_of, opsets_of
 from ingot.compiler.frontend.operators import TABLE
 from ingot.compiler.frontend.scope import Importer, Scope
 from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_signature
-from ingot.compiler.frontend.support import Functions, Survey
+from ingot.compiler.frontend.support import Functions, Survey, require_small_calls
 from ingot.compiler.frontend.topology import own_names, require_text
 from ingot.compiler.frontend.weights import ModelData, map_file, open_model
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.graph import Graph, Input
-from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ir.graph import Graph, Input, Value
+from ingot.compiler.ir.types import IrError, TensorType
+from ingot.runtime.manifest import MAX_NAME, MAX_RANK, MAX_SYMBOL
 
 Source: TypeAlias = "str | Path | bytes | onnx.ModelProto | Any"
 
@@ -46,6 +48,8 @@ def load_onnx(model: Source, *, shapes: Shapes | None = None, ranges: Ranges | N
         return _import(opened, shapes or {}, ranges or {})
     except ModelError as error:
         raise error.at(file=opened.name) from error.__cause__
+    except IrError as error:
+        raise ModelError(str(error), file=opened.name) from error
 
 
 def _open(model: Source) -> ModelData:
@@ -79,6 +83,7 @@ def _import(model: ModelData, shapes: Shapes, ranges: Ranges) -> Graph:
         twice = next(n for n in outputs if outputs.count(n) > 1)
         raise ModelError(f"two outputs are named {twice!r}", remedy="names must be unique: run onnx.checker")
     functions = _functions(proto)
+    require_small_calls(graph.node, functions)
     signature = read_signature(graph, shapes, ranges)
     Survey(TABLE, functions).require_supported(graph.node, outputs, own_names(graph), opsets)
     assumptions = signature.assumptions
@@ -95,15 +100,37 @@ def _attempt(
 ) -> Graph:
     """One import under fixed assumptions; Refinement when they do not suffice."""
     graph = model.proto.graph
-    scope = Scope(Importer(model, TABLE, functions, signature.symbols, assumptions), opsets)
+    importer = Importer(model, TABLE, functions, signature.symbols, assumptions)
+    scope = Scope(importer, opsets)
     inputs: list[Input] = []
     for name, declared in signature.inputs:
         shape = tuple(assumptions.resolve(d) for d in declared.shape)
         inputs.append(Input(name, TensorType(declared.dtype, shape), origin=(name,)))
     outputs = scope.run(graph, {i.label: i for i in inputs})
+    if importer.narrowed:
+        raise Refinement(replace(assumptions, ranges={**assumptions.ranges, **importer.narrowed}))
+    _require_storable(inputs, outputs)
     present = {s for i in inputs for d in i.shape for s in dims.symbols(d)}
     ranges = {name: bounds for name, bounds in assumptions.ranges.items() if name in present}
     return Graph(tuple(inputs), outputs, graph.name or "main", ranges)
+
+
+def _require_storable(inputs: Sequence[Input], outputs: Sequence[tuple[str, Value]]) -> None:
+    """What an artifact has no room for is refused now, not when all work is done."""
+    for name, value in (*((i.label, i) for i in inputs), *outputs):
+        short = f"{name[:40]}..." if len(name) > 40 else name
+        if len(name) > MAX_NAME:
+            raise ModelError(
+                f"the name {short!r} of an input or output has {len(name)} characters", remedy=f"at most {MAX_NAME}"
+            )
+        if value.rank > MAX_RANK:
+            raise ModelError(f"{short!r} has {value.rank} axes", remedy=f"an input or output has at most {MAX_RANK}")
+    for symbol in sorted({s for i in inputs for d in i.shape for s in dims.symbols(d)}):
+        if len(symbol) > MAX_SYMBOL:
+            raise ModelError(
+                f"the symbolic dim {symbol[:40] + '...'!r} has a name of {len(symbol)} characters",
+                remedy=f"at most {MAX_SYMBOL}; rename it with shapes",
+            )
 
 
 def _opsets(proto: onnx.ModelProto) -> dict[str, int]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from ingot.compiler.frontend.assumptions import Assumptions, Refinement, spell
+from ingot.compiler.frontend.assumptions import Assumptions, Ranges, Refinement, spell
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, schema_defaults, static_body, typed_body
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.signature import Symbols, declared_dims
-from ingot.compiler.frontend.support import Functions, Survey
+from ingot.compiler.frontend.support import CALL_DEPTH, Functions, Survey
 from ingot.compiler.frontend.topology import label, live_order, producers
 from ingot.compiler.frontend.weights import ModelData, dtype_of
 from ingot.compiler.ir import dims
@@ -23,7 +23,6 @@ from ingot.compiler.ops.movement import DimValues
 from ingot.compiler.ops.shape_arithmetic import known_dims
 from ingot.runtime.dtypes import i64
 
-CALL_DEPTH = 64  # functions that call functions
 LARGEST_IMPORT = 4_000_000  # nodes, after function bodies have been put in
 
 # What a row raises on malformed attributes and inputs that no schema check caught before.
@@ -40,6 +39,15 @@ class Importer:
     symbols: Symbols
     assumptions: Assumptions
     nodes: int = 0
+    narrowed: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Ranges that the nodes need and that the assumptions do not have yet; they change no type."""
+
+    def narrow(self, ranges: Ranges) -> None:
+        """Note where `ranges` are narrower than those assumed."""
+        for name, (low, high) in ranges.items():
+            first, last = self.narrowed.get(name) or self.assumptions.ranges.get(name, (0, dims.UNBOUNDED))
+            if first < low or high < last:
+                self.narrowed[name] = max(first, low), min(last, high)
 
     def require_supported(self, function: onnx.FunctionProto, opsets: Opsets) -> None:
         """UnsupportedError listing all unknown operators of a function body."""
@@ -79,9 +87,16 @@ class Scope:
     bindings: Mapping[str, onnx.AttributeProto] | None = None
     caller: Origin = ()
     depth: int = 0
+    is_called_in_closed: bool = False
     values: dict[str, Value | Absent] = field(default_factory=dict[str, Value | Absent])
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict[str, onnx.TensorProto])
     declared: dict[str, onnx.ValueInfoProto] = field(default_factory=dict[str, onnx.ValueInfoProto])
+
+    @property
+    def is_closed(self) -> bool:
+        """True inside a sub-graph that may not run, at any depth."""
+        around = self.parent.is_closed if self.parent is not None else self.is_called_in_closed
+        return self.captures is not None or around
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -229,7 +244,7 @@ class Scope:
         if len(operands) > len(function.input):
             raise ModelError(f"function {function.name!r} has {len(function.input)} inputs, {len(operands)} are passed")
         bindings = {**_defaults(function), **attributes}
-        inner = Scope(self.importer, opsets, None, None, bindings, origin, self.depth + 1)
+        inner = Scope(self.importer, opsets, None, None, bindings, origin, self.depth + 1, self.is_closed)
         for position, name in enumerate(function.input):
             value = operands[position] if position < len(operands) else None
             missing = Absent(ModelError(f"function {function.name!r} uses its input {name!r}, which is left out"))

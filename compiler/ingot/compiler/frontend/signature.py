@@ -87,7 +87,7 @@ def read_signature(graph: onnx.GraphProto, shapes: Shapes, ranges: Ranges) -> Si
     passed = {i.name for i in inputs}
     for name in shapes:
         if name not in passed:
-            raise ModelError(f"shapes names {name!r}, which is no input; the inputs are {_listing(passed)}")
+            raise ModelError(f"a shape is given for {name!r}, which is no input; the inputs are {_listing(passed)}")
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise ModelError(f"two inputs are named {twice!r}", remedy="names must be unique: run onnx.checker")
@@ -117,13 +117,14 @@ def _shape(
     """The dims of one input: as declared, with what `given` says about them entered into `aliases`."""
     if declared is None and given is None:
         raise ModelError(
-            f"input {name!r} has no shape", remedy=f"pass one: shapes={{{name!r}: (1, 3, 'height', 'width')}}"
+            f"input {name!r} has no shape",
+            remedy=f"give one: shapes={{{name!r}: (1, 3, 'h', 'w')}}, or --shape {name}=1,3,h,w",
         )
     rank = len(declared if declared is not None else given or ())
     params = declared if declared is not None else (None,) * rank
     if given is not None and len(given) != rank:
         raise ModelError(
-            f"shapes gives input {name!r} {len(given)} axes, the model declares {rank}",
+            f"the shape given for input {name!r} has {len(given)} axes, the model declares {rank}",
             remedy="give one entry for each axis",
         )
     shape: list[Dim] = []
@@ -156,10 +157,10 @@ def _settle(
         if isinstance(symbol, int):
             if low <= symbol <= high:
                 continue
-            raise ModelError(f"dim {name!r} is {symbol} by shapes, which is outside its range {low}..{high}")
+            raise ModelError(f"dim {name!r} is {symbol} by the shapes given, which is outside its range {low}..{high}")
         if spelled not in present:
             known = f"the symbolic dims are {_listing(present)}" if present else "all dims of the inputs are fixed"
-            raise ModelError(f"ranges names the dim {name!r}, which no input has; {known}")
+            raise ModelError(f"a range is given for the dim {name!r}, which no input has; {known}")
         if not 0 <= low <= high:
             raise ModelError(f"the range {low}..{high} of dim {name!r} is empty or negative")
         if low == high:
@@ -201,10 +202,10 @@ def _given(wish: int | str, name: str, axis: int, table: Symbols) -> Dim:
             parsed = dims.parse(wish)
         except dims.DimSyntaxError:
             place = f"axis {axis} of input {name!r}"
-            raise ModelError(f"shapes gives {place} as {wish!r}: a name or a number is needed") from None
+            raise ModelError(f"{place} is given as {wish!r}: a name or a number is needed") from None
         return dims.substitute(parsed, {s: dims.symbol(table.named(s)) for s in sorted(dims.symbols(parsed))})
     if int(wish) < 0:
-        raise ModelError(f"shapes gives axis {axis} of input {name!r} as {wish}: a dim is not negative")
+        raise ModelError(f"axis {axis} of input {name!r} is given as {wish}: a dim is not negative")
     return int(wish)
 
 
@@ -216,11 +217,11 @@ def _pin(own: Dim, given: Dim, name: str, axis: int, aliases: dict[str, Dim]) ->
         return
     if isinstance(settled, int):
         why = f"the model fixes it to {own}" if isinstance(own, int) else f"{show(own)} is {settled} by another entry"
-        raise ModelError(f"shapes gives {place} as {show(given)}, but {why}", remedy="correct shapes")
+        raise ModelError(f"{place} is given as {show(given)}, but {why}", remedy="correct the shape given")
     if settled != dims.symbol(show(settled)):
-        raise ModelError(f"shapes gives {place} as {show(given)}, but the model computes it as {show(own)}")
+        raise ModelError(f"{place} is given as {show(given)}, but the model computes it as {show(own)}")
     if dims.symbols(wanted) & dims.symbols(settled):
-        raise ModelError(f"shapes gives {place} as {show(given)}, which depends on {show(settled)} itself")
+        raise ModelError(f"{place} is given as {show(given)}, which depends on {show(settled)} itself")
     aliases[show(settled)] = wanted
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import onnx
 
-from ingot.compiler.frontend.errors import UnsupportedError, UnsupportedOperator
+from ingot.compiler.frontend.errors import ModelError, UnsupportedError, UnsupportedOperator
 from ingot.compiler.frontend.functions import Opsets, domain_of, has_typed_body, opsets_of, static_body
 from ingot.compiler.frontend.operators.table import Table
 from ingot.compiler.frontend.topology import label, live_order, own_names, producers, subgraphs
@@ -15,6 +15,37 @@ from ingot.compiler.frontend.topology import label, live_order, own_names, produ
 Key: TypeAlias = tuple[str, str, str]  # domain, operator or function name, overload
 Functions: TypeAlias = Mapping[Key, onnx.FunctionProto]
 NAMED = 3  # how many nodes of each operator are named in a message
+
+CALL_DEPTH = 64  # functions that call functions
+LARGEST_INLINED = 100_000  # nodes of function bodies, each counted as often as it is put in
+
+
+def require_small_calls(nodes: Sequence[onnx.NodeProto], functions: Functions) -> None:
+    """ModelError when the bodies put in for calls of the model's own functions would have too many nodes: calls within
+    calls multiply, so that a small file could stand for any number of them."""
+    count = _inlined(nodes, functions, {}, 0)
+    if count > LARGEST_INLINED:
+        raise ModelError(
+            f"the calls of the model's functions stand for {count} nodes, {LARGEST_INLINED} are the most",
+            remedy="export the model without functions, or with fewer calls within calls",
+        )
+
+
+def _inlined(nodes: Sequence[onnx.NodeProto], functions: Functions, sizes: dict[Key, int], depth: int) -> int:
+    total = 0
+    for node in nodes:
+        for graph in subgraphs(node):
+            total += _inlined(graph.node, functions, sizes, depth)
+        key = domain_of(node.domain), node.op_type, node.overload
+        body = functions.get(key)
+        if body is None:
+            continue
+        if key not in sizes:
+            sizes[key] = 0  # calls without end, or too deep, are found when they are put in
+            if depth < CALL_DEPTH:
+                sizes[key] = len(body.node) + _inlined(body.node, functions, sizes, depth + 1)
+        total += sizes[key]
+    return total
 
 
 class Survey:

@@ -73,6 +73,10 @@ def _error_function(x: Array) -> Array:
     return np.asarray(_erf(x)).astype(np.float64)
 
 
+def _gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + _error_function(x * math.sqrt(0.5)))
+
+
 def _fma(a: Array, b: Array, c: Array) -> Array:
     if a.dtype == np.float32:
         return a.astype(np.float64) * b + c  # one rounding, up to a tie that f64 has decided already
@@ -130,6 +134,7 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     "tanh": _in_f64(np.tanh),
     "sigmoid": _in_f64(_sigmoid),
     "softplus": _in_f64(_softplus),
+    "gelu": _in_f64(_gelu),
     "sin": _in_f64(np.sin),
     "cos": _in_f64(np.cos),
     "tan": _in_f64(np.tan),

@@ -8,10 +8,11 @@ past the last one present and zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute, symbol
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Load, Local, Stmt, Store
-from ingot.runtime.dtypes import DType, f32
+from ingot.runtime.dtypes import DType, boolean, f32
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ class Attention:
 
     `q`, `k`, `v` are loads with affine offsets over the batch variables and (queries, depth), (keys, depth),
     (keys, value) variables; depth and value are contiguous (stride 1) with constant extents. `mask` is an expression
-    over batch, queries and keys variables. A row whose scores are all -inf gives NaN, as softmax does.
+    over batch, queries and keys variables. A row whose scores are all -inf gives NaN, as softmax does, or 0 if `guard`
+    is "masked"; with "nan" a row whose weights are NaN for whatever reason gives 0.
     A chunk covers `query_block` queries of one batch point.
     """
 
@@ -139,11 +141,20 @@ class Attention:
     scale: float
     out: Store  # value contains Local("acc"); offset over batch, queries, value
     query_block: Dim
+    guard: Literal["none", "masked", "nan"] = "none"
 
     @property
     def grid(self) -> tuple[Axis, ...]:
         """Batch axes, then queries by blocks."""
         return (*self.batch, Axis(self.queries.var, self.queries.extent, self.query_block))
+
+    def _guarded(self, value: Expr, top: Local, norm: Local) -> Expr:
+        if self.guard == "none":
+            return value
+        lost: Expr = Call("eq", (top, Const(float("-inf"), f32)), boolean)
+        if self.guard == "nan":
+            lost = Call("isnan", (norm,), boolean)
+        return Call("select", (lost, Const(0.0, f32), value), f32)
 
     def nest(self) -> tuple[tuple[Axis, ...], tuple[Stmt, ...]]:
         """The same computation as a plain loop nest (scores are computed three times, nothing is stored)."""
@@ -180,7 +191,7 @@ class Attention:
             (
                 Let("total", Const(0.0, f32)),
                 For(*keys, (*third, Accumulate("total", "add", v_term))),
-                Let("acc", Call("div", (Local("total", f32), norm), f32)),
+                Let("acc", self._guarded(Call("div", (Local("total", f32), norm), f32), top, norm)),
                 self.out,
             ),
         )

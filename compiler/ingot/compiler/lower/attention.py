@@ -66,6 +66,7 @@ def lower_attention(context: Context, group: Group, node: composite.Attention) -
         scale=node.scale,
         out=stores[0],
         query_block=block,
+        guard=node.guard,
     )
     flops = product((*lead, queries, keys)) * (2 * (depth + value_depth))
     context.run(build.launch(template.grid, template, origin=group.node.origin, flops=flops))

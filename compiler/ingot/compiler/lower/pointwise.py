@@ -20,7 +20,7 @@ from ingot.runtime.dtypes import DType, i64
 CHUNK = 16384
 # Scalar functions that cost about this many additions.
 EXPENSIVE: Mapping[str, int] = {
-    **dict.fromkeys(("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus"), 12),
+    **dict.fromkeys(("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu"), 12),
     **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), 24),
     **dict.fromkeys(("pow", "atan2"), 40),
     **dict.fromkeys(("div", "sqrt", "reciprocal", "mod", "fmod"), 4),

@@ -40,16 +40,31 @@ def dequantise(node: Dequantize, args: Sequence[Expr]) -> Expr:
     and back is made.
     """
     dtype, kind = node.x.dtype, working_type(node.scale.dtype)
-    exact = dtype.bits <= NARROW
-    shifted = node.zero_point is not None and not _is_zero(args[2])
+    scale = _converted(args[1], node.scale.dtype, kind)
+    zero = args[2] if node.zero_point is not None and not _is_zero(args[2]) else None
     match args[0]:
         case Call("cast", (Call("min", _, made) as whole,)) if isinstance(node.x, Quantize) and made == kind:
-            x: Expr = whole
-        case _ if shifted and not exact:
-            x = _converted(Call("sub", (args[0], args[2]), dtype), dtype, kind)
+            difference = _unshifted(whole, zero, dtype)
+        case x if zero is not None and dtype.bits > NARROW:
+            difference = _converted(Call("sub", (x, zero), dtype), dtype, kind)
+        case x:
+            difference = _converted(x, dtype, kind)
+            if zero is not None:
+                difference = Call("sub", (difference, _converted(zero, dtype, kind)), kind)
+    return _converted(Call("mul", (difference, scale), kind), kind, node.scale.dtype)
+
+
+def _unshifted(whole: Call, zero: Expr | None, dtype: DType) -> Expr:
+    """``min(max(rounded + z, low), high) - z`` as ``min(max(rounded, low - z), high - z)`` for a constant z: exact, all
+    are whole numbers."""
+    kind = whole.dtype
+    if zero is None:
+        return whole
+    match whole.args:
+        case (Call("max", (Call("add", (rounded, Const(shift))), Const(low))), Const(high)) if (
+            isinstance(zero, Const) and zero.value == shift
+        ):
+            kept = Call("max", (rounded, Const(low - shift, kind)), kind)
+            return Call("min", (kept, Const(high - shift, kind)), kind)
         case _:
-            x = _converted(args[0], dtype, kind)
-    if shifted and exact:
-        x = Call("sub", (x, _converted(args[2], dtype, kind)), kind)
-    result: Expr = Call("mul", (x, _converted(args[1], node.scale.dtype, kind)), kind)
-    return _converted(result, kind, node.scale.dtype)
+            return Call("sub", (whole, _converted(zero, dtype, kind)), kind)

@@ -22,7 +22,7 @@ from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.pointwise import copy, fill, index_value, materialise, zero
-from ingot.compiler.lower.tiles import CHUNK_MICROSECONDS, MOST_CHUNKS
+from ingot.compiler.lower.tiles import MOST_CHUNKS
 from ingot.compiler.lower.timesteps import Cell, Gates, Phase, StepWriter, Storages
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import recurrent as ops
@@ -33,6 +33,8 @@ from ingot.runtime.dtypes import boolean, f32, f64, i64
 
 ROW_BLOCK = 8  # batch rows of a grid point: they share what a step reads of the weights
 
+STEP_MICROSECONDS = 4  # of work, at least, before a step is cut: threads meet after every one
+LEAST_CHUNKS = 4  # that a step must be worth, for each grid point of the kernel that does all of them
 ROW_TILE = 4  # of them at a time in registers, with the sums of two gates
 
 _GATES: Mapping[type[Node], str] = {ops.RNN: "h", ops.GRU: "zrh", ops.LSTM: "iofc"}
@@ -85,7 +87,7 @@ class _Layer:
         phases = self._phases()
         lowest = max(1, bounds(self.batch, context.ranges)[0])
         chunks = [self._chunks(phase, lowest) for phase in phases]
-        step_by_step = max(chunks) >= 2 * -(-lowest // ROW_BLOCK)
+        step_by_step = max(chunks) >= LEAST_CHUNKS * -(-lowest // ROW_BLOCK)
         if step_by_step:  # a loop of the program may run no step
             fill(context, y, zero(y.storage.dtype), node.origin, "result")
         alike = self.directions == 1 or node.functions(0) == node.functions(1)
@@ -158,7 +160,7 @@ class _Layer:
         view = view.transpose((1, 0, 2)) if self.node.layout else view
         if not isinstance(self.node.w, Constant):  # a packing at run time serves one matrix of rows
             flat = materialise(self.context, view, self.node.origin)
-            view = View(flat.storage, (self.steps * self.batch, view.shape[2]), (flat.strides[1], 1), flat.offset)
+            view = View(flat.storage, (self.steps * self.batch, view.shape[2]), (view.shape[2], 1), flat.offset)
         outer: dict[Value, Value] = {}
         x = self._input("x", view, outer)
         anchor = MatMul(x, self._input_weights(outer))
@@ -345,4 +347,4 @@ class _Layer:
         size = weights * self.kind.bytes
         reading = size / (machine.l2_rate if size <= machine.l2 // 2 else machine.l3_rate)
         cycles = max(reading, weights * batch / (machine.fma_rate * self.width))
-        return min(MOST_CHUNKS, int(cycles / (CHUNK_MICROSECONDS * machine.cycles_per_microsecond)))
+        return min(MOST_CHUNKS, int(cycles / (STEP_MICROSECONDS * machine.cycles_per_microsecond)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -22,17 +23,18 @@ from ingot.compiler.ops.pointwise import (
     Cast,
     Clip,
     Div,
-    Erf,
+    Equal,
     Exp,
+    Gelu,
+    IsNaN,
     Less,
     Log,
     Mul,
+    Reciprocal,
     Sigmoid,
     Sqrt,
     Sub,
-    Tanh,
     Where,
-    erf,
     sigmoid,
 )
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMean, ReduceSum
@@ -82,7 +84,7 @@ class Softmax(FloatComposite):
 
     def expand(self) -> Value:
         powers = Exp(Sub(self.x, ReduceMax(self.x, (self.axis,), True)))
-        return Div(powers, ReduceSum(powers, (self.axis,), True))
+        return Mul(powers, Reciprocal(ReduceSum(powers, (self.axis,), True)))
 
 
 def softmax(x: Array, axis: int) -> Array:
@@ -143,7 +145,7 @@ class LayerNorm(FloatComposite):
         x = Cast(self.x, f32) if self.x.dtype.bits == 16 else self.x
         centred = Sub(x, ReduceMean(x, axes, True))
         variance = ReduceMean(Mul(centred, centred), axes, True)
-        normal: Value = Div(centred, Sqrt(Add(variance, scalar(self.epsilon, x))))
+        normal: Value = Mul(centred, Reciprocal(Sqrt(Add(variance, scalar(self.epsilon, x)))))
         if normal.dtype != self.x.dtype:
             normal = Cast(normal, self.x.dtype)
         result = Mul(normal, self.scale)
@@ -195,35 +197,6 @@ class BatchNorm(FloatComposite):
         factor = Div(self.scale, Sqrt(Add(self.var, scalar(self.epsilon, self.var))))
         offset = Sub(self.bias, Mul(self.mean, factor))
         return Add(Mul(self.x, column(factor)), column(offset))
-
-
-@op("gelu")
-class Gelu(FloatComposite):
-    """``x/2 * (1 + erf(x/sqrt(2)))``, or with `tanh` ``x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715*x**3)))``.
-
-    Hendrycks and Gimpel 2016. ONNX Gelu-20.
-    """
-
-    x: Value
-    tanh: bool
-
-    def infer(self) -> Sequence[TensorType]:
-        return self.elementwise_type(self.x)
-
-    def compute(self, *operands: Array) -> Array:
-        x = operands[0]
-        if self.tanh:
-            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
-
-    def expand(self) -> Value:
-        x = self.x
-        if self.tanh:
-            cube = Mul(Mul(Mul(x, x), x), scalar(0.044715, x))
-            inner: Value = Tanh(Mul(Add(x, cube), scalar(math.sqrt(2 / math.pi), x)))
-        else:
-            inner = Erf(Mul(x, scalar(math.sqrt(0.5), x)))
-        return Mul(Mul(x, scalar(0.5, x)), Add(inner, scalar(1.0, x)))
 
 
 @op("silu")
@@ -316,12 +289,16 @@ class Elu(FloatComposite):
         return Where(Less(x, scalar(0.0, x)), below, x)
 
 
+Guard: TypeAlias = Literal["none", "masked", "nan"]
+
+
 @op("attention")
 class Attention(FloatComposite):
     """``softmax(scale * q @ k^T + mask) @ v`` (Vaswani et al. 2017).
 
     q [..., S, D], k [..., T, D], v [..., T, E] -> [..., S, E]; batch axes broadcast. `mask` is added to the scores
-    [..., S, T] and broadcasts to them.
+    [..., S, T] and broadcasts to them. Where all scores of a row are -inf the result is NaN, or 0 if `guard` is
+    "masked"; with "nan" every row of weights that would be NaN counts as zeros.
     """
 
     q: Value
@@ -329,6 +306,7 @@ class Attention(FloatComposite):
     v: Value
     mask: Value | None
     scale: float
+    guard: Guard = "none"
 
     def infer(self) -> Sequence[TensorType]:
         q, k, v = self.q, self.k, self.v
@@ -353,7 +331,12 @@ class Attention(FloatComposite):
         scores = np.matmul(q, np.swapaxes(k, -1, -2)) * self.scale
         if self.mask is not None:
             scores = scores + operands[3]
-        return np.matmul(softmax(scores, -1), v)
+        weights = softmax(scores, -1)
+        if self.guard == "nan":
+            weights = np.where(np.isnan(weights), 0.0, weights)
+        elif self.guard == "masked":
+            weights = np.where(np.max(scores, -1, keepdims=True, initial=-np.inf) == -np.inf, 0.0, weights)
+        return np.matmul(weights, v)
 
     def expand(self) -> Value:
         rank = self.k.rank
@@ -361,7 +344,14 @@ class Attention(FloatComposite):
         scores: Value = Mul(MatMul(self.q, Transpose(self.k, perm)), scalar(self.scale, self.q))
         if self.mask is not None:
             scores = Add(scores, self.mask)
-        return MatMul(Softmax(scores, scores.rank - 1), self.v)
+        weights: Value = Softmax(scores, scores.rank - 1)
+        nothing = scalar(0.0, scores)
+        if self.guard == "nan":
+            weights = Where(IsNaN(weights), nothing, weights)
+        elif self.guard == "masked":
+            top = ReduceMax(scores, (scores.rank - 1,), True)
+            weights = Where(Equal(top, scalar(-math.inf, scores)), nothing, weights)
+        return MatMul(weights, self.v)
 
 
 COMPOSITES: frozenset[type[Node]] = frozenset(

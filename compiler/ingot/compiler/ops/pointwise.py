@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Array, Node, Value, op, operands_of
+from ingot.compiler.ir.graph import Array, Node, Value, constant, op, operands_of
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import broadcast, fail, require_kind, same_dtype
 from ingot.runtime.dtypes import DType, Kind, boolean
@@ -285,6 +285,31 @@ class Atanh(Unary):
 
     scalar = "atanh"
     function = staticmethod(np.arctanh)
+
+
+@op("gelu")
+class Gelu(Unary):
+    """``x/2 * (1 + erf(x/sqrt(2)))``, or with `tanh` ``x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715*x**3)))``.
+
+    Hendrycks and Gimpel 2016. ONNX Gelu-20. Only the first form is a function that kernels know; the other expands.
+    """
+
+    tanh: bool
+    scalar = "gelu"
+
+    def compute(self, *operands: Array) -> Array:
+        x = operands[0].astype(np.float64)
+        if self.tanh:
+            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+    def expand(self) -> Value | None:
+        if not self.tanh:
+            return None
+        x, dtype = self.x, self.x.dtype
+        cube = Mul(Mul(Mul(x, x), x), constant(0.044715, dtype))
+        inner = Tanh(Mul(Add(x, cube), constant(math.sqrt(2 / math.pi), dtype)))
+        return Mul(Mul(x, constant(0.5, dtype)), Add(inner, constant(1.0, dtype)))
 
 
 @op("floor")

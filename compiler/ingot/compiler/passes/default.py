@@ -26,8 +26,8 @@ PASSES: tuple[Pass, ...] = (
     as_pass(simplify),
     as_pass(recognise),
     rules(*FOLD_NORM, name="fold_norm"),
-    rules(*LAYOUT, name="layout"),
     Named(expand_composites, "expand"),
+    rules(*LAYOUT, name="layout"),
     Named(simplify, "cleanup"),
     as_pass(fuse),
 )
@@ -35,7 +35,7 @@ REGISTRY: Registry = {item.name: item for item in PASSES}
 
 
 def default_pipeline(numerics: str = "default") -> Pipeline:
-    """simplify, recognise, fold_norm, layout, expand, cleanup (simplify again), fuse.
+    """simplify, recognise, fold_norm, expand, layout, cleanup (simplify again), fuse.
 
     With "strict" numerics attention is not recognised: its kernel computes softmax block by block.
     """

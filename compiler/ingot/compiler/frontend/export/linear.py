@@ -111,8 +111,11 @@ def _taps(node: ops.Conv | ops.MaxPool, fill: Value | None) -> tuple[list[Value]
     n = rank - 2
     ends: list[Dim] = []
     for i in range(n):
-        reach = (out[i] - 1) * node.strides[i] + node.dilations[i] * (node.kernel[i] - 1) + 1
-        ends.append(dims.maximum(reach - x.shape[2 + i] - node.pads[i], node.pads[n + i]))
+        end: Dim = node.pads[n + i]
+        if isinstance(node, ops.MaxPool) and node.ceil_mode:  # the last window may reach beyond the padding
+            reach = (out[i] - 1) * node.strides[i] + node.dilations[i] * (int(node.kernel[i]) - 1) + 1
+            end = dims.maximum(reach - x.shape[2 + i] - node.pads[i], end)
+        ends.append(end)
     padded = Pad(x, (0, 0, *node.pads[:n], 0, 0, *ends), "constant", fill)
     steps = (1, 1, *node.strides)
     seen: list[Value] = []

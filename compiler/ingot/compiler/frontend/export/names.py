@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ingot.compiler.ir.graph import Node, Origin
+from ingot.compiler.ir.graph import Origin
 
-_LABEL = re.compile(r"[A-Za-z]\w*:(.+)", re.DOTALL)  # Conv:first_output, of a node that has no name
+_LABEL = re.compile(r"[A-Z][A-Za-z0-9]*:(?!:)(.+)", re.DOTALL)  # Conv:first_output, of a node that has no name
 MOST_ORIGINS = 4  # in the name of a node that stands for several; the rest is counted
 
 
@@ -41,9 +41,7 @@ def node_name(origin: Origin) -> str:
     return "+".join(shown) + (f"+{len(origin) - len(shown)} more" if len(origin) > len(shown) else "")
 
 
-def value_name(node: Node) -> str:
-    """What the results of `node` are called when nobody asks for another name."""
-    if not node.origin:
-        return node.name
-    label = _LABEL.fullmatch(node.origin[0])
-    return label[1] if label else f"{node.origin[0]}_output"
+def value_name(node: str) -> str:
+    """What the result of the node of this name is called when nobody asks for another name."""
+    label = _LABEL.fullmatch(node)
+    return label[1] if label else f"{node}_output"

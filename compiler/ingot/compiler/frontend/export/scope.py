@@ -15,7 +15,7 @@ from ingot.compiler.frontend.export.errors import ExportError
 from ingot.compiler.frontend.export.functions import call
 from ingot.compiler.frontend.export.kernels import allowed, compute_type
 from ingot.compiler.frontend.export.names import Names, node_name, value_name
-from ingot.compiler.frontend.export.symbols import Source, ordered, sources, symbol_of
+from ingot.compiler.frontend.export.symbols import Source, ordered, sources, symbol_of, telling
 from ingot.compiler.frontend.export.table import Table
 from ingot.compiler.frontend.weights import CODES
 from ingot.compiler.ir import dims
@@ -149,7 +149,7 @@ class Scope:
         """Write the nodes that the outputs of `graph` need; its inputs have names already."""
         known = self._known_symbols()
         self.sources.update(sources(graph.inputs, known))
-        computed = [node.result(i) for node in graph.nodes() for i in range(len(node.types)) if node.types[i].rank]
+        computed = [value for node in graph.nodes() if not isinstance(node, Input) for value in telling(node)]
         for name, source in sources(computed, {*known, *self.sources}).items():
             if source.stride == 1 and source.rest == 0:
                 self.sources[name] = source
@@ -209,9 +209,14 @@ class Scope:
         return order
 
     def _settle(self, node: Node, start: int, results: Sequence[str]) -> None:
-        """Give the values that a row has made their names."""
-        origin = node.origin or self.caller
-        base = value_name(node) if node.origin or not self.caller else f"{self.caller[0]}/{node.name}"
+        """Name the nodes that a row has made after the origin, and their results after them."""
+        mine = [n for n in self.nodes[start:] if any(o.startswith(_PLACEHOLDER) for o in n.output)]
+        label = node_name(node.origin or self.caller)
+        if label and mine:
+            mine[-1].name = self.export.node_names.unique(label)
+            for proto in mine[:-1]:
+                proto.name = proto.name or self.export.node_names.unique(f"{label}/{proto.op_type}")
+        base = value_name(mine[-1].name) if label and mine else node.name
         final: dict[str, str] = {}
         for i, made in enumerate(results):
             value = node.result(i)
@@ -220,7 +225,6 @@ class Scope:
             self.values[value] = final.get(made, made)
             if self.root:
                 self.export.types[self.values[value]] = value.type
-        mine = [n for n in self.nodes[start:] if any(o.startswith(_PLACEHOLDER) for o in n.output)]
         for proto in mine:
             for position, name in enumerate(proto.output):
                 if name.startswith(_PLACEHOLDER) and name not in final:
@@ -228,11 +232,6 @@ class Scope:
                 proto.output[position] = final.get(name, name)
             for position, name in enumerate(proto.input):
                 proto.input[position] = final.get(name, name)
-        label = node_name(origin)
-        for proto in mine:
-            if label and not proto.name:
-                whole = proto is mine[-1]
-                proto.name = self.export.node_names.unique(label if whole else f"{label}/{proto.op_type}")
         for i, made in enumerate(results):
             wish = self.wanted.get(node.result(i))
             if wish is not None and final.get(made, made) != wish:

@@ -55,13 +55,22 @@ def symbol_of(dim: Dim) -> str | None:
 
 
 def symbols_needed(node: Node) -> frozenset[str]:
-    """The symbols in the attributes and sub-graphs of a node, and in its operands' and results' shapes."""
+    """The symbols in the attributes and sub-graphs of a node and in its operands' shapes."""
     found: set[str] = set()
     for f in fields_of(node):
         found |= _symbols(getattr(node, f.name))
-    for type_ in (*(v.type for v in operands_of(node)), *node.types):
-        found |= _symbols(type_)
+    for operand in operands_of(node):
+        found |= _symbols(operand.type)
     return frozenset(found)
+
+
+def telling(node: Node) -> tuple[Value, ...]:
+    """The results of a node that have dims of their own, which are known when it has run."""
+    results = node.results()
+    if not any(_symbols(t) for t in node.types):
+        return ()
+    needed = symbols_needed(node)
+    return tuple(v for v in results if _symbols(v.type) - needed)
 
 
 def _symbols(item: Any) -> set[str]:
@@ -93,8 +102,7 @@ def ordered(graph: Graph, found: dict[str, Source]) -> Iterator[Node]:
                 stack.pop()
                 continue
             before = [node_of(v) for v in operands_of(node)]
-            own = {s for t in node.types for s in _symbols(t)}  # what a node itself tells, it does not wait for
-            before += [computed[s] for s in sorted(symbols_needed(node) - own) if s in computed]
+            before += [computed[s] for s in sorted(symbols_needed(node)) if s in computed]
             waiting = [n for n in before if n not in done and n is not node and n not in stack]
             if waiting:
                 stack.extend(reversed(waiting))

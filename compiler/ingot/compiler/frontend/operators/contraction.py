@@ -79,8 +79,12 @@ class Window:
     dilations: tuple[int, ...]
 
 
-def window(ctx: Context, x: Value, kernel: tuple[int, ...]) -> Window:
-    """The window attributes of a convolution or pooling of x [N, C, *spatial], auto_pad resolved."""
+def window(ctx: Context, x: Value, kernel: tuple[int, ...], ceil_mode: bool = False) -> Window:
+    """The window attributes of a convolution or pooling of x [N, C, *spatial], auto_pad resolved.
+
+    There must be room for one window: each padded extent is at least what the kernel spans (with `ceil_mode` it may
+    stick out by less than a stride). ModelError where that cannot be.
+    """
     n = len(kernel)
     strides = ctx.ints("strides") or (1,) * n
     dilations = ctx.ints("dilations") or (1,) * n
@@ -88,10 +92,17 @@ def window(ctx: Context, x: Value, kernel: tuple[int, ...]) -> Window:
     mode = ctx.attribute("auto_pad", "NOTSET")
     if len(strides) != n or len(dilations) != n or min(strides) < 1:
         raise ctx.error(f"strides {list(strides)} and dilations {list(dilations)} do not fit a kernel of {n} axes")
-    if mode in ("NOTSET", ""):
-        return Window(strides, explicit or (0,) * (2 * n), dilations)
-    if mode == "VALID":
-        return Window(strides, (0,) * (2 * n), dilations)
+    if mode in ("NOTSET", "", "VALID"):
+        pads = explicit or (0,) * (2 * n) if mode != "VALID" else (0,) * (2 * n)
+        if len(pads) != 2 * n:
+            raise ctx.error(f"pads {list(pads)} do not fit a kernel of {n} axes")
+        slack = [s - 1 if ceil_mode else 0 for s in strides]
+        for i, extent in enumerate(x.shape[2:]):
+            padded, reach = extent + (pads[i] + pads[n + i]), dilations[i] * (kernel[i] - 1) + 1
+            ctx.at_least(
+                padded, reach - slack[i], f"the kernel spans {reach} on axis {i + 2} of {x.type}, padding included"
+            )
+        return Window(strides, pads, dilations)
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         raise ctx.error(f"unknown auto_pad {mode!r}", "run onnx.checker on the model")
     begins: list[int] = []
@@ -170,7 +181,7 @@ def conv_transpose(ctx: Context) -> Results:
 
 @onnx_op("Col2Im", since=18)
 def column_to_image(ctx: Context) -> Results:
-    """Blocks added up where they overlap: a transposed convolution whose filter for each place in a block is 1 there."""
+    """Blocks added up where they overlap: a transposed convolution; the filter for a place in a block is 1 there."""
     x, image, block = ctx.operand(0), ctx.dims(1, "the image shape"), ctx.fixed(2, "the block shape")
     n, taps = len(block), math.prod(block)
     strides, dilations = ctx.ints("strides") or (1,) * n, ctx.ints("dilations") or (1,) * n
@@ -193,6 +204,4 @@ def column_to_image(ctx: Context) -> Results:
     filters = np.tile(np.eye(taps).reshape(taps, 1, *block), (channels, *(1,) * (n + 1)))
     columns = ctx.build(Reshape, x, (x.shape[0], x.shape[1], *places))
     weight = ctx.constant(filters, x.dtype)
-    return ctx.build(
-        ConvTranspose, columns, weight, None, strides, pads, dilations, tuple(beyond), channels, False
-    )
+    return ctx.build(ConvTranspose, columns, weight, None, strides, pads, dilations, tuple(beyond), channels, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from onnx import GraphProto
 
@@ -92,9 +93,10 @@ def _unused_labels(body: Body) -> Iterator[str]:
 
 def _agree(ctx: Context, a: Value, b: Value, what: str) -> None:
     """Learn that two types are one where that can be learnt; UnsupportedError where they differ."""
-    if a.rank == b.rank:
-        for d, e in zip(a.shape, b.shape, strict=True):
-            ctx.equal(d, e)
+    with suppress(ModelError):  # which is about dims, the error below about values
+        if a.rank == b.rank:
+            for d, e in zip(a.shape, b.shape, strict=True):
+                ctx.equal(d, e)
     if a.type != b.type:
         raise ctx.unsupported(
             f"{what} is {a.type} in one place and {b.type} in another",

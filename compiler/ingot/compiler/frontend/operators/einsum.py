@@ -38,7 +38,7 @@ def einsum(ctx: Context) -> Results:
 
 
 def _labels(ctx: Context, equation: str, operands: tuple[Value, ...]) -> tuple[list[str], str]:
-    """One letter an axis for every operand and the result; an ellipsis gets letters of its own, matched from the end."""
+    """One letter an axis for operands and result; an ellipsis gets letters of its own, matched from the end."""
     left, arrow, result = equation.partition("->")
     terms = left.split(",")
     free = [c for c in ascii_letters if c not in equation]

@@ -29,7 +29,8 @@ def _window(ctx: Context, x: Value) -> tuple[tuple[int, ...], Window, bool]:
     kernel = ctx.required_ints("kernel_shape")
     if len(kernel) != x.rank - 2 or not kernel:
         raise ctx.error(f"kernel_shape {list(kernel)} does not fit {x.type}: one entry for each spatial axis is needed")
-    return kernel, window(ctx, x, kernel), bool(ctx.attribute("ceil_mode", 0))
+    ceil_mode = bool(ctx.attribute("ceil_mode", 0))
+    return kernel, window(ctx, x, kernel, ceil_mode), ceil_mode
 
 
 @onnx_op("MaxPool")
@@ -103,17 +104,13 @@ def max_unpool(ctx: Context) -> Results:
     if ctx.optional(2) is not None:
         shape = ctx.dims(2, "the output shape")
     else:
-        spatial = (
-            (d - 1) * strides[i] + kernel[i] - pads[i] - pads[n + i] for i, d in enumerate(x.shape[2:])
-        )
+        spatial = ((d - 1) * strides[i] + kernel[i] - pads[i] - pads[n + i] for i, d in enumerate(x.shape[2:]))
         shape = (*x.shape[:2], *spatial)
     if len(shape) != x.rank:
         raise ctx.error(f"the output shape has {len(shape)} entries for {x.type}")
     nothing = ctx.build(Expand, ctx.constant(0, x.dtype), (dims.product(shape),))
     flat = (x.type.size,)
-    written = ctx.build(
-        Scatter, nothing, ctx.build(Reshape, places, flat), ctx.build(Reshape, x, flat), 0, "none"
-    )
+    written = ctx.build(Scatter, nothing, ctx.build(Reshape, places, flat), ctx.build(Reshape, x, flat), 0, "none")
     return ctx.build(Reshape, written, shape)
 
 

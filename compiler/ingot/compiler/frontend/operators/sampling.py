@@ -117,7 +117,9 @@ class _Line:
             place = a(ops.Mul, a(ops.Sub, a(ops.Mul, shifted, size), 1.0), 0.5)
         if mode == "nearest":
             place = ctx.build(ops.Round, place)
-        if padding == "border":
+        if mode == "cubic":  # the neighbours alone are kept inside, as PyTorch does
+            pass
+        elif padding == "border":
             place = ctx.build(ops.Clip, place, a.number(0.0), a.dim(extent - 1))
         elif padding == "reflection":
             place = _reflected(ctx, place, self.low, self.high)
@@ -182,13 +184,15 @@ def roi_align(ctx: Context) -> Results:
         steps = np.arange(bins).repeat(samples) + np.tile((np.arange(samples) + 0.5) / samples, bins)
         share = ctx.constant((steps / bins).astype(np.float32).reshape(1, -1))
         place = a(ops.Add, start, a(ops.Mul, length, share))
-        far = ctx.build(ops.Or, ctx.build(ops.Less, place, a.number(-1.0)), ctx.build(ops.Greater, place, a.dim(extent)))
+        far = ctx.build(
+            ops.Or, ctx.build(ops.Less, place, a.number(-1.0)), ctx.build(ops.Greater, place, a.dim(extent))
+        )
         place = ctx.build(ops.Clip, place, a.number(0.0), a.dim(extent - 1))
         low = ctx.build(ops.Floor, place)
         above = a(ops.Sub, place, low)
         below = a(ops.Sub, a.number(1.0), above)
-        weights = (a.choose(far, a.number(0.0), w) for w in (below, above))
-        return _kept(ctx, low, extent), _kept(ctx, a(ops.Add, low, 1.0), extent), *weights  # type: ignore[return-value]
+        below, above = (a.choose(far, a.number(0.0), w) for w in (below, above))
+        return _kept(ctx, low, extent), _kept(ctx, a(ops.Add, low, 1.0), extent), below, above
 
     rows = line(corner(1), corner(3), height, x.shape[2])
     columns = line(corner(0), corner(2), width, x.shape[3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.errors import UnsupportedError
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
@@ -34,6 +35,10 @@ def _length(ctx: Context, index: int, what: str) -> int | None:
     return ctx.fixed(index, what)[0]
 
 
+def _symbolic_parts(ctx: Context, x: Value) -> UnsupportedError:
+    return ctx.unsupported(f"a transform of {x.type}: whether it is real or complex is not known", "pin its last dim")
+
+
 @onnx_op("DFT", since=17)
 def dft_attribute(ctx: Context) -> Results:
     return _dft(ctx, ctx.attribute("axis", 1))
@@ -51,6 +56,8 @@ def _dft(ctx: Context, axis: int) -> Value:
     axis = ctx.axis(axis, x.rank)
     inverse, half = bool(ctx.attribute("inverse", 0)), bool(ctx.attribute("onesided", 0))
     parts, extent = x.shape[-1], x.shape[axis]
+    if not isinstance(parts, int):
+        raise _symbolic_parts(ctx, x)
     if axis == x.rank - 1 or parts not in (1, 2) or not x.dtype.is_float:
         raise ctx.error(f"DFT of {x.type} along axis {axis}: the last axis holds real and imaginary parts")
     if not isinstance(extent, int):
@@ -98,8 +105,8 @@ def _transformed(ctx: Context, x: Value, axis: int, count: int, matrix: Array, r
     rows = ctx.build(Reshape, turned, (dims.product(x.shape[a] for a in outer), matrix.shape[0]))
     product = ctx.build(MatMul, rows, ctx.constant(matrix, x.dtype))
     split = ctx.build(Reshape, product, (*(x.shape[a] for a in outer), *result))
-    back = list(range(axis)) + [len(outer)] + list(range(axis, len(outer))) + [len(outer) + 1]
-    return ctx.build(Transpose, split, tuple(back))
+    back = (*range(axis), len(outer), *range(axis, len(outer)), len(outer) + 1)
+    return ctx.build(Transpose, split, back)
 
 
 @onnx_op("STFT", since=17)
@@ -109,6 +116,8 @@ def stft(ctx: Context) -> Results:
     length = _length(ctx, 3, "the frame length")
     if x.rank == 2:
         x = ctx.build(Reshape, x, (*x.shape, 1))
+    if not isinstance(x.shape[-1], int):
+        raise _symbolic_parts(ctx, x)
     if x.rank != 3 or x.shape[2] not in (1, 2) or not x.dtype.is_float or step < 1:
         raise ctx.error(f"STFT of {x.type} in steps of {step}: [batch, n, 1 or 2] and a positive step are needed")
     if length is None:
@@ -116,7 +125,7 @@ def stft(ctx: Context) -> Results:
         if not isinstance(extent, int):
             raise ctx.unsupported("STFT with a symbolic frame length", "pin the signal's length with shapes")
         length = extent
-    parts = int(x.shape[2])
+    parts = 2 if x.shape[2] == 2 else 1
     half = bool(ctx.attribute("onesided", 1)) and parts == 1
     bins = length // 2 + 1 if half else length
     basis = _basis(length, bins, False).transpose(1, 2, 0)  # [bins, part, n]
@@ -141,15 +150,15 @@ def mel_weight_matrix(ctx: Context) -> Results:
         raise ctx.unsupported("MelWeightMatrix of values that are computed from data", "make them constant")
     bands, length, rate, low, high = (v.item() for v in given if v is not None)
     bins = int(length) // 2 + 1
-    edges = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (low, high)), int(bands) + 2)
+    bottom, top = (2595 * np.log10(1 + f / 700) for f in (low, high))
+    edges = bottom + np.arange(int(bands) + 2) * ((top - bottom) / (int(bands) + 2))
     places = np.floor((int(length) + 1) * (700 * (10 ** (edges / 2595) - 1)) / rate).astype(np.int64)
     matrix = np.zeros((bins, int(bands)))
     for band in range(int(bands)):
         first, centre, last = places[band : band + 3]
         for k in range(first, centre):
             matrix[k, band] = (k - first) / (centre - first)
-        if first == centre:
-            matrix[centre, band] = 1.0
+        matrix[centre, band] = 1.0
         for k in range(centre, last):
             matrix[k, band] = (last - k) / (last - centre)
     code = ctx.attribute("output_datatype", 1)

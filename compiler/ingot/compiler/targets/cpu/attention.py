@@ -515,13 +515,16 @@ class _Body:
             row = inner
             row.symbols[template.queries.var] = b.add(first, i)
             norm = b.load(self._at(self.norm, i), align=4, typ=F32)
+            compare = {"masked": b.fcmp_ordered, "nan": b.fcmp_unordered}.get(template.guard)
+            lost = compare("==", norm, constant(0.0, F32)) if compare else None
             base = b.mul(i, const(self.value))
             spans = [row.child(b) for _ in range(3)]
 
             def store(e: Value, width: int | None, span: Scope) -> None:
                 span.symbols[var] = e
                 total = b.load(self._at(self.sums, b.add(base, e)), align=4, typ=widened(F32, width))
-                span.locals["acc"] = b.fdiv(total, functions.splat(b, norm, width))
+                mean = b.fdiv(total, functions.splat(b, norm, width))
+                span.locals["acc"] = mean if lost is None else b.select(lost, constant(0.0, mean.type), mean)
                 emit_store(b, template.out, span, width, var)
 
             whole = self.value - self.value % lanes

@@ -6,6 +6,7 @@ processes and an object depends on its kernel alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from ingot.compiler.ir.loops import Kernel
@@ -51,4 +52,6 @@ def compile_program(program: Program, level: Level, *, jobs: int = 1, progress: 
         for kernel in ordered:
             objects.append(compile_kernel(kernel, level))
             done()
-    return elf.link(objects, soname=f"{program.name}.so", exports=(RUN_SYMBOL, CALL_SYMBOL, *TEAM_EXPORTS))
+    # The name goes into tables for debuggers only; the model's may hold anything.
+    soname = (re.sub(r"[^A-Za-z0-9_.+-]", "-", program.name)[:80] or "model") + ".so"
+    return elf.link(objects, soname=soname, exports=(RUN_SYMBOL, CALL_SYMBOL, *TEAM_EXPORTS))

@@ -31,7 +31,7 @@ from ingot.runtime.dtypes import DType
 CHEAP, MODERATE = 4, 20
 _COST = {
     **dict.fromkeys(("div", "sqrt", "reciprocal", "mod", "fmod"), 4),
-    **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "tanh", "sigmoid", "softplus"), 12),
+    **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "tanh", "sigmoid", "softplus", "gelu"), 12),
     **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), 24),
     **dict.fromkeys(("pow", "atan2"), 40),
 }

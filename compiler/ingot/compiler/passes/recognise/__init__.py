@@ -1,0 +1,30 @@
+"""Recognition of composites that exporters have written as their parts: activations, norms, softmax, attention.
+
+The rules expect a simplified graph: constants on the right, squares as products, equal values computed once. What is
+recognised may be rounded differently than its parts. A composite is made only where its parts have no other user.
+"""
+
+from __future__ import annotations
+
+from ingot.compiler.ir.graph import Graph
+from ingot.compiler.passes import sink
+from ingot.compiler.passes.numbering import merge_equal
+from ingot.compiler.passes.recognise import activation, attention, norm, spelling
+from ingot.compiler.rewrite import Rule, Trace, rewrite
+
+RULES: tuple[Rule, ...] = (
+    *spelling.RULES,
+    *activation.RULES,
+    *norm.RULES,
+    *attention.RULES,
+    *spelling.LATE,
+)
+
+
+def recognise(graph: Graph, *, trace: Trace | None = None) -> Graph:
+    """`graph` with composites in the place of their parts, and with transposes and reshapes sunk."""
+    while True:
+        before = graph
+        graph = merge_equal(rewrite(graph, (*sink.RULES, *RULES), trace=trace, pass_name="recognise"))
+        if graph is before:
+            return graph

@@ -1,0 +1,354 @@
+"""Transposes and reshapes sink: past what does not care how axes are arranged, until they meet and cancel.
+
+What is computed element by element then stands beside what produces the elements, and movement stands where lowering
+can make it a view or let the producer write in the final order. Every rule is exact and moves movement downwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ingot.compiler.ir.dims import Dim, divide_exact, product
+from ingot.compiler.ir.graph import Constant, Graph, Node, Value, constant, operands_of, with_operands
+from ingot.compiler.ir.types import Shape
+from ingot.compiler.ops.linear import MatMul
+from ingot.compiler.ops.movement import Concat, Gather, Pad, Reshape, Slice, Split, Transpose
+from ingot.compiler.ops.pointwise import Pointwise
+from ingot.compiler.ops.reduction import Reduction
+from ingot.compiler.ops.resample import Resample
+from ingot.compiler.passes.axes import carried, kept_in_order, runs
+from ingot.compiler.passes.constants import users
+from ingot.compiler.rewrite import Patch, Rule
+
+READERS = 32  # pointwise readers that are followed to see where a chain leads
+
+
+def merge_transposes(node: Transpose, graph: Graph) -> Patch | None:
+    """transpose(transpose(x, p), q) -> transpose(x, p[q]); transpose(x, identity) -> x"""
+    if node.perm == tuple(range(node.rank)):
+        return {node: node.x}
+    match node.x:
+        case Transpose(x=x, perm=inner):
+            return {node: Transpose(x, tuple(inner[p] for p in node.perm))}
+        case _:
+            return None
+
+
+def merge_reshapes(node: Reshape, graph: Graph) -> Patch | None:
+    """reshape(x, x's shape) -> x; reshape(reshape(x)) -> reshape(x)"""
+    if node.x.type == node.type:
+        return {node: node.x}
+    return {node: Reshape(node.x.x, node.shape)} if isinstance(node.x, Reshape) else None
+
+
+def split_to_slices(node: Split, graph: Graph) -> Patch | None:
+    """split(x, axis) -> slice(x, axis), one a part: one spelling for what is cut"""
+    start: Dim = 0
+    patch: dict[Value, Value] = {}
+    for result, size in zip(node.results(), node.sizes, strict=True):
+        patch[result] = _part(node.x, node.axis, start, size)
+        start = start + size
+    return patch
+
+
+def concat_of_slices(node: Concat, graph: Graph) -> Patch | None:
+    """concat(slice(x), slice(x)) -> x where the slices are all of x in order"""
+    end: Dim = 0
+    whole: Value | None = None
+    for part in node.parts:
+        if not isinstance(part, Slice) or (whole is not None and part.x is not whole):
+            return None
+        whole, start = part.x, part.starts[node.axis]
+        if part.type != _part(whole, node.axis, start, part.sizes[node.axis]).type or any(s != 1 for s in part.steps):
+            return None
+        if start != end or any(s != 0 for a, s in enumerate(part.starts) if a != node.axis):
+            return None
+        end = end + part.sizes[node.axis]
+    return {node: whole} if whole is not None and whole.type == node.type else None
+
+
+def _part(x: Value, axis: int, start: Dim, size: Dim) -> Slice:
+    starts = tuple(start if a == axis else 0 for a in range(x.rank))
+    sizes = tuple(size if a == axis else d for a, d in enumerate(x.shape))
+    return Slice(x, starts, sizes, (1,) * x.rank)
+
+
+# -- transposes -------------------------------------------------------------------------------------------------------
+
+
+def transpose_past_pointwise(node: Pointwise, graph: Graph) -> Patch | None:
+    """f(transpose(a, p), transpose(b, p), c) -> transpose(f(a, b, c'), p) with c turned back
+
+    c may be constant or such that turning it moves only axes of extent 1; any value where p is channels first from
+    channels last.
+    """
+    operands = operands_of(node)
+    turns = [x for x in operands if isinstance(x, Transpose)]
+    perm = shared_perm(turns)
+    if perm is None or all(x.type.shape != node.type.shape for x in turns):
+        return None
+    inverse = inverse_of(perm)
+    mapping: dict[Value, Value] = {}
+    for x in operands:
+        turned = turned_back(x, perm, inverse)
+        if turned is None:
+            return None
+        mapping[x] = turned
+    new = Transpose(with_operands(node, mapping), perm)
+    return {node: new} if new.type == node.type else None
+
+
+def turned_back(x: Value, perm: tuple[int, ...], inverse: tuple[int, ...]) -> Value | None:
+    """`x`, which broadcasts to `len(perm)` axes, with its axes in the order before `perm`; None where that copies."""
+    if isinstance(x, Transpose) and x.perm == perm:
+        return x.x
+    if x.rank == 0:
+        return x
+    full = (1,) * (len(perm) - x.rank) + x.shape
+    if isinstance(x, Constant):
+        return constant(np.transpose(x.data.reshape(tuple(d for d in full if isinstance(d, int))), inverse))
+    shape = tuple(full[p] for p in inverse)
+    if kept_in_order(inverse, full):
+        return x if shape == x.shape else Reshape(x, shape)
+    if not is_channels_first(perm):
+        return None
+    return Transpose(x if x.rank == len(perm) else Reshape(x, full), inverse)
+
+
+def is_channels_first(perm: Sequence[int]) -> bool:
+    """Whether a transpose makes [N, C, *spatial] of [N, *spatial, C]."""
+    rank = len(perm)
+    return rank >= 3 and tuple(perm) == (0, rank - 1, *range(1, rank - 1))
+
+
+def transpose_past_reduction(node: Reduction, graph: Graph) -> Patch | None:
+    """reduce(transpose(x, p), axes, keepdims) -> transpose(reduce(x, p[axes], keepdims), p)"""
+    match node.x:
+        case Transpose(x=x, perm=perm):
+            axes = tuple(sorted(perm[a] for a in node.axes))
+            turned = dataclasses.replace(node, x=x, axes=axes)
+            if node.keepdims:
+                return {node: Transpose(turned, perm)}
+            kept = [perm[a] for a in range(len(perm)) if a not in node.axes]
+            return {node: Transpose(turned, tuple(sorted(kept).index(k) for k in kept))}
+        case _:
+            return None
+
+
+def transpose_past_concat(node: Concat, graph: Graph) -> Patch | None:
+    """concat(transpose(a, p), transpose(b, p), axis) -> transpose(concat(a, b, p[axis]), p)
+
+    Parts that are no transposes are turned where p is channels first from channels last.
+    """
+    perm = shared_perm([part for part in node.parts if isinstance(part, Transpose)])
+    if perm is None or (not is_channels_first(perm) and not all(isinstance(p, Transpose) for p in node.parts)):
+        return None
+    parts = tuple(p.x if isinstance(p, Transpose) else Transpose(p, inverse_of(perm)) for p in node.parts)
+    return {node: Transpose(dataclasses.replace(node, parts=parts, axis=perm[node.axis]), perm)}
+
+
+def transpose_past_pad(node: Pad, graph: Graph) -> Patch | None:
+    """pad(transpose(x, p), pads) -> transpose(pad(x, pads'), p)"""
+    match node.x:
+        case Transpose(x=x, perm=perm):
+            inverse, rank = inverse_of(perm), node.rank
+            pads = tuple(node.pads[side * rank + inverse[a]] for side in (0, 1) for a in range(rank))
+            return {node: Transpose(dataclasses.replace(node, x=x, pads=pads), perm)}
+        case _:
+            return None
+
+
+def transpose_past_slice(node: Slice, graph: Graph) -> Patch | None:
+    """slice(transpose(x, p), ...) -> transpose(slice(x, ...'), p)"""
+    match node.x:
+        case Transpose(x=x, perm=perm):
+            order = inverse_of(perm)
+            turned = dataclasses.replace(
+                node,
+                x=x,
+                starts=tuple(node.starts[a] for a in order),
+                sizes=tuple(node.sizes[a] for a in order),
+                steps=tuple(node.steps[a] for a in order),
+            )
+            return {node: Transpose(turned, perm)}
+        case _:
+            return None
+
+
+def transpose_past_lookup(node: Gather | Resample, graph: Graph) -> Patch | None:
+    """gather(transpose(x, p), i, axis) -> transpose(gather(x, i, p[axis]), p) for i of rank 1; the same for resample"""
+    match node:
+        case Gather(Transpose(x, perm), indices) if indices.rank == 1:
+            return {node: Transpose(dataclasses.replace(node, data=x, axis=perm[node.axis]), perm)}
+        case Resample(Transpose(x, perm)):
+            return {node: Transpose(dataclasses.replace(node, x=x, axis=perm[node.axis]), perm)}
+        case _:
+            return None
+
+
+def transpose_past_product(node: MatMul, graph: Graph) -> Patch | None:
+    """mat_mul(transpose(x, p), w) -> transpose(mat_mul(x, w), p) for one matrix w where p leaves the last axis alone"""
+    match node:
+        case MatMul(Transpose(x, perm), w) if w.rank == 2 and perm[-1] == len(perm) - 1:
+            return {node: Transpose(MatMul(x, w), perm)}
+        case _:
+            return None
+
+
+def transpose_past_reshape(node: Reshape, graph: Graph) -> Patch | None:
+    """reshape(transpose(x, p)) -> transpose(reshape(x), q) where axes that are merged are neighbours in x too"""
+    match node.x:
+        case Transpose(x, perm):
+            pass
+        case _:
+            return None
+    found = runs(node.x.type.shape, node.shape)
+    if found is None:
+        return None
+    placed: list[tuple[list[int], tuple[int, ...]]] = []  # axes of x, axes of the result
+    for run in found:
+        places = [perm[a] for a in run.old]
+        if any(b <= a or any(x.shape[c] != 1 for c in range(a + 1, b)) for a, b in pairwise(places)):
+            return None
+        placed.append((places, run.new))
+    full = {a for _, new in placed for a in new}
+    sequence = list(range(min(full, default=node.rank)))
+    for _, new in sorted(placed):
+        for a in new:  # an axis of extent 1 stays behind the axis before it
+            end = next((b for b in range(a + 1, node.rank) if b in full), node.rank)
+            sequence.extend(range(a, end))
+    inner = Reshape(x, tuple(node.shape[a] for a in sequence))
+    q = inverse_of(sequence)
+    return {node: inner if q == tuple(range(node.rank)) else Transpose(inner, q)}
+
+
+def reshape_past_transpose(node: Reshape, graph: Graph) -> Patch | None:
+    """reshape(transpose(reshape(x), p)) -> reshape(transpose(x, q)) where the inner reshape merges axes that p moves
+    together"""
+    match node.x:
+        case Transpose(Reshape(x) as inner, perm):
+            pass
+        case _:
+            return None
+    found = runs(x.shape, inner.shape)
+    if found is None or any(len(run.new) > 1 for run in found) or not any(len(run.old) > 1 for run in found):
+        return None
+    of = {run.new[0]: run.old for run in found}
+    ones = [a for a, d in enumerate(x.shape) if d == 1]
+    order = [*ones, *(a for p in perm for a in of.get(p, ()))]
+    return {node: Reshape(Transpose(x, tuple(order)), node.shape)} if len(order) == x.rank else None
+
+
+# -- reshapes ---------------------------------------------------------------------------------------------------------
+
+
+def reshape_past_pointwise(node: Pointwise, graph: Graph) -> Patch | None:
+    """f(reshape(x), c) -> reshape(f(x, c')) for c of one element, constant, or reshaped from x's shape as well
+
+    Not where a reduction reads the result: it would be parted from what it reduces.
+    """
+    operands = operands_of(node)
+    source = next((x for x in operands if isinstance(x, Reshape) and x.type.shape == node.type.shape), None)
+    if source is None or isinstance(source.x, Constant) or _leads_to_reduction(node, graph):
+        return None
+    shape = source.x.type.shape
+    mapping: dict[Value, Value] = {}
+    for x in operands:
+        if isinstance(x, Reshape) and x.x.type.shape == shape and x.type.shape == node.type.shape:
+            mapping[x] = x.x
+        elif x.rank:
+            target = carried(x.shape, node.type.shape, shape) if isinstance(x, Constant) else None
+            if target is None or not isinstance(x, Constant):
+                return None
+            mapping[x] = constant(x.data.reshape(tuple(d for d in target if isinstance(d, int))))
+    new = with_operands(node, mapping)
+    if new.type.shape != shape:
+        return None
+    return {node: Reshape(new, node.type.shape)}
+
+
+def _leads_to_reduction(node: Node, graph: Graph) -> bool:
+    """Whether a reduction, or what will be expanded to one, reads `node` through pointwise operators only."""
+    readers = users(graph)
+    stack, seen = [node], set[Node]()
+    while stack and len(seen) < READERS:
+        for reader in readers.get(stack.pop(), ()):
+            if isinstance(reader, Reduction) or reader.name in ("softmax", "log_softmax", "layer_norm"):
+                return True
+            if isinstance(reader, Pointwise) and reader not in seen:
+                seen.add(reader)
+                stack.append(reader)
+    return False
+
+
+def reshape_past_product(node: MatMul, graph: Graph) -> Patch | None:
+    """mat_mul(reshape(x), w) -> reshape(mat_mul(x, w)) for one matrix w where the reshape leaves the last axis alone"""
+    match node:
+        case MatMul(Reshape(x) as reshaped, w) if w.rank == 2 and x.rank >= 2 and _keeps_last(x.shape, reshaped.shape):
+            return {node: Reshape(MatMul(x, w), node.type.shape)}
+        case _:
+            return None
+
+
+def _keeps_last(old: Shape, new: Shape) -> bool:
+    if old[-1] != new[-1]:
+        return False
+    if old[-1] == 1:
+        return True
+    found = runs(old, new)
+    return found is not None and found[-1].old == (len(old) - 1,) and found[-1].new == (len(new) - 1,)
+
+
+def slice_before_reshape(node: Slice, graph: Graph) -> Patch | None:
+    """slice(reshape(x), the first of the axes that an axis of x is split in) -> reshape(slice(x, that axis))"""
+    if not isinstance(node.x, Reshape):
+        return None
+    x, shape = node.x.x, node.x.type.shape
+    cut = [a for a in range(node.rank) if node.sizes[a] != shape[a] or node.steps[a] != 1]
+    found = runs(x.shape, shape)
+    if len(cut) != 1 or node.steps[cut[0]] != 1 or found is None or isinstance(x, Constant):
+        return None
+    axis = cut[0]
+    run = next((r for r in found if axis in r.new), None)
+    if run is None or len(run.old) != 1 or run.new[0] != axis or len(run.new) == 1:
+        return None
+    inner = product(shape[a] for a in run.new[1:])
+    if divide_exact(x.shape[run.old[0]], inner) is None:
+        return None
+    part = _part(x, run.old[0], node.starts[axis] * inner, node.sizes[axis] * inner)
+    return {node: Reshape(part, node.type.shape)}
+
+
+def shared_perm(values: Sequence[Value]) -> tuple[int, ...] | None:
+    """The permutation of `values` if they all are transposes with the same one."""
+    perms = {x.perm if isinstance(x, Transpose) else None for x in values}
+    return perms.pop() if len(perms) == 1 else None
+
+
+def inverse_of(perm: Sequence[int]) -> tuple[int, ...]:
+    """The permutation that undoes `perm`."""
+    return tuple(int(i) for i in np.argsort(perm))
+
+
+RULES: tuple[Rule, ...] = (
+    merge_transposes,
+    merge_reshapes,
+    split_to_slices,
+    concat_of_slices,
+    transpose_past_pointwise,
+    transpose_past_reduction,
+    transpose_past_concat,
+    transpose_past_pad,
+    transpose_past_slice,
+    transpose_past_lookup,
+    transpose_past_product,
+    transpose_past_reshape,
+    reshape_past_transpose,
+    reshape_past_pointwise,
+    reshape_past_product,
+    slice_before_reshape,
+)
