@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
+import tempfile
 import types
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -408,3 +409,31 @@ def test_node_is_the_base_of_rules() -> None:
         return None
 
     assert Pipeline((rules(rename, name="rename"),)).run(TestRunning.graph) is TestRunning.graph
+
+
+def test_a_pass_that_returns_nothing_is_told_so() -> None:
+    def in_place(graph: Graph) -> Graph:
+        return None  # type: ignore[return-value]
+
+    x = Input("x", TensorType(f32, (2,)))
+    graph = Graph((x,), (("y", Relu(x)),))
+    with pytest.raises(PassError, match="in_place returned NoneType, not a Graph; graphs are not changed in place") as e:
+        Pipeline([in_place]).run(graph, repro_dir=Path(tempfile.mkdtemp()))
+    assert " at 0x" not in str(e.value)
+
+
+def test_an_entry_point_named_like_a_pass_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("mine", "nowhere:mine", pipeline_module.ENTRY_POINTS)
+    monkeypatch.setattr(pipeline_module, "entry_points", lambda group: [point])
+    with pytest.raises(PipelineError, match="two passes are named 'mine'"):
+        Pipeline.parse("mine", {"mine": rules(_nothing)})
+
+
+def _nothing(node: Relu, graph: Graph) -> Patch | None:
+    return None
+
+
+@pytest.mark.parametrize("reference", [":x", "json:", ":"])
+def test_halves_of_references(reference: str) -> None:
+    with pytest.raises(PipelineError, match="write module:attribute"):
+        load_pass(reference)

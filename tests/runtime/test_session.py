@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import copy
 import gc
+import mmap
+import pickle
+import resource
+import types
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +19,7 @@ from numpy.typing import NDArray
 from ingot.compiler.artifact import Artifact
 from ingot.runtime import ArtifactError, InputError, RuntimeFault, Session, TensorInfo, UnsupportedCpuError
 from ingot.runtime.manifest import Code, code_member
-from ingot.runtime.session import MAX_PLANS
+from ingot.runtime.session import MAX_PLANS, _call
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -231,14 +236,79 @@ def test_bound_functions_outlive_the_session_and_their_arrays(affine: Artifact) 
     large = {name: np.zeros((2000, 16), np.float32) for name in ("y", "s")}
     calls = [session.bind(feeds(2), small), session.bind(feeds(2000), large)]
     session.close()
+    with pytest.raises(RuntimeFault, match="closed"):
+        session.bind(feeds(2), small)
     del session
     gc.collect()
     for call in calls:
         call()
     check(feeds(2), small)
     check(feeds(2000), large)
-    with pytest.raises(RuntimeFault, match="closed"):
-        calls[0].session.bind(feeds(2), small)  # type: ignore
+
+
+def test_sessions_cannot_be_copied(affine: Artifact) -> None:
+    with affine.session() as session:
+        for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="a session cannot be copied or pickled"):
+                duplicate(session)
+
+
+@pytest.mark.parametrize("rows", [2, 2000])
+def test_bound_functions_can_be_copied_and_taken_apart(affine: Artifact, rows: int) -> None:
+    session = affine.session(threads=2)
+    inputs, outputs = feeds(rows), {name: np.zeros((rows, 16), np.float32) for name in ("y", "s")}
+    bound: Any = session.bind(inputs, outputs)
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        pickle.dumps(bound)
+    for arguments, named in (((1,), {}), ((2.5,), {}), ((), {"a": 1})):
+        with pytest.raises(TypeError, match="argument"):
+            bound(*arguments, **named)
+    for duplicate in (copy.copy(bound), copy.deepcopy(bound)):
+        assert duplicate is bound
+    code, cells = bound.__code__, bound.__closure__
+    del bound, duplicate
+    session.close()
+    gc.collect()
+    # Whatever calls the code keeps it mapped.
+    types.FunctionType(code, {"_call": _call}, closure=cells)()
+    check(inputs, outputs)
+    assert session._lanes == 1
+    del cells
+    gc.collect()
+    assert session._lanes == 0
+
+
+@pytest.mark.parametrize("outputs", ["y", "ys", b"y"])
+def test_outputs_are_a_list_of_names(affine: Artifact, outputs: Any) -> None:
+    with affine.session() as session, pytest.raises(InputError, match="a list of names is needed"):
+        session.run(feeds(2), outputs=outputs)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_are_counted(affine_path: Path, threads: Any) -> None:
+    with pytest.raises(InputError, match="threads is"):
+        Session(affine_path, threads=threads)
+
+
+@pytest.mark.parametrize("path", [b"m.ingot", "m\0.ingot", 3, None])
+def test_paths_are_text(path: Any) -> None:
+    with pytest.raises(InputError, match="path of an artifact"):
+        Session(path)
+
+
+def test_arrays_beyond_memory(affine: Artifact) -> None:
+    huge = np.broadcast_to(np.float32(1), (1 << 20, 16))
+    with affine.session() as session:
+        limit = resource.getrlimit(resource.RLIMIT_AS)
+        session.run(feeds(2))
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+        resource.setrlimit(resource.RLIMIT_AS, (size + (16 << 20), limit[1]))
+        try:
+            with pytest.raises((RuntimeFault, InputError), match="memory"):
+                session.run({"x": huge, "z": huge})
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limit)
+        check(feeds(2), session.run(feeds(2)))
 
 
 def test_what_cannot_be_bound(affine: Artifact) -> None:
@@ -250,6 +320,7 @@ def test_what_cannot_be_bound(affine: Artifact) -> None:
     locked.flags.writeable = False
     cases: list[tuple[Any, Any, str]] = [
         (good, {"y": outputs()["y"]}, "there is none for s"),
+        (good, None, "outputs are given by name"),
         (good, outputs(q=1), "no output 'q'"),
         (good, outputs(y=[0]), "'y' cannot be bound: it is not a writable"),
         (good, outputs(y=locked), "'y' cannot be bound: it is not a writable"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Artifact:
 
     def session(self, *, threads: int | None = None) -> Session:
         """The model loaded from an anonymous memory file. Raises what `Session` raises."""
-        descriptor = create_memory_file(f"{self.manifest.name[:80]}.ingot")
+        descriptor = create_memory_file(re.sub(r"[^A-Za-z0-9_.-]", "-", self.manifest.name)[:80] + ".ingot")
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 container.write_to(file, self._members())

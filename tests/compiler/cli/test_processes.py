@@ -136,8 +136,8 @@ def test_artifacts_need_numpy_alone(tmp_path: Path, artifact: Path, numpy_alone:
         (("check", "{model}"), "pip install 'ingot[compiler]'"),
         (("opt", "{model}"), "pip install 'ingot[compiler]'"),
         (("bench", "{model}"), "pip install 'ingot[compiler]'"),
-        (("bench", "{model}", "--against", "onnxruntime"), "onnxruntime is not installed: pip install onnxruntime"),
-        (("bench", "{model}", "--against", "openvino"), "openvino is not installed: pip install openvino"),
+        (("bench", "{model}", "--against", "onnxruntime"), "onnxruntime is not installed: pip install 'ingot[bench]'"),
+        (("bench", "{model}", "--against", "openvino"), "openvino is not installed: pip install 'ingot[bench]'"),
         (("demo",), "pip install 'ingot[compiler]'"),
     ],
 )

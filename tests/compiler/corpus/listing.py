@@ -103,7 +103,7 @@ def _attributes(node: Node) -> list[str]:
         item = getattr(node, f.name)
         if isinstance(item, Value | Graph) or item is None or (isinstance(item, tuple) and any(isinstance(x, Value) for x in item)):
             continue
-        if item is False or item == () or (f.name == "keepdims"):
+        if item is False or item in ((), "none") or f.name == "keepdims":
             continue
         found.append(f.name if item is True else f"{f.name}={_shown(item)}")
     return found

@@ -260,3 +260,38 @@ def _varint(value: int) -> bytes:
 def test_names_that_are_not_text() -> None:
     data = small().SerializeToString().replace(b"MatMul", b"Mat\xff\xfel")
     fails(data, "op_type b'Mat.*' is not UTF-8 text")
+
+
+# -- what an artifact cannot hold, and models that are larger than they look ------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_long_names_and_many_axes(place: str) -> None:
+    names = {"input": "x", "output": "y"} | {place: "v" * 4097}
+    text = "net (float[{0}] {input}) => (float[{0}] {output}) {{ {output} = Neg({input}) }}"
+    fails(parse(text.format("2", **names)), "'vvv.*4097 characters; at most 4096")
+    load_onnx(parse(text.format("2", **{key: name[:4096] for key, name in names.items()})))
+    load_onnx(parse(text.format(", ".join("1" * 64), input="x", output="y")))
+    fails(parse(text.format(", ".join("1" * 65), input="x", output="y")), "'x' has 65 axes; .* at most 64")
+    fails(parse(text.format("n" * 257, input="x", output="y")), "name of 257 characters; at most 256")
+
+
+def test_functions_that_multiply() -> None:
+    model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17, "d" : 1]> net (float[n] x) => (float[n] y) {}')
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
+    for level in range(31):
+        inner = [("a", "t"), ("t", "b")] if level else [("a", "b")]
+        nodes = [
+            helper.make_node(f"F{level - 1}", [a], [b], domain="d") if level else helper.make_node("Neg", [a], [b])
+            for a, b in inner
+        ]
+        model.functions.append(helper.make_function("d", f"F{level}", ["a"], ["b"], nodes, imports))
+    model.graph.node.append(helper.make_node("F30", ["x"], ["y"], domain="d"))
+    fails(model, "stand for 3221225470 nodes")
+    model.graph.node[0].op_type = "F6"
+    assert sum(1 for _ in load_onnx(model).nodes()) == 64 + 1
+
+
+def test_the_remedy_of_a_list_begins_a_line() -> None:
+    error = fails(parse("net (float[2] x) => (float[2] y) { y = Frobnicate(x) }"), "Frobnicate")
+    assert str(error).splitlines()[-1].startswith("export the model")

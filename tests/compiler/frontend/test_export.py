@@ -1,4 +1,4 @@
-"""Graphs as ONNX: every operator example and every real model, valid, equal in onnxruntime and equal when loaded again."""
+"""Graphs as ONNX: every operator example and every real model is valid, equal in onnxruntime and loads again."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tests.compiler.ops.example import Example
+from tests.compiler.ops.examples import EXAMPLES
 
 from ingot.compiler.frontend import UnsupportedError, load_onnx
 from ingot.compiler.frontend.export import ExportError, export_onnx
 from ingot.compiler.frontend.export.rows import TABLE
 from ingot.compiler.ir.graph import OPS, Array, Constant, Input, Node
 from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ops.composite import COMPOSITES
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.pipeline import Pipeline
-from ingot.compiler.ops.composite import COMPOSITES
-from tests.compiler.ops.example import Example
-from tests.compiler.ops.examples import EXAMPLES
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -92,7 +92,7 @@ def run(model: onnx.ModelProto | Path, feed: Mapping[str, Array], optimise: bool
             import ctypes
 
             bits = (ctypes.c_uint16 * int(np.prod(value.shape()))).from_address(value.data_ptr())
-            found[name] = np.frombuffer(bits, np.uint16).copy().view(ml_dtypes.bfloat16).reshape(value.shape())
+            found[name] = np.frombuffer(memoryview(bits), np.uint16).copy().view(ml_dtypes.bfloat16).reshape(value.shape())
         else:
             found[name] = value.numpy()
     return found
@@ -162,7 +162,7 @@ def test_examples_in_other_opsets(opset: int, every: int) -> None:
                 export_onnx(graph, opset=opset)
             continue
         model = export_onnx(graph, opset=opset)
-        assert [(i.domain, i.version) for i in model.opset_import][0] == ("", opset)
+        assert {i.domain: i.version for i in model.opset_import}[""] == opset
         onnx.checker.check_model(model, full_check=True)
         try:
             same(run(model, feed), evaluate_graph(graph, feed))
@@ -185,8 +185,8 @@ def test_newest_opset_is_valid() -> None:
 
 # What the shapes must be pinned to for the model to be imported at all.
 SHAPES: Mapping[str, Mapping[str, Sequence[int | str]]] = {"silero_vad": {"input": ("batch", 576)}}
-# Quantised models: onnxruntime's optimiser turns weights that `simplify` has made floats back into integers, one scale a
-# tensor, and its integer kernels saturate; unoptimised, it computes what the model says.
+# Quantised models: onnxruntime's optimiser turns weights that `simplify` has made floats back into integers, one scale
+# a tensor, and its integer kernels saturate; unoptimised, it computes what the model says.
 QUANTISED = {"micro_kws_m_static_qdq", "mobilenet_v2_tf2_qdq"}
 NAMES = (
     "magika_v3_3",

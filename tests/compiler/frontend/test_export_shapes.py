@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx
 import pytest
+from tests.compiler.frontend.test_export import run, same
 
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import ExportError, export_onnx
@@ -18,7 +19,6 @@ from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops import composite, control, fused, linear, movement, pointwise, reduction
 from ingot.runtime.dtypes import DType, boolean, f32, i64
-from tests.compiler.frontend.test_export import run, same
 
 pytest.importorskip("onnxruntime")
 
@@ -175,7 +175,7 @@ def test_falling_slice_that_may_be_empty() -> None:
     """x[n-1::-1] of the first n elements, n from 0 on: the end lies before the first element."""
     x, y = value("x", h), value("y", s)
     part = movement.Slice(x, (s - 1,), (s,), (-1,))
-    check(graph_of([x, y], part), [{"h": 4, "s": n} for n in (0, 1, 3, 4)])
+    check(graph_of([x, y], part), [{"h": 4, "s": n} for n in (0, 1, 3, 4)], again=False)  # its end is chosen by Where
 
 
 def test_windows() -> None:
@@ -279,9 +279,7 @@ def test_loops_in_loops() -> None:
     )
     nested = control.Loop(movement.DimValues((s,), True), None, (total,), (row, total), small, (s,))
     results = nested.results()
-    body = Graph(
-        (i, going, total, outer_x), (("going", going), ("total", results[0]), ("seen", results[1])), "outer"
-    )
+    body = Graph((i, going, total, outer_x), (("going", going), ("total", results[0]), ("seen", results[1])), "outer")
     start = movement.Expand(constant(0.25, f32), (s,))
     loop = control.Loop(movement.DimValues((b,), True), None, (start,), (x,), body, (b,))
     check(graph_of([x], *loop.results()), [{"b": 1, "s": 1}, {"b": 3, "s": 2}])

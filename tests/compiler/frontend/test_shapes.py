@@ -85,17 +85,17 @@ def test_pinning_a_name_pins_it_everywhere() -> None:
 @pytest.mark.parametrize(
     ("shapes", "problem"),
     [
-        ({"x": (1, 4)}, "axis 1 of input 'x' as 4.*fixes it to 3"),
-        ({"x": (1,)}, "1 axes, the model declares 2"),
+        ({"x": (1, 4)}, "axis 1 of input 'x' is given as 4.*fixes it to 3"),
+        ({"x": (1,)}, "'x' has 1 axes, the model declares 2"),
         ({"z": (1, 3)}, "'z', which is no input.*'x'"),
-        ({"x": (-1, 3)}, "axis 0 of input 'x' as -1"),
-        ({"x": ("no name", 3)}, "axis 0 of input 'x' as 'no name'"),
+        ({"x": (-1, 3)}, "axis 0 of input 'x' is given as -1"),
+        ({"x": ("no name", 3)}, "axis 0 of input 'x' is given as 'no name'"),
     ],
 )
 def test_contradicting_shapes(shapes: dict[str, tuple[int | str, ...]], problem: str) -> None:
     with pytest.raises(ModelError, match=problem):
         load_onnx(identity(["batch", 3]), shapes=shapes)
-    with pytest.raises(ModelError, match="axis 0 of input 'b' as 3, but n is 2"):
+    with pytest.raises(ModelError, match="axis 0 of input 'b' is given as 3, but n is 2"):
         load_onnx(add(["n"], ["n"]), shapes={"a": (2,), "b": (3,)})
 
 
@@ -104,7 +104,7 @@ def test_ranges() -> None:
     assert load_onnx(model, ranges={"batch size": (1, 8)}).ranges == {"batch_size": (1, 8)}
     assert load_onnx(model, ranges={"batch_size": (1, 8)}).ranges == {"batch_size": (1, 8)}
     assert shape_of(load_onnx(model, ranges={"batch_size": (4, 4)})) == ["4", "3"]
-    with pytest.raises(ModelError, match=r"dim 'batch_size' is 9 by shapes, which is outside its range 1\.\.8"):
+    with pytest.raises(ModelError, match=r"dim 'batch_size' is 9 by the shapes given, which is outside its range 1\.\.8"):
         load_onnx(model, shapes={"x": (9, 3)}, ranges={"batch_size": (1, 8)})
     renamed = load_onnx(model, shapes={"x": ("n", 3)}, ranges={"n": (2, 9)})
     assert renamed.ranges == {"n": (2, 9)}
@@ -119,7 +119,7 @@ def test_ranges() -> None:
 def test_an_input_without_a_shape_needs_one() -> None:
     model = model_of([helper.make_node("Neg", ["x"], ["y"])], {"x": []}, {"y": None})
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(ModelError, match="input 'x' has no shape; pass one"):
+    with pytest.raises(ModelError, match="input 'x' has no shape; give one"):
         load_onnx(model)
     assert shape_of(load_onnx(model, shapes={"x": (2, "n")})) == ["2", "n"]
 
@@ -243,3 +243,13 @@ def test_refinements_are_the_least_that_help() -> None:
     known.demand_equal(2 * n, 2 * n + 1)
     known.suggest_equal(n, dims.symbol("k"))
     known.demand_equal(n, -1)
+
+
+@pytest.mark.parametrize("other", [["n", "n"], [0]])
+def test_equalities_that_leave_a_dim_nothing_but_0_are_refused(other: Dims) -> None:
+    n = dims.symbol("n")
+    sums = [n + n, n, dims.symbol("m") + n]
+    with pytest.raises(ModelError, match="leaves n nothing but 0"):
+        Assumptions().demand_equal(sums[0] if len(other) == 2 else 0, n)
+    with pytest.raises(ModelError, match="nothing but 0"):
+        Assumptions().demand_equal(sums[2] + n, n)

@@ -282,10 +282,10 @@ class Scope:
                     )
                 )
             else:
-                self._check_declared(name, value)
+                self.check_declared(name, value)
                 self.values[name] = value
 
-    def _check_declared(self, name: str, value: Value) -> None:
+    def check_declared(self, name: str, value: Value) -> None:
         """The model's own type for `name` must not contradict the inferred one; it may say which dims are equal."""
         declared = self.declared.get(name)
         if declared is None or declared.type.WhichOneof("value") != "tensor_type":

@@ -131,7 +131,10 @@ def multiply(a: Dim, b: Dim) -> Dim:
 
 
 def divide_exact(a: Dim, b: Dim) -> Dim | None:
-    """The q with a = q * b where every term of `a` is divisible by the single term `b`, else None."""
+    """The polynomial q with a = q * b, None where there is none. b is not 0 wherever it is a divisor.
+
+    Long division by the leading terms in graded lexicographic order.
+    """
     if isinstance(b, int):
         if b == 0:
             return None
@@ -139,20 +142,27 @@ def divide_exact(a: Dim, b: Dim) -> Dim | None:
         return None if any(c % b for c in terms.values()) else _from_terms({m: c // b for m, c in terms.items()})
     if a == b:
         return 1
-    if len(b.terms) != 1:
-        return None
-    divisor, factor = b.terms[0]
+    divisor, factor = _leading(b)
     quotient: dict[Monomial, int] = {}
-    for monomial, c in _terms(a).items():
-        rest = list(monomial)
+    rest = a
+    while rest != 0:
+        monomial, c = _leading(rest)
+        left = list(monomial)
         for atom in divisor:
-            if atom not in rest:
+            if atom not in left:
                 return None
-            rest.remove(atom)
+            left.remove(atom)
         if c % factor:
             return None
-        quotient[tuple(rest)] = c // factor
+        term = _from_terms({tuple(left): c // factor})
+        quotient[tuple(left)] = c // factor
+        rest = add(rest, multiply(term, multiply(b, -1)))
     return _from_terms(quotient)
+
+
+def _leading(dim: Dim) -> tuple[Monomial, int]:
+    """The term of highest degree, of these the one with most of the first atoms."""
+    return min(_terms(dim).items(), key=lambda term: (-len(term[0]), [_order(atom) for atom in term[0]]))
 
 
 def floor_divide(a: Dim, b: Dim) -> Dim:

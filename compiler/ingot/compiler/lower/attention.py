@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ingot.compiler.ir.dims import Dim, product, symbol
 from ingot.compiler.ir.graph import Constant, Value, describe
-from ingot.compiler.ir.loops import Axis, Expr, Load, Local
+from ingot.compiler.ir.loops import Axis, Const, Expr, Load, Local
 from ingot.compiler.ir.templates import Attention
 from ingot.compiler.ir.types import Shape
 from ingot.compiler.lower.context import Context, LoweringError, kernel
@@ -37,9 +37,9 @@ def lower_attention(context: Context, group: Group, node: composite.Attention) -
     if node.mask is not None:
         mask_value = group.resolve(node.mask)
         mask = (
-            scalar_constant(mask_value)
+            Const(float(scalar_constant(mask_value).value), f32)
             if isinstance(mask_value, Constant) and mask_value.data.size == 1
-            else load(context.view(mask_value), i, j, (queries, keys))
+            else load(in_wide_type(context, context.view(mask_value), group.node), i, j, (queries, keys))
         )
     block = choose_attention(
         context.machine,

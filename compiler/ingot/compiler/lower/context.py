@@ -13,6 +13,7 @@ from ingot.compiler.ir.dims import Dim, product
 from ingot.compiler.ir.graph import Constant, Graph, Node, Origin, Value, describe, node_of
 from ingot.compiler.ir.program import Kind, Launch, Step, Storage
 from ingot.compiler.ir.types import Shape, TensorType
+from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.views import View, dense_strides
@@ -86,9 +87,7 @@ class Context:
             halo = self.halos.get(value, ())
             view = self.temp(value.type, halo, node_of(value).origin)
             if any(low or high for low, high in halo):
-                from ingot.compiler.lower.movement import zero_border
-
-                zero_border(self, view, halo, node_of(value).origin)
+                self.run(zero_border(self.unique("border"), view, halo, node_of(value).origin))
         self.views[value] = view
         return view
 
@@ -134,11 +133,6 @@ class Context:
 def kernel(context: Context, node: Node) -> KernelBuilder:
     """A kernel builder named after `node`."""
     return KernelBuilder(context.unique(node.name))
-
-
-def loop_names(rank: int, stem: str = "i") -> tuple[str, ...]:
-    """Names of loop variables; the leading underscore keeps them apart from the model's symbols."""
-    return tuple(f"_{stem}{axis}" for axis in range(rank))
 
 
 def body_of(node: Node) -> tuple[Graph, tuple[Value, ...]]:

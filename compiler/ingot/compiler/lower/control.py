@@ -10,8 +10,8 @@ from ingot.compiler.ir.loops import Axis, Call, Const, Let, When
 from ingot.compiler.ir.program import Argument, Branch, Repeat, Step, Storage
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError
-from ingot.compiler.lower.nest import KernelBuilder
-from ingot.compiler.lower.pointwise import copy, fill, index_value, materialise, zero
+from ingot.compiler.lower.nest import KernelBuilder, index_value, zero
+from ingot.compiler.lower.pointwise import copy, fill, materialise
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import control as ops
 from ingot.runtime.dtypes import boolean, i64

@@ -13,6 +13,7 @@ from ingot.compiler.ir.loops import Axis, Call, Expr, Local
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Contraction, Depthwise
 from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Epilogue,
@@ -23,7 +24,6 @@ from ingot.compiler.lower.contraction import (
     wide_type,
     widened,
 )
-from ingot.compiler.lower.movement import zero_border
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.packing import pack_conv, pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
@@ -65,7 +65,7 @@ def padded_input(context: Context, group: Group, node: linear.Conv, value: Value
     ):
         return view
     padded = context.temp(TensorType(wide, value.type.shape), need, group.node.origin)
-    zero_border(context, padded, need, group.node.origin)
+    context.run(zero_border(context.unique("border"), padded, need, group.node.origin))
     copy(context, view, padded, group.node.origin, "pad")
     return padded
 

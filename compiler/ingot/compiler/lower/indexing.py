@@ -1,20 +1,24 @@
-"""Scatter and top-k as loop nests."""
+"""Gather, scatter and top-k as loop nests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
 
+import numpy as np
+
 from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
-from ingot.compiler.ir.graph import Node, describe
+from ingot.compiler.ir.graph import Constant, Node, describe
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.lower.context import Context, kernel, loop_names
-from ingot.compiler.lower.nest import KernelBuilder
-from ingot.compiler.lower.pointwise import CHUNK, copy, grain_for, index_value
+from ingot.compiler.lower.context import Context, kernel
+from ingot.compiler.lower.movement import loops_over
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names
+from ingot.compiler.lower.pointwise import copy
 from ingot.compiler.lower.reduction import highest, lowest
-from ingot.compiler.lower.views import View
+from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops.indexing import Scatter, TopK
+from ingot.compiler.ops.movement import Gather
 from ingot.runtime.dtypes import DType, boolean, i64
 
 COLUMNS = 512  # elements of a scattered row that make one chunk
@@ -22,8 +26,10 @@ BLOCK = 128  # elements whose best is kept, where the extent is not known
 
 
 def lower_indexing(context: Context, node: Node) -> bool:
-    """Lower a Scatter or a TopK; False when `node` is neither."""
+    """Lower a Gather, Scatter or TopK; False when `node` is none of them."""
     match node:
+        case Gather():
+            _gather(context, node)
         case Scatter():
             _scatter(context, node)
         case TopK():
@@ -42,6 +48,45 @@ def checked_index(raw: Expr, dtype: DType, extent: Dim, name: str) -> tuple[tupl
     wrapped = Call("select", (Call("lt", (given, start), boolean), from_end, given), i64)
     below, beyond = Call("lt", (place, start), boolean), Call("ge", (place, index_value(extent)), boolean)
     return (Let(given.name, raw), Let(name, wrapped)), Call("or", (below, beyond), boolean)
+
+
+def _gather(context: Context, node: Gather) -> None:
+    """A row of what lies inside the axis for every index; indices known to be in range are not checked."""
+    data, target = context.view(node.data), context.destination(node)
+    axis, extent = node.axis, node.data.type.shape[node.axis]
+    before, picks, after = node.data.type.shape[:axis], node.indices.type.shape, node.data.type.shape[axis + 1 :]
+    names = loop_names(len(before) + len(picks) + len(after))
+    where: list[Dim] = [symbol(n) for n in names]
+    chosen, inner = where[len(before) : len(before) + len(picks)], where[len(where) - len(after) :]
+    build = kernel(context, node)
+    source = data.at([*where[: len(before)], symbol("_place"), *inner])
+    body: tuple[Stmt, ...] = (build.store(target, target.at(where), build.load(data, source)),)
+    body = loops_over(names[len(names) - len(after) :], after, body)
+    known = _known_indices(context, node)
+    if known is not None:
+        statements: tuple[Stmt, ...] = (Let("_place", build.load(known, known.at(chosen))), *body)
+    else:
+        indices = context.view(node.indices)
+        raw = build.load(indices, indices.at(chosen))
+        status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
+        fetch, bad = checked_index(raw, node.indices.type.dtype, extent, "_place")
+        statements = (*fetch, When(bad, (build.store(status, 0, Const(number, i64)),), body))
+    grid = [Axis(n, e) for n, e in zip(names, (*before, *picks), strict=False)]
+    if grid:
+        grid[-1] = Axis(grid[-1].var, grid[-1].extent, grain_for(product(after), CHUNK))
+    context.run(build.launch(grid or (Axis("_point", 1),), statements, origin=node.origin))
+
+
+def _known_indices(context: Context, node: Gather) -> View | None:
+    """Constant indices counted from the front, None where they are not constant or one is out of range."""
+    extent = node.data.type.shape[node.axis]
+    if not isinstance(node.indices, Constant) or not isinstance(extent, int):
+        return None
+    given = node.indices.data.astype(np.int64)
+    if ((given < -extent) | (given >= extent)).any():
+        return None
+    storage = context.weight(node.indices, ("indices", extent), np.where(given < 0, given + extent, given), i64)
+    return View(storage, given.shape, dense_strides(given.shape))
 
 
 def _scatter(context: Context, node: Scatter) -> None:

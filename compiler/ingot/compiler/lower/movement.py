@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingot.compiler.ir.dims import Dim, maximum, minimum, multiply, product, symbol
+from ingot.compiler.ir.dims import Dim, maximum, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Node, describe
-from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
+from ingot.compiler.ir.loops import Axis, Call, Expr, For, Index, Stmt
 from ingot.compiler.ir.types import Shape
-from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
-from ingot.compiler.lower.nest import KernelBuilder
-from ingot.compiler.lower.pointwise import CHUNK, copy, fill, grain_for, index_value, materialise, scalar_constant, zero
+from ingot.compiler.lower.context import Context, LoweringError, kernel
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names, zero
+from ingot.compiler.lower.pointwise import copy, fill, materialise, scalar_constant
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import movement as ops
-from ingot.runtime.dtypes import boolean, i64
+from ingot.runtime.dtypes import i64
 
 
 def view_of(context: Context, node: Node) -> Sequence[View] | None:
@@ -60,8 +60,6 @@ def lower_movement(context: Context, node: Node) -> bool:
                     copy(context, source, place, node.origin, "concat")
         case ops.Pad():
             _pad(context, node)
-        case ops.Gather():
-            _gather(context, node)
         case ops.DimValues(dims=dims):
             target = context.destination(node)
             build = kernel(context, node)
@@ -80,49 +78,6 @@ def _deliver(context: Context, node: Node, source: View) -> None:
         copy(context, source, context.destination(node), node.origin)
     else:
         context.views[node] = source
-
-
-def zero_border(context: Context, view: View, halo: Sequence[tuple[int, int]], origin: tuple[str, ...]) -> None:
-    """A kernel that zeroes the `halo` elements around `view`. Axes with a border must not be the last one."""
-    bordered = [a for a, (low, high) in enumerate(halo) if low or high]
-    inner = bordered[-1]
-    rank = len(view.shape)
-    names = loop_names(rank, "z")
-    tail = product(view.shape[inner + 1 :])
-    if not View(view.storage, view.shape[inner + 1 :], view.strides[inner + 1 :]).is_dense:
-        raise LoweringError("a border needs dense axes inside it")
-    build = KernelBuilder(context.unique("border"))
-    nothing = zero(view.storage.dtype)
-    index = [symbol(n) - halo[a][0] for a, n in enumerate(names[: inner + 1])] + [0] * (rank - inner - 1)
-
-    def clear(start: Dim, count: Dim, name: str) -> Stmt:
-        """Zero `count` positions of axis `inner` from `start` on."""
-        place = [*index[:inner], start, *([0] * (rank - inner - 1))]
-        return For(name, multiply(count, tail), (build.store(view, view.at(place) + symbol(name), nothing),), "vector")
-
-    low, high = halo[inner]
-    extent = view.shape[inner]
-    sides = [clear(-low, low, "_left")] if low else []
-    if high:
-        sides.append(clear(extent, high, "_right"))
-    outer = [a for a in bordered if a != inner]
-    body: tuple[Stmt, ...] = tuple(sides)
-    if outer:
-        outside: Expr = Const(False, boolean)
-        for a in outer:
-            below = Call("lt", (Index(symbol(names[a])), Const(halo[a][0], i64)), boolean)
-            beyond = Call("ge", (Index(symbol(names[a])), index_value(view.shape[a] + halo[a][0])), boolean)
-            for test in (below, beyond):
-                outside = Call("or", (outside, test), boolean)
-        whole = clear(-low, extent + low + high, "_all")
-        body = (When(outside, (whole,), body),)
-    grid = [Axis(names[a], view.shape[a] + halo[a][0] + halo[a][1]) for a in range(inner)]
-    if not grid:
-        grid = [Axis("_point", 1)]
-    else:
-        last = grid[-1]
-        grid[-1] = Axis(last.var, last.extent, grain_for(multiply(extent, tail), CHUNK * 4))
-    context.run(build.launch(grid, body, origin=origin))
 
 
 def _pad(context: Context, node: ops.Pad) -> None:
@@ -188,53 +143,6 @@ def _launch_over(
         return
     grid = (Axis(names[0], shape[0], grain_for(product(shape[1:]), CHUNK)),)
     context.run(build.launch(grid, loops_over(names[1:], shape[1:], body), origin=origin))
-
-
-def _gather(context: Context, node: ops.Gather) -> None:
-    data, indices = context.view(node.data), context.view(node.indices)
-    target = context.destination(node)
-    axis, extent = node.axis, node.data.type.shape[node.axis]
-    before, picks, after = node.data.type.shape[:axis], node.indices.type.shape, node.data.type.shape[axis + 1 :]
-    names = loop_names(len(before) + len(picks) + len(after))
-    where = [symbol(n) for n in names]
-    outer, chosen, inner = (
-        where[: len(before)],
-        where[len(before) : len(before) + len(picks)],
-        where[len(where) - len(after) :],
-    )
-    build = kernel(context, node)
-    status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
-    dtype = node.indices.type.dtype
-    raw: Expr = build.load(indices, indices.at(chosen))
-    if dtype != i64:
-        raw = Call("cast", (raw,), i64)
-    pick = Local("_raw", i64)
-    start = Const(0, i64)
-    wrapped = Call(
-        "select", (Call("lt", (pick, start), boolean), Call("add", (pick, index_value(extent)), i64), pick), i64
-    )
-    place = Local("_wrapped", i64)
-    bad = Call(
-        "or",
-        (Call("lt", (place, start), boolean), Call("ge", (place, index_value(extent)), boolean)),
-        boolean,
-    )
-    source = data.at([*outer, symbol("_wrapped"), *inner])
-    body: tuple[Stmt, ...] = (build.store(target, target.at(where), build.load(data, source)),)
-    body = loops_over(names[len(names) - len(after) :], after, body)
-    statements: tuple[Stmt, ...] = (
-        Let("_raw", raw),
-        Let("_wrapped", wrapped),
-        When(bad, (build.store(status, 0, Const(number, i64)),), body),
-    )
-    loops = names[: len(before) + len(picks)]
-    extents = (*before, *picks)
-    if not loops:
-        grid = [Axis("_point", 1)]
-    else:
-        grid = [Axis(n, e) for n, e in zip(loops, extents, strict=True)]
-        grid[-1] = Axis(grid[-1].var, grid[-1].extent, grain_for(product(after), CHUNK))
-    context.run(build.launch(grid, statements, origin=node.origin))
 
 
 def pack_where_inside(context: Context, b: View, target: View, width: int, origin: tuple[str, ...]) -> None:

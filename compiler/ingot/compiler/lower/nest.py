@@ -6,11 +6,29 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from ingot.compiler.ir.dims import Dim, coefficient, multiply, substitute, symbol, symbols
+from ingot.compiler.ir.dims import Dim, coefficient, maximum, multiply, substitute, symbol, symbols
 from ingot.compiler.ir.dims import Expr as DimExpr
-from ingot.compiler.ir.loops import Axis, Buffer, Expr, For, Index, Kernel, Let, Load, Scratch, Stmt, Store, Template
+from ingot.compiler.ir.loops import (
+    Axis,
+    Buffer,
+    Const,
+    Expr,
+    For,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Scratch,
+    Stmt,
+    Store,
+    Template,
+)
 from ingot.compiler.ir.program import Argument, Launch, Storage
 from ingot.compiler.lower.views import View
+from ingot.runtime.dtypes import DType, i64
+
+# Elements of a cheap pointwise kernel that make a chunk: some 5 us of work.
+CHUNK = 16384
 
 
 class KernelBuilder:
@@ -143,3 +161,23 @@ def _walks_as_one(outer: Axis, inner: Axis, offsets: Sequence[Dim]) -> bool:
         if a is None or b is None or a[0] != multiply(b[0], inner.extent):
             return False
     return True
+
+
+def grain_for(inside: Dim, elements: int) -> Dim:
+    """Iterations a chunk when each covers `inside` elements."""
+    return max(1, elements // max(inside, 1)) if isinstance(inside, int) else maximum(1, elements // maximum(inside, 1))
+
+
+def zero(dtype: DType) -> Const:
+    """The literal zero (or False) of a type."""
+    return Const(0.0 if dtype.is_float else False if dtype.kind == "bool" else 0, dtype)
+
+
+def index_value(dim: Dim) -> Expr:
+    """A dim as an i64 expression: a literal where it is constant."""
+    return Const(dim, i64) if isinstance(dim, int) else Index(dim)
+
+
+def loop_names(rank: int, stem: str = "i") -> tuple[str, ...]:
+    """Names of loop variables; the leading underscore keeps them apart from the model's symbols."""
+    return tuple(f"_{stem}{axis}" for axis in range(rank))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ingot.compiler.ir.dims import Dim, ceil_divide, maximum, minimum, product, symbol
+from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, operands_of
-from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt
+from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Let, Local, Stmt
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
-from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.context import Context, LoweringError, kernel
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names
 from ingot.compiler.lower.quantised import dequantise, quantise
 from ingot.compiler.lower.views import View, coalesce
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.quantised import Dequantize, Quantize
-from ingot.runtime.dtypes import DType, i64
+from ingot.runtime.dtypes import DType
 
-# Elements of a cheap pointwise kernel that make a chunk: some 5 us of work.
-CHUNK = 16384
 # Scalar functions that cost about this many additions.
 EXPENSIVE: Mapping[str, int] = {
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu"), 12),
@@ -224,11 +222,6 @@ class LoopOrder:
         return tuple(grid), body
 
 
-def grain_for(inside: Dim, elements: int) -> Dim:
-    """Iterations a chunk when each covers `inside` elements."""
-    return max(1, elements // max(inside, 1)) if isinstance(inside, int) else maximum(1, elements // maximum(inside, 1))
-
-
 def _at_least(extent: Dim, n: int) -> bool:
     return isinstance(extent, int) and extent >= n
 
@@ -253,11 +246,6 @@ def copy(context: Context, source: View, target: View, origin: tuple[str, ...], 
     context.run(build.launch(grid, body, origin=origin))
 
 
-def zero(dtype: DType) -> Const:
-    """The literal zero (or False) of a type."""
-    return Const(0.0 if dtype.is_float else False if dtype.kind == "bool" else 0, dtype)
-
-
 def fill(context: Context, target: View, value: Const, origin: tuple[str, ...], stem: str = "fill") -> None:
     """A kernel that stores `value` everywhere in `target`."""
     extents, strides = coalesce(target.shape, [target.strides])
@@ -277,8 +265,3 @@ def materialise(context: Context, view: View, origin: tuple[str, ...]) -> View:
     target = context.temp(TensorType(view.storage.dtype, view.shape), origin=origin)
     copy(context, view, target, origin)
     return target
-
-
-def index_value(dim: Dim) -> Expr:
-    """A dim as an i64 expression: a literal where it is constant."""
-    return Const(dim, i64) if isinstance(dim, int) else Index(dim)

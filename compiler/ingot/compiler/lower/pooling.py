@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ingot.compiler.ir.dims import Dim, maximum, minimum, product, symbol
 from ingot.compiler.ir.graph import Node
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Stmt
-from ingot.compiler.lower.context import Context, kernel, loop_names
-from ingot.compiler.lower.pointwise import CHUNK, grain_for, index_value
+from ingot.compiler.lower.context import Context, kernel
+from ingot.compiler.lower.nest import CHUNK, grain_for, index_value, loop_names
 from ingot.compiler.lower.reduction import accumulator, highest, lowest
 from ingot.compiler.ops import linear, reduction
 from ingot.runtime.dtypes import boolean, i64

@@ -20,8 +20,8 @@ from ingot.compiler.lower.cells import Arithmetic
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.matmul import lower_matmul
-from ingot.compiler.lower.nest import KernelBuilder
-from ingot.compiler.lower.pointwise import copy, fill, index_value, materialise, zero
+from ingot.compiler.lower.nest import KernelBuilder, index_value, zero
+from ingot.compiler.lower.pointwise import copy, fill, materialise
 from ingot.compiler.lower.tiles import MOST_CHUNKS
 from ingot.compiler.lower.timesteps import Cell, Gates, Phase, StepWriter, Storages
 from ingot.compiler.lower.views import View, dense_strides
@@ -32,10 +32,9 @@ from ingot.compiler.ops.pointwise import Add
 from ingot.runtime.dtypes import boolean, f32, f64, i64
 
 ROW_BLOCK = 8  # batch rows of a grid point: they share what a step reads of the weights
-
+ROW_TILE = 4  # of them at a time in registers, with the sums of two gates
 STEP_MICROSECONDS = 4  # of work, at least, before a step is cut: threads meet after every one
 LEAST_CHUNKS = 4  # that a step must be worth, for each grid point of the kernel that does all of them
-ROW_TILE = 4  # of them at a time in registers, with the sums of two gates
 
 _GATES: Mapping[type[Node], str] = {ops.RNN: "h", ops.GRU: "zrh", ops.LSTM: "iofc"}
 

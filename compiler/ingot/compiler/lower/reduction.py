@@ -29,9 +29,9 @@ from ingot.compiler.ir.loops import (
 from ingot.compiler.ir.loops import (
     Reduction as Fold,
 )
-from ingot.compiler.lower.context import Context, LoweringError, kernel, loop_names
-from ingot.compiler.lower.nest import KernelBuilder, map_dims
-from ingot.compiler.lower.pointwise import CHUNK, EXPENSIVE, Translation, cost, grain_for, index_value, scalar_constant
+from ingot.compiler.lower.context import Context, LoweringError, kernel
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names, map_dims
+from ingot.compiler.lower.pointwise import EXPENSIVE, Translation, cost, scalar_constant
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import pointwise
 from ingot.compiler.ops import reduction as ops

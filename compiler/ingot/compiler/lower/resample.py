@@ -5,8 +5,8 @@ from __future__ import annotations
 from ingot.compiler.ir.dims import Dim, product, symbol
 from ingot.compiler.ir.graph import Node
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Stmt
-from ingot.compiler.lower.context import Context, kernel, loop_names
-from ingot.compiler.lower.pointwise import CHUNK, grain_for
+from ingot.compiler.lower.context import Context, kernel
+from ingot.compiler.lower.nest import CHUNK, grain_for, loop_names
 from ingot.compiler.ops.resample import Resample
 
 UNROLLED = 6  # taps that are written out, their indices and weights kept in registers

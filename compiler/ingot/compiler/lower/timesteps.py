@@ -28,8 +28,7 @@ from ingot.compiler.ir.loops import (
 )
 from ingot.compiler.lower import cells
 from ingot.compiler.lower.cells import Arithmetic
-from ingot.compiler.lower.nest import KernelBuilder
-from ingot.compiler.lower.pointwise import index_value
+from ingot.compiler.lower.nest import KernelBuilder, index_value
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.recurrent import Activation
 from ingot.runtime.dtypes import boolean, i64

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
+from ingot.compiler.ir.dims import Dim, ceil_divide, floor_divide, maximum, minimum, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Value
 from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
 from ingot.compiler.ir.program import Storage
@@ -23,9 +23,8 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import Epilogue, Group
 from ingot.compiler.lower.machine import Machine
-from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value
 from ingot.compiler.lower.packing import pack_panels
-from ingot.compiler.lower.pointwise import CHUNK, grain_for, index_value
 from ingot.compiler.lower.tiles import choose_contraction, typical
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.linear import Conv
@@ -250,8 +249,8 @@ def _multiply(plan: _Plan, data: View) -> View:
     point, row, k, n = symbol("_p"), symbol("_m"), symbol("_k"), symbol("_n")
     step = multiply(ceil_divide(plan.out, tile.width), plan.inner * tile.width)
     # A chunk takes several points where one is less than worth a chunk.
-    flops_a_point = 2 * typical(plan.count, context.ranges) * plan.inner * plan.out
-    grain = max(1, min(points, FLOPS_A_CHUNK // max(1, flops_a_point)))
+    a_point = maximum(1, multiply(plan.count, 2 * plan.inner * plan.out))
+    grain = maximum(1, minimum(points, floor_divide(FLOPS_A_CHUNK, a_point)))
     template = Contraction(
         batch=(Axis("_p", points, grain),),
         rows=(Axis("_m", plan.count),),

@@ -2,7 +2,8 @@
 
 Three kinds of group: a contraction with the pointwise ops after it; reductions over one set of trailing or leading axes
 with the pointwise ops around them; pointwise ops of one shape. Nodes join the group of an operand, in topological
-order, where that makes no cycle between groups.
+order, where that makes no cycle between groups; pointwise groups that meet in a node, or that read the same values,
+become one.
 """
 
 from __future__ import annotations
@@ -125,6 +126,39 @@ class _Grouping:
                 group = Group(shape, anchor=anchor)
             group.add(node)
             self.of[node] = group
+            for producer in {node_of(x) for x in operands_of(node)}:
+                other = self.of.get(producer)
+                if other is not None and other is not group:
+                    self._merge(other, group)
+        self._merge_siblings()
+
+    def _merge(self, part: Group, group: Group) -> None:
+        """Make `part`, a pointwise group, part of `group` if that is no contraction and nothing speaks against it."""
+        if part.anchor or part.axes or group.anchor or len(part.nodes) + len(group.nodes) > NODE_LIMIT:
+            return
+        if part.shape != group.shape and (group.axes is None or part.shape != group.row_shape):
+            return
+        inside = {*part.nodes, *group.nodes}
+        outside = {x for n in inside for x in operands_of(n) if node_of(x) not in inside}
+        if sum(1 for x in outside if not isinstance(x, Constant)) > OPERAND_LIMIT:
+            return
+        if self._reaches({node_of(x) for x in outside}, part, group):
+            return
+        for node in part.nodes:
+            group.add(node)
+            self.of[node] = group
+        group.nodes.sort(key=self.order.__getitem__)
+
+    def _merge_siblings(self) -> None:
+        """Merge pointwise groups of one shape that read the same values."""
+        found: dict[tuple[Shape, frozenset[Value]], Group] = {}
+        for group in dict.fromkeys(self.of.values()):
+            inside = set(group.nodes)
+            read = {x for n in inside for x in operands_of(n) if node_of(x) not in inside and not isinstance(x, Constant)}
+            if group.anchor is None and group.axes is None and read:
+                first = found.setdefault((group.shape, frozenset(read)), group)
+                if first is not group:
+                    self._merge(group, first)
 
     def _joinable(self, node: Node) -> Group | None:
         """The group of an operand that `node` may join: the one reached last, so that the others come before it."""
@@ -146,9 +180,9 @@ class _Grouping:
         outside = {x for n in inside for x in operands_of(n) if node_of(x) not in inside}
         return sum(1 for x in outside if not isinstance(x, Constant))
 
-    def _reaches(self, nodes: Iterable[Node], group: Group) -> bool:
-        """Whether any of `nodes` depends on a node of `group`."""
-        first = min(self.order[n] for n in group.nodes)
+    def _reaches(self, nodes: Iterable[Node], *groups: Group) -> bool:
+        """Whether any of `nodes` depends on a node of `groups`."""
+        first = min(self.order[n] for group in groups for n in group.nodes)
         stack, seen = list(nodes), set[Node]()
         while stack:
             node = stack.pop()
@@ -156,7 +190,7 @@ class _Grouping:
                 continue
             seen.add(node)
             mine = self.of.get(node)
-            if mine is group:
+            if mine in groups:
                 return True
             below = mine.nodes if mine is not None else [node]
             for member in below:

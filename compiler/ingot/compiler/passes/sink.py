@@ -71,10 +71,10 @@ def concat_of_slices(node: Concat, graph: Graph) -> Patch | None:
     return {node: whole} if whole is not None and whole.type == node.type else None
 
 
-def _part(x: Value, axis: int, start: Dim, size: Dim) -> Slice:
+def _part(x: Value, axis: int, start: Dim, size: Dim, step: int = 1) -> Slice:
     starts = tuple(start if a == axis else 0 for a in range(x.rank))
     sizes = tuple(size if a == axis else d for a, d in enumerate(x.shape))
-    return Slice(x, starts, sizes, (1,) * x.rank)
+    return Slice(x, starts, sizes, tuple(step if a == axis else 1 for a in range(x.rank)))
 
 
 # -- transposes -------------------------------------------------------------------------------------------------------
@@ -200,7 +200,10 @@ def transpose_past_product(node: MatMul, graph: Graph) -> Patch | None:
 
 
 def transpose_past_reshape(node: Reshape, graph: Graph) -> Patch | None:
-    """reshape(transpose(x, p)) -> transpose(reshape(x), q) where axes that are merged are neighbours in x too"""
+    """reshape(transpose(x, p)) -> transpose(reshape(x), q) where axes that are merged are neighbours in x too
+
+    Where they are not: -> transpose(reshape(transpose(x, r)), q) with no more moved below than what brings them together.
+    """
     match node.x:
         case Transpose(x, perm):
             pass
@@ -209,21 +212,26 @@ def transpose_past_reshape(node: Reshape, graph: Graph) -> Patch | None:
     found = runs(node.x.type.shape, node.shape)
     if found is None:
         return None
-    placed: list[tuple[list[int], tuple[int, ...]]] = []  # axes of x, axes of the result
-    for run in found:
-        places = [perm[a] for a in run.old]
-        if any(b <= a or any(x.shape[c] != 1 for c in range(a + 1, b)) for a, b in pairwise(places)):
+    placed = [([perm[a] for a in run.old], run.new) for run in found]  # axes of x, axes of the result
+    ordered = sorted(placed, key=lambda item: max(item[0]))
+    if not all(_are_neighbours(places, x.shape) for places, _ in placed):
+        if ordered == placed:
             return None
-        placed.append((places, run.new))
+        kept = [a for places, _ in ordered for a in places]
+        x = Transpose(x, (*(a for a in range(x.rank) if a not in kept), *kept))
     full = {a for _, new in placed for a in new}
     sequence = list(range(min(full, default=node.rank)))
-    for _, new in sorted(placed):
+    for _, new in ordered:
         for a in new:  # an axis of extent 1 stays behind the axis before it
             end = next((b for b in range(a + 1, node.rank) if b in full), node.rank)
             sequence.extend(range(a, end))
     inner = Reshape(x, tuple(node.shape[a] for a in sequence))
     q = inverse_of(sequence)
     return {node: inner if q == tuple(range(node.rank)) else Transpose(inner, q)}
+
+
+def _are_neighbours(places: Sequence[int], shape: Shape) -> bool:
+    return all(a < b and all(shape[c] == 1 for c in range(a + 1, b)) for a, b in pairwise(places))
 
 
 def reshape_past_transpose(node: Reshape, graph: Graph) -> Patch | None:
@@ -247,37 +255,49 @@ def reshape_past_transpose(node: Reshape, graph: Graph) -> Patch | None:
 
 
 def reshape_past_pointwise(node: Pointwise, graph: Graph) -> Patch | None:
-    """f(reshape(x), c) -> reshape(f(x, c')) for c of one element, constant, or reshaped from x's shape as well
+    """f(reshape(x), c) -> reshape(f(x, c')) for c constant, smaller than the result, or reshaped from x's shape as well
 
     Not where a reduction reads the result: it would be parted from what it reduces.
     """
     operands = operands_of(node)
     source = next((x for x in operands if isinstance(x, Reshape) and x.type.shape == node.type.shape), None)
-    if source is None or isinstance(source.x, Constant) or _leads_to_reduction(node, graph):
+    if source is None or isinstance(source.x, Constant):
         return None
     shape = source.x.type.shape
+    if _leads_to_reduction(node, shape, graph):
+        return None
     mapping: dict[Value, Value] = {}
     for x in operands:
         if isinstance(x, Reshape) and x.x.type.shape == shape and x.type.shape == node.type.shape:
             mapping[x] = x.x
         elif x.rank:
-            target = carried(x.shape, node.type.shape, shape) if isinstance(x, Constant) else None
-            if target is None or not isinstance(x, Constant):
+            small = x.type.shape != node.type.shape or isinstance(x, Constant)
+            target = carried(x.type.shape, node.type.shape, shape) if small else None
+            if target is None:
                 return None
-            mapping[x] = constant(x.data.reshape(tuple(d for d in target if isinstance(d, int))))
+            mapping[x] = _reshaped(x, target)
     new = with_operands(node, mapping)
     if new.type.shape != shape:
         return None
     return {node: Reshape(new, node.type.shape)}
 
 
-def _leads_to_reduction(node: Node, graph: Graph) -> bool:
-    """Whether a reduction, or what will be expanded to one, reads `node` through pointwise operators only."""
+def _reshaped(x: Value, shape: Shape) -> Value:
+    if isinstance(x, Constant):
+        return constant(x.data.reshape(tuple(d for d in shape if isinstance(d, int))))
+    return x if x.type.shape == shape else Reshape(x, shape)
+
+
+def _leads_to_reduction(node: Node, shape: Shape, graph: Graph) -> bool:
+    """Whether a reduction that cannot be done on `shape`, or what will be expanded to one, reads `node` through
+    pointwise operators only."""
     readers = users(graph)
     stack, seen = [node], set[Node]()
     while stack and len(seen) < READERS:
         for reader in readers.get(stack.pop(), ()):
-            if isinstance(reader, Reduction) or reader.name in ("softmax", "log_softmax", "layer_norm"):
+            if reader.name in ("softmax", "log_softmax", "layer_norm"):
+                return True
+            if isinstance(reader, Reduction) and _axes_before(reader, shape) is None:
                 return True
             if isinstance(reader, Pointwise) and reader not in seen:
                 seen.add(reader)
@@ -285,41 +305,60 @@ def _leads_to_reduction(node: Node, graph: Graph) -> bool:
     return False
 
 
+def reshape_past_reduction(node: Reduction, graph: Graph) -> Patch | None:
+    """reduce(reshape(x), axes) -> reshape(reduce(x, axes')) where the reduced axes are axes of x as they are"""
+    if not isinstance(node.x, Reshape) or not node.keepdims:
+        return None
+    axes = _axes_before(node, node.x.x.type.shape)
+    if axes is None:
+        return None
+    return {node: Reshape(dataclasses.replace(node, x=node.x.x, axes=axes), node.type.shape)}
+
+
+def _axes_before(node: Reduction, shape: Shape) -> tuple[int, ...] | None:
+    """The axes of a value of `shape` that `node` reduces when it reads the value reshaped."""
+    found = runs(shape, node.x.type.shape)
+    whole = [r for r in found or () if r.new[0] in node.axes]
+    reduced = [a for a in node.axes if node.x.type.shape[a] != 1]
+    if found is None or len(whole) != len(reduced) or any(len(r.old) > 1 or len(r.new) > 1 for r in whole):
+        return None
+    return tuple(sorted(r.old[0] for r in whole)) or None
+
+
 def reshape_past_product(node: MatMul, graph: Graph) -> Patch | None:
-    """mat_mul(reshape(x), w) -> reshape(mat_mul(x, w)) for one matrix w where the reshape leaves the last axis alone"""
+    """mat_mul(reshape(x), w) -> reshape(mat_mul(reshape(x), w)) for one matrix w, with x's own leading axes"""
     match node:
-        case MatMul(Reshape(x) as reshaped, w) if w.rank == 2 and x.rank >= 2 and _keeps_last(x.shape, reshaped.shape):
-            return {node: Reshape(MatMul(x, w), node.type.shape)}
+        case MatMul(Reshape(x) as reshaped, w) if w.rank == 2 and x.rank >= 2:
+            pass
         case _:
             return None
-
-
-def _keeps_last(old: Shape, new: Shape) -> bool:
-    if old[-1] != new[-1]:
-        return False
-    if old[-1] == 1:
-        return True
-    found = runs(old, new)
-    return found is not None and found[-1].old == (len(old) - 1,) and found[-1].new == (len(new) - 1,)
+    found = runs(x.shape, reshaped.shape)
+    if not found or found[-1].new != (reshaped.rank - 1,):
+        return None
+    inner = (*x.shape[: found[-1].old[0]], reshaped.shape[-1])
+    if len(inner) < 2 or inner == reshaped.shape:
+        return None
+    before = x if inner == x.shape else Reshape(x, inner)
+    return {node: Reshape(MatMul(before, w), node.type.shape)}
 
 
 def slice_before_reshape(node: Slice, graph: Graph) -> Patch | None:
-    """slice(reshape(x), the first of the axes that an axis of x is split in) -> reshape(slice(x, that axis))"""
+    """slice(reshape(x)) -> reshape(slice(x)) along an axis of x, or the first of the axes that an axis of x is split in"""
     if not isinstance(node.x, Reshape):
         return None
     x, shape = node.x.x, node.x.type.shape
     cut = [a for a in range(node.rank) if node.sizes[a] != shape[a] or node.steps[a] != 1]
     found = runs(x.shape, shape)
-    if len(cut) != 1 or node.steps[cut[0]] != 1 or found is None or isinstance(x, Constant):
+    if len(cut) != 1 or found is None or isinstance(x, Constant):
         return None
-    axis = cut[0]
+    axis, step = cut[0], node.steps[cut[0]]
     run = next((r for r in found if axis in r.new), None)
-    if run is None or len(run.old) != 1 or run.new[0] != axis or len(run.new) == 1:
+    if run is None or len(run.old) != 1 or run.new[0] != axis or (step != 1 and len(run.new) > 1):
         return None
     inner = product(shape[a] for a in run.new[1:])
     if divide_exact(x.shape[run.old[0]], inner) is None:
         return None
-    part = _part(x, run.old[0], node.starts[axis] * inner, node.sizes[axis] * inner)
+    part = _part(x, run.old[0], node.starts[axis] * inner, node.sizes[axis] * inner, step)
     return {node: Reshape(part, node.type.shape)}
 
 
@@ -349,6 +388,7 @@ RULES: tuple[Rule, ...] = (
     transpose_past_reshape,
     reshape_past_transpose,
     reshape_past_pointwise,
+    reshape_past_reduction,
     reshape_past_product,
     slice_before_reshape,
 )

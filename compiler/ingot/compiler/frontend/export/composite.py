@@ -9,6 +9,7 @@ from ingot.compiler.frontend.export.scope import Scope
 from ingot.compiler.frontend.export.table import Table, Written
 from ingot.compiler.ir.graph import Node, Value, operands_of
 from ingot.compiler.ops import composite as ops
+from ingot.compiler.ops.pointwise import Gelu
 
 TABLE = Table()
 
@@ -47,8 +48,8 @@ def batch_norm(scope: Scope, node: ops.BatchNorm) -> Written:
     return _standard(scope, "BatchNormalization", node, *operands, epsilon=node.epsilon)
 
 
-@TABLE.exports(ops.Gelu)
-def gelu(scope: Scope, node: ops.Gelu) -> Written:
+@TABLE.exports(Gelu)
+def gelu(scope: Scope, node: Gelu) -> Written:
     return _standard(scope, "Gelu", node, node.x, approximate="tanh" if node.tanh else None)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper
 
-from ingot.compiler.ir.graph import Graph, Input, Node, Value, fields_of, operands_of
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, constant, fields_of, operands_of
 from ingot.compiler.ops import movement
 from ingot.compiler.ops.composite import COMPOSITES
+from ingot.compiler.ops.pointwise import Add, Erf, Gelu, Mul
 
 if TYPE_CHECKING:
     from ingot.compiler.frontend.export.scope import Scope
@@ -40,6 +42,17 @@ def call(scope: Scope, node: Node) -> str | None:
     return scope.add(export.functions[key].name, *(scope.name(v) for v in operands), domain=DOMAIN)
 
 
+def definition_of(node: Node) -> Value | Sequence[Value] | None:
+    """`node` in terms of other operators: its expansion, or what stands here for operators that are kernels' own."""
+    match node:
+        case Gelu(x=x, tanh=False):
+            half = Mul(x, constant(0.5, x.dtype))
+            inner = Erf(Mul(x, constant(math.sqrt(0.5), x.dtype)))
+            return Mul(half, Add(inner, constant(1.0, x.dtype)))
+        case _:
+            return node.expand()
+
+
 def _signature(node: Node) -> Iterable[object]:
     """What two nodes must share to share a function: everything but the extents of their operands."""
     for f in fields_of(node):
@@ -53,7 +66,7 @@ def _function(scope: Scope, node: Node, name: str) -> onnx.FunctionProto | None:
         operand = getattr(node, f.name)
         if isinstance(operand, Value):
             formal[f.name] = Input(f.name, operand.type)
-    definition = dataclasses.replace(node, origin=(), **formal).expand()
+    definition = definition_of(dataclasses.replace(node, origin=(), **formal))
     if not isinstance(definition, Value):
         return None
     body = Graph(tuple(i for i in formal.values() if isinstance(i, Input)), (("result", definition),), name)

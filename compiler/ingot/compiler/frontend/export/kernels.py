@@ -1,13 +1,13 @@
-"""The element types an operator is exported in: those that the standard allows and ONNX Runtime's CPU provider computes.
+"""The element types an operator is written with: those that the standard allows and ONNX Runtime computes on CPUs.
 
-Operands of other types are cast to a wider one that holds them exactly, and the result back. What no runnable type holds
+Operands of other types are cast to a wider one that holds them exactly, and the result back. What no such type holds
 (f64 where there are only f32 kernels) is written as the standard allows it: valid, for runtimes that have the kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 import onnx
 
@@ -28,7 +28,7 @@ _WIDE = _types("f64 f32 f16 i64 i32")
 _ORDERED = _types("f64 f32 f16 i64 i32 i8 u64 u32 u8")
 _LOGICAL = _types("bool")
 
-# ONNX Runtime 1.31, operators from opset 13 on. Those that are missing here run with every type that the standard allows.
+# ONNX Runtime 1.31, operators from opset 13 on. Those that are missing run with every type that the standard allows.
 RUNS: Mapping[str, frozenset[DType]] = {
     **dict.fromkeys(("Abs", "Add", "Sub", "Mul", "Div", "Mod"), _NUMBERS),
     **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual"), _NUMBERS),
@@ -78,10 +78,10 @@ _WIDER: Mapping[DType, tuple[DType, ...]] = {
 _MODULAR = frozenset(("Where", "Neg", "ReduceSum", "ReduceProd", "CumSum", "Expand", "Pad"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def allowed(op_type: str, opset: int) -> frozenset[DType]:
-    """The element types of the first operand of a standard operator (of Where: what it chooses from); empty when the opset
-    has no such operator."""
+    """The element types of the first operand of a standard operator (of Where: what it chooses from); empty when the
+    opset has no such operator."""
     try:
         schema = onnx.defs.get_schema(op_type, opset, "")
     except onnx.defs.SchemaError:

@@ -41,9 +41,9 @@ def export_onnx(graph: Graph, *, opset: int = 21, name: str | None = None, funct
     """`graph` as an ONNX model that computes the same.
 
     Fused groups are written out; composites become the standard's operator where `opset` has one that ONNX Runtime
-    runs, else a function of the model (with `functions` False: their definition). Symbolic dims are dim_params, and what
-    is computed from them is computed from the shapes of the inputs. Nodes are named after their origin. The same graph
-    gives the same bytes. Element types that ONNX Runtime's CPU provider has no kernel for are cast to wider ones.
+    runs, else a function of the model (with `functions` False: their definition). Symbolic dims are dim_params, and
+    what is computed from them is computed from the shapes of the inputs. Nodes are named after their origin. The same
+    graph gives the same bytes. Element types that ONNX Runtime has no CPU kernel for are cast to wider ones.
 
     The ranges of symbolic dims, which ONNX cannot say, are kept as metadata under ``ingot.ranges``.
 
@@ -53,8 +53,8 @@ def export_onnx(graph: Graph, *, opset: int = 21, name: str | None = None, funct
     written = write(graph, opset=opset, name=name, functions=functions)
     if written.bytes > LARGEST:
         raise ExportError(
-            f"the constants are {written.bytes / 1e9:.1f} GB, an ONNX message holds 2: use save_onnx, which writes them "
-            "to a file of their own"
+            f"the constants are {written.bytes / 1e9:.1f} GB, an ONNX message holds 2: use save_onnx, which writes "
+            "them to a file of their own"
         )
     for proto, data in zip(written.model.graph.initializer, written.constants, strict=True):
         proto.raw_data = little_endian(data).tobytes()

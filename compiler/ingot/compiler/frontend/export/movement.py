@@ -1,7 +1,7 @@
 """Reshaping, transposing, joining, cutting, repeating, padding, gathering and counting.
 
-Shapes that are constant, or can be said with ONNX's 0 (copy this extent) and -1 (what is left), stay constants; the others
-are computed from the extents of the graph's inputs.
+Shapes that are constant, or can be said with ONNX's 0 (copy this extent) and -1 (what is left), stay constants; the
+others are computed from the extents of the graph's inputs.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def dim_values(scope: Scope, node: ops.DimValues) -> Written:
 
 @TABLE.exports(ops.Iota)
 def iota(scope: Scope, node: ops.Iota) -> Written:
-    """Range counts in i64; other sequences are made of 0, 1, 2 ..., so that rounding cannot change how many there are."""
+    """Range counts in i64; other sequences are made of 0, 1, 2 ..: rounding cannot change how many there are."""
     start, step = node.start, node.step
     dtype = start.dtype
     if dtype == i64 and isinstance(start, Constant) and isinstance(step, Constant) and step.data:

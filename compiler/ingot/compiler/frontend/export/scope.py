@@ -12,7 +12,7 @@ import onnx
 from onnx import helper
 
 from ingot.compiler.frontend.export.errors import ExportError
-from ingot.compiler.frontend.export.functions import call
+from ingot.compiler.frontend.export.functions import call, definition_of
 from ingot.compiler.frontend.export.kernels import allowed, compute_type
 from ingot.compiler.frontend.export.names import Names, node_name, value_name
 from ingot.compiler.frontend.export.symbols import Source, ordered, sources, symbol_of, telling
@@ -49,10 +49,14 @@ class Export:
 
     def constant(self, data: Array, wish: str) -> str:
         """The name of an initialiser of the main graph that holds `data`."""
-        key: object = (data.dtype.name, data.shape, data.tobytes()) if data.nbytes <= SHARED_CONSTANT else id(data)
+        key: object = (data.dtype.str, data.dtype.name, data.shape)
+        if data.nbytes <= SHARED_CONSTANT:
+            key = (key, data.tobytes())
+        else:
+            key = (key, data.strides, data.ctypes.data)
         if key not in self._shared:
             name = self.names.unique(wish)
-            self._shared[key] = name, data  # holding the array keeps its id from being used again
+            self._shared[key] = name, data  # holding the array keeps its memory from being used again
             self.constants[name] = data
         return self._shared[key][0]
 
@@ -167,7 +171,7 @@ class Scope:
         if results is None:
             results = call(self, node)
         if results is None:
-            results = node.expand()
+            results = definition_of(node)
             if results is None:
                 raise ExportError(f"{describe(node)}: opset {self.opset} has no operator for it: use a newer opset")
             if not isinstance(results, Value):

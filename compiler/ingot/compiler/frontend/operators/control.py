@@ -75,8 +75,18 @@ def _fitting(ctx: Context, graph: GraphProto) -> Body | ModelError:
 
 def _certain(ctx: Context, graph: GraphProto, condition: Value, wanted: bool, other: ModelError) -> Results:
     """The branch that fits, where the other cannot be right: choosing that one is an error at run time."""
+    values = ctx.scope.inline(graph)
+    for name, value in zip(ctx.node.output, values, strict=False):
+        try:
+            ctx.scope.check_declared(name, value)
+        except ModelError as error:
+            kinds = "then", "else"
+            raise ctx.error(
+                f"neither branch fits what the model declares: the {kinds[not wanted]}-branch, as {error.problem}, "
+                f"the {kinds[wanted]}-branch, as {other}"
+            ) from error
     problem = f"the condition must be {str(wanted).lower()}: with these shapes the other branch is wrong ({other})"
-    return ctx.build(Require, ctx.scope.inline(graph), condition, wanted, problem).results()
+    return ctx.build(Require, values, condition, wanted, problem).results()
 
 
 def _closed(body: Body, captures: Iterable[Value], name: str) -> Graph:

@@ -14,6 +14,7 @@ from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Constant, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Iota, Reshape
+from ingot.compiler.ops.shape_arithmetic import contents
 from ingot.runtime import dtypes
 from ingot.runtime.dtypes import DType
 
@@ -70,15 +71,14 @@ def range_(ctx: Context) -> Results:
 
 def _range_length(ctx: Context, start: Value, limit: Value, step: Value) -> Dim:
     """max(ceil((limit - start) / step), 0)"""
-    if start.dtype.is_integer:
-        known = [ctx.known(v) for v in (start, limit, step)]
-        if all(k is not None for k in known):
-            first, last, delta = (k[0] for k in known if k is not None)
-            if delta == 0:
-                raise ctx.error("a Range with step 0")
-            if isinstance(delta, int):
-                span = last - first if delta > 0 else first - last
-                return dims.ceil_divide(ctx.assumptions.largest(span, 0), abs(delta))
+    known = [_whole(v) for v in (start, limit, step)]
+    if all(k is not None for k in known):
+        first, last, delta = (k for k in known if k is not None)
+        if delta == 0:
+            raise ctx.error("a Range with step 0")
+        if isinstance(delta, int):
+            span = last - first if delta > 0 else first - last
+            return dims.ceil_divide(ctx.assumptions.largest(span, 0), abs(delta))
     arrays = [ctx.array(v) for v in (start, limit, step)]
     if any(a is None for a in arrays):
         raise ctx.unsupported(
@@ -90,6 +90,13 @@ def _range_length(ctx: Context, start: Value, limit: Value, step: Value) -> Dim:
     if not math.isfinite(count):
         raise ctx.error(f"a Range from {first} to {last} in steps of {delta}")
     return max(math.ceil(count), 0)
+
+
+def _whole(value: Value) -> Dim | None:
+    """A scalar as a dim: an integer, or a float that is a whole number wherever it comes from."""
+    found = contents(value)
+    element: object = None if found is None else found.item()
+    return element if isinstance(element, int | dims.Expr) and not isinstance(element, bool) else None
 
 
 def counted(ctx: Context, length: Dim, dtype: DType) -> Value:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.passes import sink
-from ingot.compiler.passes.numbering import merge_equal
-from ingot.compiler.passes.recognise import activation, attention, norm, spelling
+from ingot.compiler.passes.recognise import activation, attention, norm, rotary, spelling
+from ingot.compiler.passes.simplify import simplify
 from ingot.compiler.rewrite import Rule, Trace, rewrite
 
 RULES: tuple[Rule, ...] = (
@@ -17,6 +17,7 @@ RULES: tuple[Rule, ...] = (
     *activation.RULES,
     *norm.RULES,
     *attention.RULES,
+    *rotary.RULES,
     *spelling.LATE,
 )
 
@@ -25,6 +26,6 @@ def recognise(graph: Graph, *, trace: Trace | None = None) -> Graph:
     """`graph` with composites in the place of their parts, and with transposes and reshapes sunk."""
     while True:
         before = graph
-        graph = merge_equal(rewrite(graph, (*sink.RULES, *RULES), trace=trace, pass_name="recognise"))
+        graph = simplify(rewrite(graph, (*sink.RULES, *RULES), trace=trace, pass_name="recognise"), trace=trace)
         if graph is before:
             return graph

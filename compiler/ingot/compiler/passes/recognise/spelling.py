@@ -9,6 +9,7 @@ import numpy as np
 
 from ingot.compiler.ir.dims import product
 from ingot.compiler.ir.graph import Constant, Graph, Value, constant, operands_of, with_operands
+from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Expand, Reshape
 from ingot.compiler.ops.pointwise import (
     Add,
@@ -63,6 +64,22 @@ def reduce_uniform(node: ReduceMax | ReduceMin | ReduceMean, graph: Graph) -> Pa
     return None
 
 
+def compute_uniform(node: Pointwise, graph: Graph) -> Patch | None:
+    """f(expand(a), expand(b)) -> expand(f(a, b)) for numbers a and b"""
+    mapping: dict[Value, Value] = {}
+    for x in operands_of(node):
+        match x:
+            case Constant() if x.rank == 0:
+                mapping[x] = x
+            case Expand(Constant() as c) if c.data.size == 1:
+                mapping[x] = constant(c.data.reshape(()))
+            case _:
+                return None
+    if all(isinstance(x, Constant) for x in mapping):
+        return None
+    return {node: Expand(with_operands(node, mapping), node.type.shape)}
+
+
 def mean_of_sum(node: Mul | Div, graph: Graph) -> Patch | None:
     """sum(x) / n -> mean(x) for the sum of n elements"""
     match node:
@@ -78,6 +95,11 @@ def mean_of_sum(node: Mul | Div, graph: Graph) -> Patch | None:
         return None
     mean = ReduceMean(x, axes, True)
     return {node: mean} if mean.type == node.type else None
+
+
+def outer_product(node: MatMul, graph: Graph) -> Patch | None:
+    """mat_mul(a [.., M, 1], b [.., 1, N]) -> a * b"""
+    return {node: product} if node.a.shape[-1] == 1 and (product := Mul(node.a, node.b)).type == node.type else None
 
 
 def drop_bound_of_maximum(node: Max, graph: Graph) -> Patch | None:
@@ -129,7 +151,9 @@ RULES: tuple[Rule, ...] = (
     shrink_constant,
     keep_reduced_axes,
     reduce_uniform,
+    compute_uniform,
     mean_of_sum,
+    outer_product,
     drop_bound_of_maximum,
     condition_of_choice,
 )

@@ -1,0 +1,67 @@
+"""What commands write to: nothing but regular files. Special files are scratch ones in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from pathlib import Path
+
+import pytest
+
+from ingot.compiler.ir.text.graph import show_graph
+
+from .conftest import Ingot
+
+
+def _commands(model: Path, artifact: Path) -> list[tuple[str | Path, ...]]:
+    return [("compile", model), ("run", artifact, "--random"), ("opt", model)]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_special_files_stay_what_they_are(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    for path in ("pipe", "link"):
+        complaint = ingot(*_commands(model, artifact)[number], "-o", path).complaint
+        assert f"{path} cannot be written: it is a named pipe" in complaint
+    assert stat.S_ISFIFO(os.lstat("pipe").st_mode) and Path("link").is_symlink()
+    assert sorted(os.listdir()) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_links_are_followed(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
+    Path("folder").mkdir()
+    Path("link").symlink_to("folder/target")
+    command = _commands(model, artifact)[number]
+    for _ in range(2):
+        assert ingot(*command, "-o", "link", "-q").status == 0
+        assert Path("link").is_symlink() and Path("folder/target").stat().st_size > 0
+        assert os.listdir("folder") == ["target"]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_names_of_nothing(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
+    command = _commands(model, artifact)[number]
+    assert "the name of a file is needed, this is empty" in ingot(*command, "-o", "").complaint
+    assert "it is a folder" in ingot(*command, "-o", ".").complaint
+
+
+def test_a_full_disk_names_the_file(ingot: Ingot, model: Path) -> None:
+    Path("m.ingot").write_text("old")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        complaint = ingot("compile", model, "-o", "m.ingot", "-q").complaint
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert complaint == "m.ingot: File too large"
+    assert Path("m.ingot").read_text() == "old" and os.listdir() == ["m.ingot"]
+
+
+def test_a_graph_is_read_back_through_a_link(ingot: Ingot, model: Path) -> None:
+    Path("link.ir").symlink_to("target.ir")
+    assert ingot("opt", model, "-o", "link.ir", "-q").status == 0
+    from ingot.compiler.cli.opt import read_graph
+
+    assert show_graph(read_graph(Path("target.ir"), [])).startswith("graph")

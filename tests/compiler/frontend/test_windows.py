@@ -1,0 +1,90 @@
+"""Room for the windows of convolutions and pools: checked on import where extents are known, else by the runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from ingot.compiler import compile
+from ingot.compiler.frontend import ModelError, load_onnx
+from ingot.runtime import InputError
+
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+
+def net(body: str, spatial: str = "h, w") -> onnx.ModelProto:
+    weight = "float[4, 3, 3, 3] k = {" + ", ".join(["1"] * 108) + "}"
+    return parser.parse_model(HEADER + f"net (float[1, 3, {spatial}] x) => (float[1, c, p, q] y) <{weight}> {{ {body} }}")
+
+
+@pytest.mark.parametrize(
+    ("body", "least"),
+    [
+        ("y = Conv(x, k)", (3, 3)),
+        ("y = Conv<auto_pad = 'VALID'>(x, k)", (3, 3)),
+        ("y = Conv<pads = [1, 1, 1, 1]>(x, k)", (1, 1)),
+        ("y = Conv<pads = [1, 0, 0, 0]>(x, k)", (2, 3)),
+        ("y = Conv<dilations = [1, 4]>(x, k)", (3, 9)),
+        ("a = Conv(x, k)  y = MaxPool<kernel_shape = [2, 5]>(a)", (4, 7)),
+        ("a = Conv<strides = [2, 2]>(x, k)  y = AveragePool<kernel_shape = [3, 1]>(a)", (7, 3)),
+        ("y = MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(x)", (3, 3)),
+        ("y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>(x)", (2, 2)),
+        ("a = Concat<axis = 2>(x, x)  y = MaxPool<kernel_shape = [5, 1]>(a)", (3, 1)),
+    ],
+)
+def test_the_least_extents(body: str, least: tuple[int, int]) -> None:
+    body = body.replace("'", '"')
+    ranges = load_onnx(net(body)).ranges
+    assert tuple(max(1, ranges.get(name, (0, 0))[0]) for name in ("h", "w")) == least
+    # The bounds are tight: fixed extents of that size are taken, smaller ones are not.
+    load_onnx(net(body, "%d, %d" % least))
+    for axis in (0, 1):
+        smaller = [str(extent - (axis == index)) for index, extent in enumerate(least)]
+        if "0" not in smaller:
+            with pytest.raises(ModelError, match=rf"(Conv|Pool).*the kernel spans \d+ on axis {axis + 2}.* only \d"):
+                load_onnx(net(body, ", ".join(smaller)))
+
+
+def test_the_runtime_names_input_and_axis() -> None:
+    session = compile(net("y = Conv(x, k)")).session()
+    assert session.run({"x": np.ones((1, 3, 3, 4), np.float32)})["y"].tolist() == [[[[27.0, 27.0]]] * 4]
+    for shape, axis in (((2, 2), 2), ((1, 5), 2), ((5, 1), 3), ((0, 9), 2)):
+        with pytest.raises(InputError, match=rf"input 'x' .*has {shape[axis - 2]} on axis {axis}, but .* must be in 3"):
+            session.run({"x": np.ones((1, 3, *shape), np.float32)})
+
+
+def test_a_range_without_room() -> None:
+    with pytest.raises(ModelError, match=r"the kernel spans 3 on axis 2 of .*, but h is at most 2"):
+        load_onnx(net("y = Conv(x, k)"), ranges={"h": (1, 2)})
+    assert load_onnx(net("y = Conv(x, k)"), ranges={"h": (1, 9)}).ranges["h"] == (3, 9)
+
+
+def test_a_branch_that_may_not_run_demands_nothing() -> None:
+    body = """y = If(c)<then_branch = t () => (float[1, 3, a, b] s) { s = MaxPool<kernel_shape = [3, 3]>(x) },
+                        else_branch = e () => (float[1, 3, a, b] l) { l = MaxPool<kernel_shape = [3, 3]>(x) }>"""
+    model = parser.parse_model(HEADER + f"net (bool c, float[1, 3, h, w] x) => (float[1, 3, p, q] y) {{ {body} }}")
+    assert "h" not in load_onnx(model).ranges
+
+
+@pytest.mark.parametrize("extent", [2, 3, 4, 5])
+@pytest.mark.parametrize("options", [{"strides": [2, 2], "ceil_mode": 1}, {"strides": [2, 2]}])
+def test_small_pools_against_onnxruntime(extent: int, options: dict[str, Any]) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    text = ", ".join(f"{name} = {value}" for name, value in options.items())
+    model = net(f"y = MaxPool<kernel_shape = [3, 3], {text}>(x)")
+    x = np.random.default_rng(0).standard_normal((1, 3, extent, 5)).astype(np.float32)
+    session = compile(model).session()
+    if extent == 2 and "ceil_mode" not in options:
+        with pytest.raises(InputError):
+            session.run({"x": x})
+        return
+    options_of_session = runtime.SessionOptions()
+    options_of_session.log_severity_level = 4
+    reference = runtime.InferenceSession(
+        model.SerializeToString(), options_of_session, providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_array_equal(session.run({"x": x})["y"], reference.run(None, {"x": x})[0])

@@ -1,0 +1,33 @@
+"""The whole way of a model, where no stage alone is to be asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from ingot.compiler import compile
+from ingot.compiler.frontend import ModelError, load_onnx
+
+
+def model(name: str) -> onnx.ModelProto:
+    made = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[n] x) => (float[n] y) { y = Neg(x) }'
+    )
+    made.graph.name = name
+    return made
+
+
+@pytest.mark.parametrize("name", ["new\nline", "a/b", "größe", "\x00", "名" * 4000, " "])
+def test_any_name_of_a_graph(name: str) -> None:
+    session = compile(model(name)).session()
+    assert session.run({"x": np.array([1, -2], np.float32)})["y"].tolist() == [-1, 2]
+    assert session.metadata["name"] == name
+
+
+def test_malformed_graphs_are_the_models_fault() -> None:
+    made = model("twice")
+    made.graph.output.append(made.graph.output[0])
+    with pytest.raises(ModelError):
+        load_onnx(made)
