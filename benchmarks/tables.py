@@ -1,4 +1,4 @@
-"""Remake the tables of README.md: ``python -m benchmarks.tables [latency footprint support]``.
+"""Remake the tables of README.md: ``python -m benchmarks.tables [latency footprint support tasks]``.
 
 Needs a quiet machine and takes some minutes. Each table stands between two comment lines that name it.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import compare, footprint, support
+from benchmarks import compare, footprint, support, tasks
 from benchmarks.models import cases
 from ingot.compiler import compile
 
@@ -51,7 +51,12 @@ def sizes() -> str:
     return f"{footprint.table(rows)}\n\n{note}"
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"latency": latency, "footprint": sizes, "support": support.table}
+TABLES: Mapping[str, Callable[[], str]] = {
+    "latency": latency,
+    "footprint": sizes,
+    "support": support.table,
+    "tasks": tasks.table,
+}
 
 
 def replaced(text: str, name: str, table: str) -> str:

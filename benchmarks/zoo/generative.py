@@ -174,6 +174,7 @@ class T5Attention(nn.Module):
         self.heads, self.size = heads, size
         self.query, self.key, self.value = (nn.Linear(width, heads * size, bias=False) for _ in range(3))
         self.output = nn.Linear(heads * size, width, bias=False)
+        self.query.gain = 1.0 / size  # the scores' scale is in the weights
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
         def split(y: Tensor) -> Tensor:

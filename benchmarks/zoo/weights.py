@@ -13,8 +13,8 @@ def randomize(model: nn.Module, seed: int, gain: float) -> None:
     """Fill all parameters in place, in order of their names' registration, from numpy's generator.
 
     Matrices and kernels are normal with variance gain / fan-in (He et al. 2015: gain 2 before a ReLU, 1 where a
-    normalisation follows), embeddings with variance 1 / width, biases normal with deviation 0.05. Scales of
-    normalisations are uniform in [0.5, 1.5).
+    normalisation follows; a module's own `gain` wins), embeddings with variance 1 / width, biases normal with deviation
+    0.05. Scales of normalisations are uniform in [0.5, 1.5).
     """
     rng = np.random.default_rng(seed)
     owners = {id(p): module for module in model.modules() for p in module.parameters(recurse=False)}
@@ -29,7 +29,8 @@ def randomize(model: nn.Module, seed: int, gain: float) -> None:
                 fan_in = shape[0] * shape[2] * shape[3] / (owner.stride[0] * owner.stride[1])
                 values = rng.standard_normal(shape, np.float32) * (gain / fan_in) ** 0.5
             elif len(shape) > 1:
-                values = rng.standard_normal(shape, np.float32) * (gain / float(np.prod(shape[1:]))) ** 0.5
+                variance = getattr(owner, "gain", gain) / float(np.prod(shape[1:]))
+                values = rng.standard_normal(shape, np.float32) * variance**0.5
             elif name.endswith("bias"):
                 values = rng.standard_normal(shape, np.float32) * 0.05
             else:
