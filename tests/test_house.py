@@ -35,6 +35,7 @@ LEVELS = {
     "rewrite": 2,
     "validate": 2,
     "targets": 3,
+    "defects": 3,
     "driver": 4,
     "artifact": 3,
     "bench": 5,

@@ -387,6 +387,6 @@ def test_a_rule_must_give_a_mapping() -> None:
     def listing(node: Relu, graph: Graph) -> Patch | None:
         return [node.x]  # type: ignore[return-value]
 
-    with pytest.raises(RewriteError, match="rule listing on .*a rule gives a patch .* not list") as caught:
+    with pytest.raises(RewriteError, match=r"rule listing on .*a rule gives a patch .* not list") as caught:
         rewrite(graph_of(Relu(X)), [listing])
     assert caught.value.rule == "listing" and "relu" in caught.value.node.lower()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ingot.compiler.frontend import load_onnx as load_onnx
     from ingot.compiler.frontend.errors import ModelError as ModelError
     from ingot.compiler.frontend.errors import UnsupportedError as UnsupportedError
+    from ingot.compiler.frontend.export import ExportError as ExportError
+    from ingot.compiler.frontend.export import export_onnx as export_onnx
+    from ingot.compiler.frontend.export import save_onnx as save_onnx
     from ingot.compiler.ir.graph import Graph as Graph
     from ingot.compiler.lower.context import LoweringError as LoweringError
     from ingot.compiler.passes.default import default_pipeline as default_pipeline
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Artifact": "artifact",
+    "ExportError": "frontend.export",
     "Graph": "ir.graph",
     "LoweringError": "lower.context",
     "ModelError": "frontend.errors",
@@ -37,8 +41,10 @@ _HOME = {
     "UnsupportedError": "frontend.errors",
     "compile": "driver",
     "default_pipeline": "passes.default",
+    "export_onnx": "frontend.export",
     "load_onnx": "frontend",
     "rules": "pipeline",
+    "save_onnx": "frontend.export",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -313,7 +313,8 @@ def _parse_symbols(record: _Record) -> dict[str, tuple[int, int]]:
         if len(bounds) != 2:
             raise ArtifactError(f"symbols.{name[:80]} is not [lowest, highest]")
         low = _integer(bounds[0], f"symbols.{name[:80]}", 0, 2**62)
-        symbols[_text(name, "a symbol's name", MAX_SYMBOL)] = low, _integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
+        high = _integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
+        symbols[_text(name, "a symbol's name", MAX_SYMBOL)] = low, high
     return symbols
 
 

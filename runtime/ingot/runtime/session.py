@@ -26,6 +26,7 @@ MAX_PLANS: Final = 64
 """Sets of input shapes that a session keeps plans for; the one not used for longest is dropped first."""
 
 _NATIVE: Final = ctypes.CFUNCTYPE(ctypes.c_int)  # without argument types, as both arguments are ready-made pointers
+_WHOLE: Final = (int, np.int32, np.int64)
 _NOTHING: Final[NDArray[Any]] = np.empty(0)
 _Native: TypeAlias = Callable[[ctypes.c_void_p, ctypes.c_void_p | None], int]
 
@@ -49,7 +50,7 @@ class Session:
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, verify: Verify = "code") -> None:
         environment = read_environment()
         wanted = threads if threads is not None else environment.threads
-        if wanted is not None and (not isinstance(wanted, int | np.integer) or isinstance(wanted, bool) or wanted < 1):
+        if wanted is not None and (type(wanted) not in _WHOLE or wanted < 1):
             raise InputError(f"threads is {wanted!r}; a whole number of at least 1 is needed")
         library = Library(path, verify=verify, environment=environment)
         manifest = library.manifest

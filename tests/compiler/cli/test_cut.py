@@ -36,22 +36,22 @@ def proto() -> onnx.ModelProto:
         "my", "Act", ["v"], ["r"], [helper.make_node("Relu", ["v"], ["r"])], [helper.make_opsetid("", 17)]
     )
     inner = onnx.TensorProto.FLOAT
-    branches = {
-        name: helper.make_graph(
+    then, otherwise = (
+        helper.make_graph(
             [helper.make_node(op, ["active", "bias"], [f"{name}_out"], name=f"{name}_node")],
             name,
             [],
             [helper.make_tensor_value_info(f"{name}_out", inner, ["batch", 32])],
         )
         for name, op in (("then_branch", "Add"), ("else_branch", "Sub"))
-    }
+    )
     big = numpy_helper.from_array(UNUSED, "in_node")
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", ["x", "w"], ["linear"], name="matmul"),
             helper.make_node("Add", ["linear", "bias"], ["biased"], name="add", doc_string="adds"),
             helper.make_node("Act", ["biased"], ["active"], name="act", domain="my"),
-            helper.make_node("If", ["flag"], ["chosen"], name="if", **branches),
+            helper.make_node("If", ["flag"], ["chosen"], name="if", then_branch=then, else_branch=otherwise),
             helper.make_node("Constant", [], ["matrix"], name="matrix", value=big),
             helper.make_node("MatMul", ["chosen", "matrix"], ["y"], name="last"),
             helper.make_node("ReduceSum", ["active", "axes"], ["z"], name="sum", keepdims=0),
@@ -337,6 +337,17 @@ def test_external_data_that_are_needed_come_along(ingot: Ingot) -> None:
     assert Path("part.onnx.data").stat().st_size == W.nbytes
     shutil.rmtree("model")
     assert_allclose(run("part.onnx", {"x": feed()["x"]})["linear"], feed()["x"] @ W, rtol=1e-4, atol=1e-5)
+
+
+def test_more_than_one_file_holds(ingot: Ingot, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit of a message lowered, what was inside goes outside, node attributes too."""
+    from ingot.compiler.frontend.cut import model
+
+    monkeypatch.setattr(model, "LARGEST", 4000)
+    assert ingot("cut", whole, "-o", "part.onnx", "--outputs", "y").status == 0
+    assert Path("part.onnx.data").stat().st_size == W.nbytes + UNUSED.nbytes
+    assert Path("part.onnx").stat().st_size < 2000
+    assert_array_equal(run("part.onnx", feed())["y"], run(whole, feed())["y"])
 
 
 def test_missing_external_data(ingot: Ingot) -> None:

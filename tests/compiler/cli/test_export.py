@@ -11,7 +11,6 @@ import onnx
 import pytest
 from numpy.testing import assert_allclose
 from onnx import TensorProto, helper, numpy_helper
-
 from tests.compiler.cli.test_cut import run
 
 Ingot = Callable[..., Any]
@@ -82,6 +81,41 @@ def test_functions(ingot: Ingot) -> None:
     x = np.array([-1, 0, 1, 9], np.float32)
     for path in ("f.onnx", "p.onnx", "s.onnx"):
         assert_allclose(run(path, {"x": x})["y"], x / (1 + np.exp(-x)), rtol=1e-6)
+
+
+def test_narrow_weights_stay_narrow(ingot: Ingot) -> None:
+    """Halves that are cast, and quantised weights with one scale a channel: as large as before, and what runtimes that
+    compute in integers look for."""
+    info, rng = helper.make_tensor_value_info, np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "step", "zero"], ["xd"]),
+            helper.make_node("DequantizeLinear", ["wq", "steps", "zeros"], ["wd"], axis=0),
+            helper.make_node("Conv", ["xd", "wd"], ["c"]),
+            helper.make_node("Cast", ["half"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["c", "wide"], ["y"]),
+        ],
+        "narrow",
+        [info("x", TensorProto.FLOAT, ["n", 3, 9, 82])],
+        [info("y", TensorProto.FLOAT, ["n", 8, 7, 80])],
+        [
+            numpy_helper.from_array(np.array(0.05, np.float32), "step"),
+            numpy_helper.from_array(np.array(128, np.uint8), "zero"),
+            numpy_helper.from_array(rng.integers(-127, 128, (8, 3, 3, 3)).astype(np.int8), "wq"),
+            numpy_helper.from_array(rng.random(8).astype(np.float32) / 100, "steps"),
+            numpy_helper.from_array(np.zeros(8, np.int8), "zeros"),
+            numpy_helper.from_array(rng.standard_normal((80, 80)).astype(np.float16), "half"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "m.onnx")
+    assert ingot("export", "m.onnx", "-o", "out.onnx", "--verify").status == 0
+    assert sorted(kinds("out.onnx")) == sorted(kinds("m.onnx"))
+    types = {t.name: t.data_type for t in onnx.load("out.onnx").graph.initializer}
+    assert types["half"] == TensorProto.FLOAT16 and types["wq"] == TensorProto.INT8
+    assert [i.name for i in onnx.load("out.onnx").graph.input] == ["x"]
+    x = rng.standard_normal((2, 3, 9, 82)).astype(np.float32)
+    assert_allclose(run("out.onnx", {"x": x})["y"], run("m.onnx", {"x": x})["y"], rtol=1e-5, atol=1e-4)
 
 
 def test_the_opset_of_the_model_is_kept(ingot: Ingot) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ingot.compiler.ir.dims import show
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Result, Value, fields_of, node_of, operands_of
+from ingot.compiler.ir.program import Program
 from ingot.compiler.ops import movement
 from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.pointwise import Add, Cast, Div, Mul, Sub
@@ -115,3 +116,10 @@ def _shown(item: Any) -> str:
     if isinstance(item, float):
         return f"{item:.7g}"
     return str(item)
+
+
+def launches(program: Program) -> str:
+    """How many kernels of what kind a program launches, as ``attention, mat_mul x3``."""
+    names = [launch.kernel.name.rstrip("0123456789").rstrip("_") for launch in program.launches()]
+    counts = sorted((name, names.count(name)) for name in set(names))
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts) or "none"

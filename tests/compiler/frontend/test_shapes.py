@@ -104,7 +104,7 @@ def test_ranges() -> None:
     assert load_onnx(model, ranges={"batch size": (1, 8)}).ranges == {"batch_size": (1, 8)}
     assert load_onnx(model, ranges={"batch_size": (1, 8)}).ranges == {"batch_size": (1, 8)}
     assert shape_of(load_onnx(model, ranges={"batch_size": (4, 4)})) == ["4", "3"]
-    with pytest.raises(ModelError, match=r"dim 'batch_size' is 9 by the shapes given, which is outside its range 1\.\.8"):
+    with pytest.raises(ModelError, match=r"dim 'batch_size' is 9 by the shapes given, .* outside its range 1\.\.8"):
         load_onnx(model, shapes={"x": (9, 3)}, ranges={"batch_size": (1, 8)})
     renamed = load_onnx(model, shapes={"x": ("n", 3)}, ranges={"n": (2, 9)})
     assert renamed.ranges == {"n": (2, 9)}
@@ -245,11 +245,11 @@ def test_refinements_are_the_least_that_help() -> None:
     known.demand_equal(n, -1)
 
 
-@pytest.mark.parametrize("other", [["n", "n"], [0]])
-def test_equalities_that_leave_a_dim_nothing_but_0_are_refused(other: Dims) -> None:
-    n = dims.symbol("n")
-    sums = [n + n, n, dims.symbol("m") + n]
-    with pytest.raises(ModelError, match="leaves n nothing but 0"):
-        Assumptions().demand_equal(sums[0] if len(other) == 2 else 0, n)
-    with pytest.raises(ModelError, match="nothing but 0"):
-        Assumptions().demand_equal(sums[2] + n, n)
+def test_equalities_that_leave_a_dim_nothing_but_0_are_refused() -> None:
+    n, m = dims.symbol("n"), dims.symbol("m")
+    for sum_ in (n + n, n + m):
+        with pytest.raises(ModelError, match="nothing but 0"):
+            Assumptions().demand_equal(sum_, n)
+    with pytest.raises(Refinement) as caught:  # unless the model has a 0
+        Assumptions().demand_equal(n, 0)
+    assert caught.value.assumptions.aliases == {"n": 0}

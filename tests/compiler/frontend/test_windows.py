@@ -18,7 +18,8 @@ HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
 def net(body: str, spatial: str = "h, w") -> onnx.ModelProto:
     weight = "float[4, 3, 3, 3] k = {" + ", ".join(["1"] * 108) + "}"
-    return parser.parse_model(HEADER + f"net (float[1, 3, {spatial}] x) => (float[1, c, p, q] y) <{weight}> {{ {body} }}")
+    signature = f"net (float[1, 3, {spatial}] x) => (float[1, c, p, q] y) <{weight}>"
+    return parser.parse_model(f"{HEADER}{signature} {{ {body} }}")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_the_least_extents(body: str, least: tuple[int, int]) -> None:
     ranges = load_onnx(net(body)).ranges
     assert tuple(max(1, ranges.get(name, (0, 0))[0]) for name in ("h", "w")) == least
     # The bounds are tight: fixed extents of that size are taken, smaller ones are not.
-    load_onnx(net(body, "%d, %d" % least))
+    load_onnx(net(body, f"{least[0]}, {least[1]}"))
     for axis in (0, 1):
         smaller = [str(extent - (axis == index)) for index, extent in enumerate(least)]
         if "0" not in smaller:

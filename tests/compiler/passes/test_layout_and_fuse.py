@@ -17,10 +17,11 @@ from ingot.compiler.ops.linear import AveragePool, Conv, MatMul, MaxPool
 from ingot.compiler.ops.movement import Concat, Pad, Slice, Transpose
 from ingot.compiler.ops.pointwise import Add, Div, Exp, Mul, Relu, Sub
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMean, ReduceSum
+from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.passes.fold_norm import FOLD_NORM
 from ingot.compiler.passes.fuse import fuse
 from ingot.compiler.passes.layout import LAYOUT
-from ingot.compiler.rewrite import rewrite
+from ingot.compiler.rewrite import Trace, rewrite
 from ingot.runtime.dtypes import f32
 
 BATCH = symbol("batch")
@@ -149,3 +150,20 @@ def test_different_reduction_axes_are_different_groups() -> None:
     before = graph_of(ReduceSum(X, (3,), True), ReduceSum(X, (2,), True), ReduceMax(Relu(X), (1, 2, 3), False))
     after = fuse(before)
     agree(before, after)
+
+
+def test_a_transpose_of_tokens_settles() -> None:
+    """Patch embeddings turned to tokens, then residual blocks: the transpose must not be handed round for ever."""
+    patches = Input("p", TensorType(f32, (BATCH, 6, 4)))
+    tokens = Input("t", TensorType(f32, (BATCH, 1, 6)))
+    x: Value = Concat((tokens, Transpose(patches, (0, 2, 1))), 1)
+    for seed in range(3):
+        x = Add(x, MatMul(Relu(x), constant(random(6, 6) + seed)))
+    trace = Trace(stop_at=2000)
+    before = Graph((patches, tokens), (("y", x),))
+    after = default_pipeline().run(before, trace=trace)
+    assert len(trace.firings) < 200
+    feed = {"p": random(2, 6, 4), "t": random(2, 1, 6)}
+    np.testing.assert_allclose(
+        evaluate_graph(after, feed)["y"], evaluate_graph(before, feed)["y"], rtol=1e-4, atol=1e-4
+    )

@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except SystemExit as stop:
         # Commands give their status back: this came from a pass's module or a library, and nothing was finished.
-        return _failed(CommandError(f"stopped before the end: something called sys.exit({stop.code!r})"), show_traceback)
+        early = CommandError(f"stopped before the end: something called sys.exit({stop.code!r})")
+        return _failed(early, show_traceback)
     except KeyboardInterrupt:
         print("ingot: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -49,7 +49,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     """Read, optimise, write."""
     output: Path = options.output
     require_writable(output, sources=(options.graph,))
-    from ingot.compiler.frontend.export import save_onnx
+    from ingot.compiler.frontend.export import hold_narrow, save_onnx
     from ingot.compiler.rewrite import Trace
 
     progress = console.progress()
@@ -61,13 +61,15 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             graph = read_graph(options.graph, options.shape)
             opset = options.opset or max(OPSET, _own_opset(options.graph))
             before = len(graph.nodes())
+            held = hold_narrow(graph)
             graph = pipeline.run(
-                graph,
+                held.graph,
                 trace=Trace(stop_at=console.environment.stop_at),
                 dump_dir=console.environment.dump,
                 validate=options.verify,
                 verbose=lambda report: progress(str(report)),
             )
+        graph = held.release(graph)
         progress(f"writing {output}")
         save_onnx(
             graph,

@@ -25,7 +25,9 @@ WEIGHTS = "weights"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("graph", type=Path, help="a dump (.ir, with its constants in weights/ beside it) or a model")
-    parser.add_argument("-o", "--output", type=output_type, metavar="OUT.ir", help="write the text here (default: print it)")
+    parser.add_argument(
+        "-o", "--output", type=output_type, metavar="OUT.ir", help="write the text here (default: print it)"
+    )
     parser.add_argument(
         "--pass",
         dest="passes",

@@ -99,7 +99,7 @@ class Assumptions:
                 continue
             low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
             least, most = dims.bounds(solution, self.ranges)
-            if low <= most <= 0:
+            if low <= most <= 0 and 0 not in (a, b):  # a literal 0 says what the model means
                 raise ModelError(
                     f"dims {show(a)} and {show(b)} must be equal here, which leaves {name} nothing but 0",
                     remedy="a shape must not grow where it is fed back; if 0 is meant, pin the dim to 0 with shapes",

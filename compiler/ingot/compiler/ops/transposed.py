@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import product as cartesian
 
@@ -113,28 +114,28 @@ class ConvTranspose(FloatComposite):
 
     def expand(self) -> Value:
         """With z = y + pad = stride * q + r, ``y[q, r] = sum over j of x[q - j] * w[r + stride * j]``: a convolution
-        whose output channels are (group, r, m), and a shuffle of those r between the q."""
+        whose output channels are (group, r, m), and a shuffle of those r between the q, channels last."""
         rank, s = len(self.strides), self.strides
+        if not self.channels_last:
+            x = Transpose(self.x, (0, *range(2, rank + 2), 1))
+            turned = dataclasses.replace(self, x=x, channels_last=True).expand()
+            return Transpose(turned, (0, rank + 1, *range(1, rank + 1)))
         first = [p // s[i] for i, p in enumerate(self.pads[:rank])]  # the first q that is kept
-        last = [
-            (self.output_padding[i] + self._reach(i) - 1 - self.pads[rank + i]) // s[i] for i in range(rank)
-        ]  # the last one, counted from the last x
+        # The last one, counted from the last x.
+        last = [(self.output_padding[i] + self._reach(i) - 1 - self.pads[rank + i]) // s[i] for i in range(rank)]
         taps = [self.kernel[i] if s[i] == 1 else -(-self._reach(i) // s[i]) for i in range(rank)]
         dilations = tuple(self.dilations[i] if s[i] == 1 else 1 for i in range(rank))
         begins = [dilations[i] * (taps[i] - 1) - first[i] for i in range(rank)]
-        x = self._cut(begins, last)
         pads = (*(max(0, p) for p in begins), *(max(0, p) for p in last))
         bias = None if self.bias is None else self._spread_bias(self.bias)
-        y: Value = Conv(x, self._phases(taps), bias, (1,) * rank, pads, dilations, self.group, self.channels_last)
+        x, w = self._cut(begins, last), self._phases(taps)
+        y: Value = Conv(x, w, bias, (1,) * rank, pads, dilations, self.group, True)
         if any(k > 1 for k in s):
             y = self._shuffled(y)
-        spatial = y.shape[1:-1] if self.channels_last else y.shape[2:]
-        wanted = self.type.shape[1:-1] if self.channels_last else self.type.shape[2:]
-        if tuple(spatial) == tuple(wanted):
+        if y.shape == self.type.shape:
             return y
         starts = [p - first[i] * s[i] for i, p in enumerate(self.pads[:rank])]
-        place = (0, *starts, 0) if self.channels_last else (0, 0, *starts)
-        return Slice(y, place, self.type.shape, (1,) * y.rank)
+        return Slice(y, (0, *starts, 0), self.type.shape, (1,) * y.rank)
 
     def _cut(self, begins: Sequence[int], ends: Sequence[int]) -> Value:
         """x without the positions that negative pads take away."""
@@ -142,13 +143,9 @@ class ConvTranspose(FloatComposite):
         sides = [max(0, -e) for e in ends]
         if not any(starts) and not any(sides):
             return self.x
-        first = 1 if self.channels_last else 2
-        sizes = list(self.x.type.shape)
-        place = [0] * self.x.rank
-        for i, (start, side) in enumerate(zip(starts, sides, strict=True)):
-            place[first + i] = start
-            sizes[first + i] = sizes[first + i] - (start + side)
-        return Slice(self.x, tuple(place), tuple(sizes), (1,) * self.x.rank)
+        shape = self.x.type.shape
+        spatial = (d - (start + side) for d, start, side in zip(shape[1:-1], starts, sides, strict=True))
+        return Slice(self.x, (0, *starts, 0), (shape[0], *spatial, shape[-1]), (1,) * self.x.rank)
 
     def _phases(self, taps: Sequence[int]) -> Value:
         """The filters [group * phases * M/group, C/group, *taps], taps in the order of a convolution."""
@@ -191,17 +188,9 @@ class ConvTranspose(FloatComposite):
 
     def _shuffled(self, y: Value) -> Value:
         """Channels (group, phases, m) as positions between the q."""
-        rank, s = len(self.strides), self.strides
-        channels = (self.group, *s, self.filters)
-        count = self.group * self.filters
-        if self.channels_last:
-            spatial = y.shape[1:-1]
-            split = Reshape(y, (y.shape[0], *spatial, *channels))
-            between = [a for i in range(rank) for a in (1 + i, 2 + rank + i)]
-            turned = Transpose(split, (0, *between, 1 + rank, split.rank - 1))
-            return Reshape(turned, (y.shape[0], *(d * k for d, k in zip(spatial, s, strict=True)), count))
-        spatial = y.shape[2:]
-        split = Reshape(y, (y.shape[0], *channels, *spatial))
-        between = [a for i in range(rank) for a in (3 + rank + i, 2 + i)]
-        turned = Transpose(split, (0, 1, 2 + rank, *between))
-        return Reshape(turned, (y.shape[0], count, *(d * k for d, k in zip(spatial, s, strict=True))))
+        rank, s, spatial = len(self.strides), self.strides, y.shape[1:-1]
+        split = Reshape(y, (y.shape[0], *spatial, self.group, *s, self.filters))
+        between = [a for i in range(rank) for a in (1 + i, 2 + rank + i)]
+        turned = Transpose(split, (0, *between, 1 + rank, split.rank - 1))
+        extents = (d * k for d, k in zip(spatial, s, strict=True))
+        return Reshape(turned, (y.shape[0], *extents, self.group * self.filters))

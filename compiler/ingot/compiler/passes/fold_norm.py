@@ -12,6 +12,7 @@ from ingot.compiler.ir.graph import Constant, Graph, Value, constant
 from ingot.compiler.ops.composite import BatchNorm
 from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.pointwise import Add, Mul
+from ingot.compiler.ops.transposed import ConvTranspose
 from ingot.compiler.rewrite import Patch
 
 
@@ -24,6 +25,29 @@ def fold_batch_norm(node: BatchNorm, graph: Graph) -> Patch | None:
             factor = scale.data.astype(np.float64) / np.sqrt(var.data.astype(np.float64) + node.epsilon)
             before = _bias(conv) - mean.data.astype(np.float64)
             return {node: _scaled(conv, factor, before * factor + bias.data.astype(np.float64))}
+        case _:
+            return None
+
+
+def fold_batch_norm_transposed(node: BatchNorm, graph: Graph) -> Patch | None:
+    """batch_norm(conv_transpose(x, w, b)) -> conv_transpose(x, w * s, (b - mean) * s + bias), of one group"""
+    match node:
+        case BatchNorm(
+            ConvTranspose(w=Constant() as w, bias=Constant() | None as bias, group=1, channels_last=False) as conv,
+            Constant() as scale,
+            Constant() as shift,
+            Constant() as mean,
+            Constant() as var,
+        ):
+            if graph.uses().get(conv) != 1:
+                return None
+            factor = scale.data.astype(np.float64) / np.sqrt(var.data.astype(np.float64) + node.epsilon)
+            before = 0.0 if bias is None else bias.data.astype(np.float64)
+            after = (before - mean.data.astype(np.float64)) * factor + shift.data.astype(np.float64)
+            weights = w.data.astype(np.float64) * factor.reshape(-1, *(1,) * (w.rank - 2))
+            dtype = conv.dtype.to_numpy()
+            renewed = dataclasses.replace(conv, w=constant(weights.astype(dtype)), bias=constant(after.astype(dtype)))
+            return {node: renewed}
         case _:
             return None
 
@@ -53,7 +77,7 @@ def fold_shift(node: Add, graph: Graph) -> Patch | None:
             return None
 
 
-FOLD_NORM = (fold_batch_norm, fold_scale, fold_shift)
+FOLD_NORM = (fold_batch_norm, fold_batch_norm_transposed, fold_scale, fold_shift)
 
 
 def _foldable(conv: Conv, graph: Graph) -> bool:

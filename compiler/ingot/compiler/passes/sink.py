@@ -120,9 +120,12 @@ def turned_back(x: Value, perm: tuple[int, ...], inverse: tuple[int, ...]) -> Va
 
 
 def is_channels_first(perm: Sequence[int]) -> bool:
-    """Whether a transpose makes [N, C, *spatial] of [N, *spatial, C]."""
+    """Whether a transpose makes [N, C, *spatial] of [N, *spatial, C].
+
+    Not with one spatial axis: that transpose is its own inverse, and values would be turned to and fro without end.
+    """
     rank = len(perm)
-    return rank >= 3 and tuple(perm) == (0, rank - 1, *range(1, rank - 1))
+    return rank >= 4 and tuple(perm) == (0, rank - 1, *range(1, rank - 1))
 
 
 def transpose_past_reduction(node: Reduction, graph: Graph) -> Patch | None:

@@ -22,8 +22,8 @@ class Softmax(nn.Module):
         super().__init__()
         self.kind = kind
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        length = x.shape[-1]
+    def forward(self, x: Tensor, *masks: Tensor) -> Tensor:
+        length, mask = x.shape[-1], masks[0] if masks else x
         if "additive" in self.kind:
             x = x + (1.0 - mask[:, None, None, :].to(x.dtype)) * torch.finfo(x.dtype).min
         if "fill" in self.kind:
@@ -276,7 +276,7 @@ LATEST = ("torchscript-17", *DYNAMO)
 SNIPPETS = (
     Snippet("softmax_additive", lambda: Softmax("additive"), (SCORES, MASK)),
     Snippet("softmax_fill", lambda: Softmax("fill"), (SCORES, MASK)),
-    Snippet("softmax_causal", lambda: Softmax("causal"), (SCORES, MASK), LATEST),
+    Snippet("softmax_causal", lambda: Softmax("causal"), (SCORES,), LATEST),
     Snippet("softmax_two_masks", lambda: Softmax("additive causal"), (SCORES, MASK), LATEST),
     Snippet("bert", Bert, (TOKENS, MASK)),
     Snippet("gpt2", lambda: Gpt2(False), (TOKENS,), NEWER),

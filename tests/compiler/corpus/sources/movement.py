@@ -82,6 +82,19 @@ class Upsample(nn.Module):
         return self.second(torch.cat([x, skip], 1))
 
 
+class Crossed(nn.Module):
+    """Channels cut in two and joined again, then padded by an operator of its own before a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = torch.cat([x[:, :4], x[:, 4:]], 1)
+        return self.second(F.pad(x, (1, 2, 0, 1)))
+
+
 class PixelShuffle(nn.Module):
     """Shi et al. 2016."""
 
@@ -169,6 +182,7 @@ SNIPPETS = (
     Snippet("upsample_nearest", lambda: Upsample("nearest"), (IMAGE, SKIP)),
     Snippet("upsample_bilinear", lambda: Upsample("bilinear"), (IMAGE, SKIP)),
     Snippet("upsample_corners", lambda: Upsample("corners"), (IMAGE, SKIP), FEW),
+    Snippet("padded", Crossed, (IMAGE,), FEW),
     Snippet("pixel_shuffle", PixelShuffle, (IMAGE,), FEW),
     Snippet("channel_shuffle", ChannelShuffle, (IMAGE,), FEW),
     Snippet("view", lambda: Shapes("view"), (IMAGE,), FEW),

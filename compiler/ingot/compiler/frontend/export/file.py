@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
@@ -16,6 +14,7 @@ from ingot.compiler.frontend.export.errors import ExportError
 from ingot.compiler.frontend.export.model import LARGEST, Written, write
 from ingot.compiler.frontend.export.scope import little_endian
 from ingot.compiler.ir.graph import Array, Graph
+from ingot.runtime.replacement import file_to_replace, replaced
 
 ExternalData: TypeAlias = Literal["auto", "always", "never"]
 
@@ -42,9 +41,10 @@ def save_onnx(
 
     `external_data`: "auto" writes the constants into the model unless they exceed 2 GB, "always" into the file
     ``<path>.data`` beside it, "never" refuses what does not fit. Constants are streamed from their arrays, so that
-    memory-mapped weights are never held in memory. Files appear when they are complete. Raises ExportError, OSError.
+    memory-mapped weights are never held in memory. Files appear when they are complete. Raises ExportError, OSError,
+    InputError for a path that is something else than a regular file (a device, a pipe).
     """
-    path = Path(path)
+    path = file_to_replace(path)  # external data lies beside what a link leads to
     written = write(graph, opset=opset, name=name, functions=functions)
     fits = written.bytes <= LARGEST
     if external_data == "never" and not fits:
@@ -63,15 +63,8 @@ def save_onnx(
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends well."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with partial.open("xb") as file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            partial.unlink()
-        raise
+    with replaced(path) as partial, partial.open("xb") as file:
+        yield file
 
 
 def write_array(data: Array, write: Callable[[memoryview], object]) -> None:

@@ -34,6 +34,9 @@ def _placed(scope: Scope, parameter: Value, axis: int) -> str:
         return scope.name(parameter.x)
     if parameter.rank == rank:
         return scope.name(parameter)
+    if isinstance(parameter, Constant):
+        flat = parameter.data.reshape(() if axis < 0 else -1)
+        return scope.constant(flat, parameter.origin[0] if parameter.origin else "parameter")
     return scope.add("Reshape", scope.name(parameter), scope.constant(np.full(rank, -1, np.int64), "shape"))
 
 

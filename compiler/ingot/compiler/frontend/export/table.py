@@ -47,7 +47,3 @@ class Table:
     def find(self, op: type[Node]) -> Row | None:
         """The row of a class, None when it has none."""
         return self._rows.get(op)
-
-    def ops(self) -> frozenset[type[Node]]:
-        """All classes that have a row."""
-        return frozenset(self._rows)

@@ -163,7 +163,8 @@ class _Checker:
             for other in touched[i + 1 :]:
                 if one.buffer == other.buffer or not (one.writes or other.writes):
                     continue
-                if not _coincide(one, other) and not _apart(one, other, self.program.ranges):
+                ranges = self.program.ranges
+                if not _coincide(one, other) and not _apart(one, other, ranges) and not _interleaved(one, other, ranges):
                     self.fail(
                         f"{what} races on {storage.name}: element {one.place} through {one.buffer} and "
                         f"element {other.place} through {other.buffer}"
@@ -267,3 +268,41 @@ def _apart(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -
             return False
         window = stride * extent
     return True
+
+
+def _interleaved(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -> bool:
+    """No element is touched through both accesses, because their places differ modulo a stride: parts of a concatenation
+    that are written side by side."""
+    variables = {axis.var: axis.extent for access in (one, other) for axis in (*access.grid, *access.loops)}
+    strides = {s for access in (one, other) for var in variables if (s := stride_of(access.offset, var)) is not None}
+    return any(_differ_modulo(stride, one.offset, other.offset, variables, outer) for stride in strides - {0, 1})
+
+
+def _differ_modulo(
+    period: Dim, one: Dim, other: Dim, variables: Mapping[str, Dim], outer: Mapping[str, tuple[int, int]]
+) -> bool:
+    first, second = _window(period, one, variables, outer), _window(period, other, variables, outer)
+    if first is None or second is None:
+        return False
+    return _positive(second[0] - first[1], outer) or _positive(first[0] - second[1], outer)
+
+
+def _window(
+    period: Dim, offset: Dim, variables: Mapping[str, Dim], outer: Mapping[str, tuple[int, int]]
+) -> tuple[Dim, Dim] | None:
+    """The least and largest value of `offset` modulo `period`, None where it may wrap around."""
+    low = high = offset
+    for var, extent in variables.items():
+        stride = stride_of(offset, var)
+        if stride is None:
+            return None
+        whole = dims.divide_exact(stride, period) is not None
+        if not whole and dims.bounds(stride, outer)[0] < 0:
+            return None
+        low = dims.substitute(low, {var: 0})
+        high = dims.substitute(high, {var: 0 if whole else extent - 1})
+    return (low, high) if dims.bounds(low, outer)[0] >= 0 and _positive(period - high, outer) else None
+
+
+def _positive(dim: Dim, outer: Mapping[str, tuple[int, int]]) -> bool:
+    return dims.bounds(dim, outer)[0] > 0

@@ -22,6 +22,7 @@ from ingot.compiler.passes.axes import carried, runs
 from ingot.compiler.passes.constants import is_splat, splat
 from ingot.compiler.passes.recognise.matching import once, typed
 from ingot.compiler.rewrite import Patch, Rule
+from ingot.runtime.dtypes import f64
 
 
 def recognise_softmax(node: Div | Mul, graph: Graph) -> Patch | None:
@@ -143,6 +144,8 @@ def recognise_attention(node: MatMul, graph: Graph) -> Patch | None:
 
 
 def _attention(node: MatMul, guard: Guard, scores: _Scores) -> Patch | None:
+    if node.dtype == f64:  # the kernel computes in f32
+        return None
     q_scale, q = scaled(scores.a)
     k_scale, k = scaled(scores.b)
     k, v, shapes = swap_last_axes(k), node.b, scores.shapes
