@@ -85,14 +85,14 @@ class Upsample(nn.Module):
 class Crossed(nn.Module):
     """Channels cut in two and joined again, then padded by an operator of its own before a convolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: str) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3)
+        self.mode, self.first, self.second = mode, nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         x = torch.cat([x[:, :4], x[:, 4:]], 1)
-        return self.second(F.pad(x, (1, 2, 0, 1)))
+        return self.second(F.pad(x, (1, 2, 0, 1), self.mode))
 
 
 class PixelShuffle(nn.Module):
@@ -182,7 +182,8 @@ SNIPPETS = (
     Snippet("upsample_nearest", lambda: Upsample("nearest"), (IMAGE, SKIP)),
     Snippet("upsample_bilinear", lambda: Upsample("bilinear"), (IMAGE, SKIP)),
     Snippet("upsample_corners", lambda: Upsample("corners"), (IMAGE, SKIP), FEW),
-    Snippet("padded", Crossed, (IMAGE,), FEW),
+    Snippet("padded", lambda: Crossed("constant"), (IMAGE,), FEW),
+    Snippet("padded_reflect", lambda: Crossed("reflect"), (IMAGE,), FEW),
     Snippet("pixel_shuffle", PixelShuffle, (IMAGE,), FEW),
     Snippet("channel_shuffle", ChannelShuffle, (IMAGE,), FEW),
     Snippet("view", lambda: Shapes("view"), (IMAGE,), FEW),
