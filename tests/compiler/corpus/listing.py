@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ingot.compiler.ir.dims import show
-from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Result, Value, fields_of, node_of, operands_of
+from ingot.compiler.ir.graph import OPS, Constant, Graph, Input, Node, Value, fields_of, operands_of
+from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Program
 from ingot.compiler.ops import movement
 from ingot.compiler.ops.fused import Fused
-from ingot.compiler.ops.pointwise import Add, Cast, Div, Mul, Sub
+from ingot.compiler.ops.pointwise import Add, Cast, Div, Mul, Pointwise, Sub
+from ingot.compiler.ops.reduction import Reduction
 
 VIEWS = (movement.Reshape, movement.Transpose, movement.Expand, movement.Slice, movement.Split)
 SIGNS: Mapping[type[Node], str] = {Add: "+", Sub: "-", Mul: "*", Div: "/"}
@@ -49,7 +51,9 @@ def listing(graph: Graph) -> str:
 def _group(node: Fused, names: Mapping[Value, str]) -> list[tuple[str, str]]:
     """The assignments of a group: values that are read once stand within the expression that reads them."""
     uses = node.body.uses()
-    texts = {x: names.get(o) or _operand(o, names.__getitem__) for x, o in zip(node.body.inputs, node.operands, strict=True)}
+    texts = {
+        x: names.get(o) or _operand(o, names.__getitem__) for x, o in zip(node.body.inputs, node.operands, strict=True)
+    }
     result = {v: i for i, v in enumerate(node.body.results)}
     found: list[tuple[str, str]] = []
     letters = iter("abcdefghijklmnopqrstuvwxyz")
@@ -102,7 +106,11 @@ def _attributes(node: Node) -> list[str]:
     found: list[str] = []
     for f in fields_of(node):
         item = getattr(node, f.name)
-        if isinstance(item, Value | Graph) or item is None or (isinstance(item, tuple) and any(isinstance(x, Value) for x in item)):
+        if (
+            isinstance(item, Value | Graph)
+            or item is None
+            or (isinstance(item, tuple) and any(isinstance(x, Value) for x in item))
+        ):
             continue
         if item is False or item in ((), "none") or f.name == "keepdims":
             continue
@@ -119,7 +127,14 @@ def _shown(item: Any) -> str:
 
 
 def launches(program: Program) -> str:
-    """How many kernels of what kind a program launches, as ``attention, mat_mul x3``."""
-    names = [launch.kernel.name.rstrip("0123456789").rstrip("_") for launch in program.launches()]
+    """How many kernels of what kind a program launches, as ``attention, contraction x3, copy``."""
+    names = [_kind(launch.kernel) for launch in program.launches()]
     counts = sorted((name, names.count(name)) for name in set(names))
     return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts) or "none"
+
+
+def _kind(kernel: Kernel) -> str:
+    if not isinstance(kernel.body, tuple):
+        return type(kernel.body).__name__.lower()
+    stem = kernel.name.rstrip("0123456789").rstrip("_")
+    return "fused" if stem in OPS and issubclass(OPS[stem], Pointwise | Reduction) else stem

@@ -116,7 +116,9 @@ def test_golden(family: str, snippet: str) -> None:
 
 def representatives() -> list[Export]:
     """One export of each snippet, the newest."""
-    return list({export.snippet: export for export in sorted(EXPORTS, key=lambda e: int(e.exporter.split("-")[1]))}.values())
+    return list(
+        {export.snippet: export for export in sorted(EXPORTS, key=lambda e: int(e.exporter.split("-")[1]))}.values()
+    )
 
 
 def side_by_side(exports: Sequence[Export], given: Mapping[str, Array]) -> Graph:

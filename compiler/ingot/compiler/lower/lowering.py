@@ -147,19 +147,23 @@ def _plan(context: Context, graph: Graph) -> None:
 def _place_reshaped(context: Context, node: movement.Reshape, uses: Mapping[Value, int]) -> None:
     """Let the producer of a reshaped value write it in its final order, looking through a transpose between."""
     x = node.x
-    turned = isinstance(x, movement.Transpose) and uses.get(x) == 1 and _is_placeable(context, x.x, uses)
-    if turned and node not in context.placements:
+    if not _is_placeable(context, x, uses):
+        return
+    if isinstance(x, movement.Transpose) and node not in context.placements:
         context.placements[node] = context.temp(node.type, origin=node.origin)
-    if node in context.placements and (turned or _is_placeable(context, x, uses)):
+    if node in context.placements:
         reshaped = context.placements[node].reshape(x.type.shape)
         if reshaped is not None:
             context.placements[x] = reshaped
 
 
 def _is_placeable(context: Context, value: Value, uses: Mapping[Value, int]) -> bool:
-    """Whether `value` may be written where its only reader wants it."""
-    free = value not in context.placements and value not in context.halos
-    return free and uses.get(value) == 1 and _is_kernel(value)
+    """Whether `value`, or what it is another view of, may be written where its only reader wants it."""
+    while value not in context.placements and value not in context.halos and uses.get(value) == 1:
+        if not isinstance(value, (movement.Transpose, movement.Reshape)):
+            return _is_kernel(value)
+        value = value.x
+    return False
 
 
 def _demand_halo(context: Context, node: Node) -> None:

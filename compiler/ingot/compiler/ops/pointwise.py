@@ -16,6 +16,7 @@ import numpy as np
 from ingot.compiler.ir.graph import Array, Node, Value, constant, op, operands_of
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import broadcast, fail, require_kind, same_dtype
+from ingot.compiler.ops.numeric import cast, erf, sigmoid
 from ingot.runtime.dtypes import DType, Kind, boolean
 
 FLOAT: frozenset[Kind] = frozenset(("float",))
@@ -142,11 +143,6 @@ class Log(Unary):
     function = staticmethod(np.log)
 
 
-def erf(x: Array) -> Array:
-    """The error function of f64 data, as precise as the C library's."""
-    return np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
-
-
 @op("erf")
 class Erf(Unary):
     """The error function ``2/sqrt(pi) * integral of exp(-t*t) from 0 to x``."""
@@ -161,12 +157,6 @@ class Tanh(Unary):
 
     scalar = "tanh"
     function = staticmethod(np.tanh)
-
-
-def sigmoid(x: Array) -> Array:
-    """``1 / (1 + exp(-x))`` without overflow."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 @op("sigmoid")
@@ -393,20 +383,6 @@ class Cast(Unary):
 
     def compute(self, *operands: Array) -> Array:
         return cast(operands[0], self.to)
-
-
-def cast(x: Array, to: DType) -> Array:
-    """`x` converted as ONNX Cast does."""
-    if to == boolean:
-        return x != np.zeros((), x.dtype)
-    with np.errstate(all="ignore"):
-        if x.dtype.name == "bfloat16":
-            x = x.astype(np.float32)
-        if x.dtype.kind == "f" and to.is_integer and to.bits < 64:
-            return x.astype(np.int64).astype(to.to_numpy())
-        if to.name == "bf16" and x.dtype.kind in "iu":
-            return x.astype(np.float32).astype(to.to_numpy())
-        return x.astype(to.to_numpy(), copy=False)
 
 
 @op("add")

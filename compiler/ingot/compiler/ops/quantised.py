@@ -12,7 +12,8 @@ import numpy as np
 from ingot.compiler.ir.graph import Array, Value, op
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import broadcast, fail, require_kind
-from ingot.compiler.ops.pointwise import FLOAT, Pointwise, cast
+from ingot.compiler.ops.numeric import cast
+from ingot.compiler.ops.pointwise import FLOAT, Pointwise
 from ingot.runtime.dtypes import DType, Kind, f32, f64
 
 INTEGER: frozenset[Kind] = frozenset(("signed", "unsigned"))

@@ -17,7 +17,8 @@ from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Array, Node, Value, fields_of, op
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import equal_dims, fail, require_kind, same_dtype
-from ingot.compiler.ops.pointwise import FLOAT, sigmoid
+from ingot.compiler.ops.numeric import sigmoid
+from ingot.compiler.ops.pointwise import FLOAT
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 

@@ -12,7 +12,8 @@ from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Array, Node, Value, op
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import fail, require_axis, require_kind
-from ingot.compiler.ops.pointwise import ANY, NUMBER, cast
+from ingot.compiler.ops.numeric import cast
+from ingot.compiler.ops.pointwise import ANY, NUMBER
 from ingot.runtime.dtypes import Kind, i64
 
 

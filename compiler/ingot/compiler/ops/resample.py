@@ -12,7 +12,8 @@ import numpy as np
 from ingot.compiler.ir.graph import Array, Node, Value, op
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import equal_dims, fail, require_axis, require_kind
-from ingot.compiler.ops.pointwise import FLOAT, cast
+from ingot.compiler.ops.numeric import cast
+from ingot.compiler.ops.pointwise import FLOAT
 from ingot.compiler.ops.quantised import working_type
 from ingot.runtime.dtypes import i64
 

@@ -154,7 +154,9 @@ class _Grouping:
         found: dict[tuple[Shape, frozenset[Value]], Group] = {}
         for group in dict.fromkeys(self.of.values()):
             inside = set(group.nodes)
-            read = {x for n in inside for x in operands_of(n) if node_of(x) not in inside and not isinstance(x, Constant)}
+            read = {
+                x for n in inside for x in operands_of(n) if node_of(x) not in inside and not isinstance(x, Constant)
+            }
             if group.anchor is None and group.axes is None and read:
                 first = found.setdefault((group.shape, frozenset(read)), group)
                 if first is not group:

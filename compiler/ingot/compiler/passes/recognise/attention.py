@@ -186,7 +186,9 @@ def _with_batch(x: Value, scores: Shape, wanted: Shape) -> Value:
 def _sum(masks: list[Value]) -> Value | None:
     """Masks added up, those of few elements first: they are often shared."""
     total: Value | None = None
-    for mask in sorted(masks, key=lambda m: (sum(d != 1 for d in m.shape), any(not isinstance(d, int) for d in m.shape))):
+    for mask in sorted(
+        masks, key=lambda m: (sum(d != 1 for d in m.shape), any(not isinstance(d, int) for d in m.shape))
+    ):
         total = mask if total is None else Add(total, mask)
     return total
 
@@ -241,7 +243,9 @@ def share_heads(node: Attention, graph: Graph) -> Patch | None:
     if node.k.shape[:-2] != (*lead, heads) or node.v.shape[:-2] != (*lead, heads):
         return None
     if groups == 1:
-        made = replace(node, k=Reshape(keys, (*lead, 1, *keys.shape[-2:])), v=Reshape(values, (*lead, 1, *values.shape[-2:])))
+        made = replace(
+            node, k=Reshape(keys, (*lead, 1, *keys.shape[-2:])), v=Reshape(values, (*lead, 1, *values.shape[-2:]))
+        )
         return typed(node, made)
     split = (*lead, groups, times)
     scores = (*lead, heads, q.shape[-2], node.k.shape[-2])
@@ -253,6 +257,32 @@ def share_heads(node: Attention, graph: Graph) -> Patch | None:
     keys, values = (Reshape(x, (*lead, groups, 1, *x.shape[-2:])) for x in (keys, values))
     grouped = Attention(Reshape(q, (*split, *q.shape[-2:])), keys, values, mask, node.scale, node.guard)
     return typed(node, Reshape(grouped, node.type.shape))
+
+
+def unfold_heads(node: Attention, graph: Graph) -> Patch | None:
+    """attention of q, k, v with batch and heads merged -> the same with them apart, reshaped: no view can merge what a
+    transpose has put side by side"""
+    operands = (node.q, node.k, node.v)
+    match operands:
+        case (Reshape(q), Reshape(k), Reshape(v)):
+            pass
+        case _:
+            return None
+    lead = q.shape[:-2]
+    if any(
+        x.rank < 3 or x.shape[-2:] != merged.shape[-2:] or x.shape[:-2] != lead
+        for x, merged in zip((q, k, v), operands, strict=True)
+    ):
+        return None
+    if len(lead) <= node.rank - 2 or any(x.shape[:-2] != node.shape[:-2] for x in operands):
+        return None
+    mask, scores = node.mask, (*node.shape[:-1], node.k.shape[-2])
+    if mask is not None:
+        shape = carried(mask.type.shape, scores, (*lead, *scores[-2:]))
+        if shape is None:
+            return None
+        mask = Reshape(mask, shape)
+    return typed(node, Reshape(Attention(q, k, v, mask, node.scale, node.guard), node.type.shape))
 
 
 def _repeated(value: Value) -> tuple[Value, Dim, Dim] | None:
@@ -275,4 +305,4 @@ def _repeated(value: Value) -> tuple[Value, Dim, Dim] | None:
     return x, (x.shape[run.old[0]] if len(run.old) == 2 else 1), wide.shape[axis]
 
 
-RULES: tuple[Rule, ...] = (recognise_softmax, recognise_attention, share_heads)
+RULES: tuple[Rule, ...] = (recognise_softmax, recognise_attention, share_heads, unfold_heads)

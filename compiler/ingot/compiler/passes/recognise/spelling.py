@@ -85,7 +85,7 @@ def mean_of_sum(node: Mul | Div, graph: Graph) -> Patch | None:
     match node:
         case Div(ReduceSum(x, axes, True) as total, n):
             number = splat(n)
-        case Mul(ReduceSum(x, axes, True) as total, n) if (inverse := splat(n)):
+        case Mul(ReduceSum(x, axes, True) as total, n) if inverse := splat(n):
             number = 1 / inverse
         case _:
             return None
