@@ -83,8 +83,7 @@ def _part(x: Value, axis: int, start: Dim, size: Dim, step: int = 1) -> Slice:
 def transpose_past_pointwise(node: Pointwise, graph: Graph) -> Patch | None:
     """f(transpose(a, p), transpose(b, p), c) -> transpose(f(a, b, c'), p) with c turned back
 
-    c may be constant or such that turning it moves only axes of extent 1; any value where p is channels first from
-    channels last.
+    c may be constant, or such that turning it moves only axes of extent 1.
     """
     operands = operands_of(node)
     turns = [x for x in operands if isinstance(x, Transpose)]
@@ -103,7 +102,7 @@ def transpose_past_pointwise(node: Pointwise, graph: Graph) -> Patch | None:
 
 
 def turned_back(x: Value, perm: tuple[int, ...], inverse: tuple[int, ...]) -> Value | None:
-    """`x`, which broadcasts to `len(perm)` axes, with its axes in the order before `perm`; None where that copies."""
+    """`x`, which broadcasts to `len(perm)` axes, with its axes in the order before `perm`; None where that is no reshape."""
     if isinstance(x, Transpose) and x.perm == perm:
         return x.x
     if x.rank == 0:
@@ -112,20 +111,9 @@ def turned_back(x: Value, perm: tuple[int, ...], inverse: tuple[int, ...]) -> Va
     if isinstance(x, Constant):
         return constant(np.transpose(x.data.reshape(tuple(d for d in full if isinstance(d, int))), inverse))
     shape = tuple(full[p] for p in inverse)
-    if kept_in_order(inverse, full):
-        return x if shape == x.shape else Reshape(x, shape)
-    if not is_channels_first(perm):
+    if not kept_in_order(inverse, full):
         return None
-    return Transpose(x if x.rank == len(perm) else Reshape(x, full), inverse)
-
-
-def is_channels_first(perm: Sequence[int]) -> bool:
-    """Whether a transpose makes [N, C, *spatial] of [N, *spatial, C].
-
-    Not with one spatial axis: that transpose is its own inverse, and values would be turned to and fro without end.
-    """
-    rank = len(perm)
-    return rank >= 4 and tuple(perm) == (0, rank - 1, *range(1, rank - 1))
+    return x if shape == x.shape else Reshape(x, shape)
 
 
 def transpose_past_reduction(node: Reduction, graph: Graph) -> Patch | None:
@@ -143,14 +131,11 @@ def transpose_past_reduction(node: Reduction, graph: Graph) -> Patch | None:
 
 
 def transpose_past_concat(node: Concat, graph: Graph) -> Patch | None:
-    """concat(transpose(a, p), transpose(b, p), axis) -> transpose(concat(a, b, p[axis]), p)
-
-    Parts that are no transposes are turned where p is channels first from channels last.
-    """
-    perm = shared_perm([part for part in node.parts if isinstance(part, Transpose)])
-    if perm is None or (not is_channels_first(perm) and not all(isinstance(p, Transpose) for p in node.parts)):
+    """concat(transpose(a, p), transpose(b, p), axis) -> transpose(concat(a, b, p[axis]), p)"""
+    perm = shared_perm(node.parts)
+    if perm is None:
         return None
-    parts = tuple(p.x if isinstance(p, Transpose) else Transpose(p, inverse_of(perm)) for p in node.parts)
+    parts = tuple(part.x for part in node.parts if isinstance(part, Transpose))
     return {node: Transpose(dataclasses.replace(node, parts=parts, axis=perm[node.axis]), perm)}
 
 
