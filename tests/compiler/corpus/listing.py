@@ -51,7 +51,7 @@ def listing(graph: Graph) -> str:
 def _group(node: Fused, names: Mapping[Value, str]) -> list[tuple[str, str]]:
     """The assignments of a group: values that are read once stand within the expression that reads them."""
     uses = node.body.uses()
-    texts = {
+    texts: dict[Value, str] = {
         x: names.get(o) or _operand(o, names.__getitem__) for x, o in zip(node.body.inputs, node.operands, strict=True)
     }
     result = {v: i for i, v in enumerate(node.body.results)}

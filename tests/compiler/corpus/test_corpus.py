@@ -128,9 +128,9 @@ def side_by_side(exports: Sequence[Export], given: Mapping[str, Array]) -> Graph
     for number, export in enumerate(exports):
         shapes = {name.partition(":")[2]: x.shape for name, x in given.items() if name.startswith(f"{number}:")}
         graph = load_onnx(export.path, shapes=shapes)
-        renamed = {x: Input(f"{number}:{x.label}", x.type) for x in graph.inputs}
+        renamed: dict[Value, Value] = {x: Input(f"{number}:{x.label}", x.type) for x in graph.inputs}
         moved = rebuild(graph, renamed)
-        inputs += renamed.values()
+        inputs += [x for x in renamed.values() if isinstance(x, Input)]
         outputs += [(f"{number}:{i}", value) for i, value in enumerate(moved.results)]
     return Graph(tuple(inputs), tuple(outputs), "corpus")
 

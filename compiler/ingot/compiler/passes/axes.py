@@ -11,7 +11,7 @@ from ingot.compiler.ir.types import Shape
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring axes of the one shape and of the other that hold the same elements. Axes of extent 1 are left out."""
+    """Neighbouring axes of the one shape and of the other that hold the same elements, but for axes of extent 1."""
 
     old: tuple[int, ...]
     new: tuple[int, ...]

@@ -113,6 +113,7 @@ class _Grouping:
         self.graph = graph
         self.of: dict[Node, Group] = {}
         self.order = {node: i for i, node in enumerate(graph.nodes())}
+        self.users = _users(graph)
 
     def run(self) -> None:
         """Assign every node that can be fused to a group."""
@@ -169,13 +170,18 @@ class _Grouping:
         producers = sorted({node_of(x) for x in operands_of(node)}, key=self.order.__getitem__, reverse=True)
         for producer in producers:
             group = self.of.get(producer)
-            if group is None or not group.admits(node):
+            if group is None or not group.admits(node) or (group.anchor and self._is_only_reduced(node)):
                 continue
             others = [p for p in producers if self.of.get(p) is not group]
             if self._reaches(others, group) or self._operands(group, node) > OPERAND_LIMIT:
                 continue
             return group
         return None
+
+    def _is_only_reduced(self, node: Node) -> bool:
+        """Whether nothing but reductions reads `node`: they can compute it, a contraction would have to store it."""
+        readers = self.users.get(node, set())
+        return bool(readers) and all(isinstance(reader, Reduction) for reader in readers)
 
     def _operands(self, group: Group, node: Node) -> int:
         inside = {*group.nodes, node}
@@ -210,14 +216,13 @@ class _Grouping:
     def rebuilt(self) -> Graph:
         """The graph with the groups as Fused nodes."""
         mapping: dict[Value, Value] = {}
-        uses = _users(self.graph)
         units = _units(self.graph, self.of)
         for unit in units:
             if len(unit) == 1:
                 renewed = with_operands(unit[0], mapping)
                 mapping.update(zip(unit[0].results(), renewed.results(), strict=True))
             else:
-                _build(unit, mapping, uses)
+                _build(unit, mapping, self.users)
         outputs = tuple((name, mapping[value]) for name, value in self.graph.outputs)
         return dataclasses.replace(self.graph, outputs=outputs)
 

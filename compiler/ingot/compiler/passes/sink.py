@@ -88,7 +88,7 @@ def transpose_past_pointwise(node: Pointwise, graph: Graph) -> Patch | None:
     operands = operands_of(node)
     turns = [x for x in operands if isinstance(x, Transpose)]
     perm = shared_perm(turns)
-    if perm is None or all(x.type.shape != node.type.shape for x in turns):
+    if perm is None or all(x.type.shape != node.type.shape or _is_outer(x.x) for x in turns):
         return None
     inverse = inverse_of(perm)
     mapping: dict[Value, Value] = {}
@@ -101,15 +101,20 @@ def transpose_past_pointwise(node: Pointwise, graph: Graph) -> Patch | None:
     return {node: new} if new.type == node.type else None
 
 
+def _is_outer(value: Value) -> bool:
+    """Whether no operand is as large as the result."""
+    return isinstance(value, Pointwise) and all(x.type.shape != value.type.shape for x in operands_of(value))
+
+
 def turned_back(x: Value, perm: tuple[int, ...], inverse: tuple[int, ...]) -> Value | None:
-    """`x`, which broadcasts to `len(perm)` axes, with its axes in the order before `perm`; None where that is no reshape."""
+    """`x`, which broadcasts to `len(perm)` axes, with its axes as they were before `perm`; None where it would copy."""
     if isinstance(x, Transpose) and x.perm == perm:
         return x.x
     if x.rank == 0:
         return x
     full = (1,) * (len(perm) - x.rank) + x.shape
     if isinstance(x, Constant):
-        return constant(np.transpose(x.data.reshape(tuple(d for d in full if isinstance(d, int))), inverse))
+        return constant(np.transpose(x.data.reshape((1,) * (len(perm) - x.rank) + x.data.shape), inverse))
     shape = tuple(full[p] for p in inverse)
     if not kept_in_order(inverse, full):
         return None
@@ -190,7 +195,7 @@ def transpose_past_product(node: MatMul, graph: Graph) -> Patch | None:
 def transpose_past_reshape(node: Reshape, graph: Graph) -> Patch | None:
     """reshape(transpose(x, p)) -> transpose(reshape(x), q) where axes that are merged are neighbours in x too
 
-    Where they are not: -> transpose(reshape(transpose(x, r)), q) with no more moved below than what brings them together.
+    Where they are not: -> transpose(reshape(transpose(x, r)), q), r moving only what brings them together.
     """
     match node.x:
         case Transpose(x, perm):
@@ -331,7 +336,7 @@ def reshape_past_product(node: MatMul, graph: Graph) -> Patch | None:
 
 
 def slice_before_reshape(node: Slice, graph: Graph) -> Patch | None:
-    """slice(reshape(x)) -> reshape(slice(x)) along an axis of x, or the first of the axes that an axis of x is split in"""
+    """slice(reshape(x)) -> reshape(slice(x)) along an axis of x, or along the first of those that one is split in"""
     if not isinstance(node.x, Reshape):
         return None
     x, shape = node.x.x, node.x.type.shape

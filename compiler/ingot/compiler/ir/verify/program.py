@@ -164,7 +164,8 @@ class _Checker:
                 if one.buffer == other.buffer or not (one.writes or other.writes):
                     continue
                 ranges = self.program.ranges
-                if not _coincide(one, other) and not _apart(one, other, ranges) and not _interleaved(one, other, ranges):
+                apart = _apart(one, other, ranges) or _interleaved(one, other, ranges)
+                if not apart and not _coincide(one, other):
                     self.fail(
                         f"{what} races on {storage.name}: element {one.place} through {one.buffer} and "
                         f"element {other.place} through {other.buffer}"
@@ -271,8 +272,8 @@ def _apart(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -
 
 
 def _interleaved(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -> bool:
-    """No element is touched through both accesses, because their places differ modulo a stride: parts of a concatenation
-    that are written side by side."""
+    """No element is touched through both accesses, because their places differ modulo a stride: parts of one
+    concatenation, written side by side."""
     variables = {axis.var: axis.extent for access in (one, other) for axis in (*access.grid, *access.loops)}
     strides = {s for access in (one, other) for var in variables if (s := stride_of(access.offset, var)) is not None}
     return any(_differ_modulo(stride, one.offset, other.offset, variables, outer) for stride in strides - {0, 1})

@@ -260,29 +260,35 @@ def share_heads(node: Attention, graph: Graph) -> Patch | None:
 
 
 def unfold_heads(node: Attention, graph: Graph) -> Patch | None:
-    """attention of q, k, v with batch and heads merged -> the same with them apart, reshaped: no view can merge what a
-    transpose has put side by side"""
-    operands = (node.q, node.k, node.v)
-    match operands:
-        case (Reshape(q), Reshape(k), Reshape(v)):
-            pass
-        case _:
-            return None
-    lead = q.shape[:-2]
-    if any(
-        x.rank < 3 or x.shape[-2:] != merged.shape[-2:] or x.shape[:-2] != lead
-        for x, merged in zip((q, k, v), operands, strict=True)
-    ):
+    """attention of q, k, v [B * H, T, D] -> attention of [B, H, T, D], reshaped: no view can merge what a transpose has
+    put side by side"""
+    q, k, v = _unmerged(node.q), _unmerged(node.k), _unmerged(node.v)
+    if q is None or k is None or v is None or len({x.shape[:-2] for x in (q, k, v)}) > 1:
         return None
-    if len(lead) <= node.rank - 2 or any(x.shape[:-2] != node.shape[:-2] for x in operands):
+    if any(x.type.shape[:-2] != node.shape[:-2] for x in (node.q, node.k, node.v)):
         return None
     mask, scores = node.mask, (*node.shape[:-1], node.k.shape[-2])
     if mask is not None:
-        shape = carried(mask.type.shape, scores, (*lead, *scores[-2:]))
+        shape = carried(mask.type.shape, scores, (*q.shape[:-2], *scores[-2:]))
         if shape is None:
             return None
         mask = Reshape(mask, shape)
     return typed(node, Reshape(Attention(q, k, v, mask, node.scale, node.guard), node.type.shape))
+
+
+def _unmerged(value: Value) -> Value | None:
+    """[..., T, D] before its leading axes were merged by a reshape, looking through a transpose after it."""
+    perm, merged = (value.perm, value.x) if isinstance(value, Transpose) else (tuple(range(value.rank)), value)
+    if not isinstance(merged, Reshape):
+        return None
+    x, found = merged.x, runs(merged.x.shape, merged.shape)
+    ones = [d for d in (*x.shape, *merged.shape) if d == 1]
+    if found is None or ones or any(len(r.new) > 1 for r in found) or x.rank == merged.rank:
+        return None
+    order = [a for p in perm for a in found[p].old]
+    if any(len(found[p].old) > 1 for p in perm[-2:]):
+        return None
+    return transposed(x, tuple(order))
 
 
 def _repeated(value: Value) -> tuple[Value, Dim, Dim] | None:

@@ -7,7 +7,8 @@ kernel that writes both halves in place.
 from __future__ import annotations
 
 from ingot.compiler.ir.dims import Dim
-from ingot.compiler.ir.graph import Graph, Value, operands_of, with_operands
+from ingot.compiler.ir.graph import Constant, Graph, Value, operands_of, with_operands
+from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Concat, Slice
 from ingot.compiler.ops.pointwise import Pointwise
 from ingot.compiler.passes.constants import users
@@ -18,7 +19,7 @@ DEPTH = 4  # pointwise operators between a part and the slice it is made of
 
 
 def compute_parts(node: Pointwise, graph: Graph) -> Patch | None:
-    """f(concat(a, b), y) -> concat(f(a, y's part), f(b, y's part)) where all parts are made of slices, or are one value"""
+    """f(concat(a, b), y) -> concat(f(a, y's part), f(b, y's part)) for parts made of slices, or two equal parts"""
     whole = next((x for x in operands_of(node) if isinstance(x, Concat) and x.type.shape == node.type.shape), None)
     if whole is None or len(whole.parts) != 2 or whole.parts[0].type.shape != whole.parts[1].type.shape:
         return None
@@ -57,7 +58,10 @@ def _part(x: Value, whole: Concat, start: Dim, size: Dim) -> Value:
 
 
 def slice_before_computing(node: Slice, graph: Graph) -> Patch | None:
-    """slice(f(a, b)) -> f(slice(a), slice(b)) where only slices along one axis read f"""
+    """slice(f(a, b)) -> f(slice(a), slice(b)) where only slices along one axis read f, and only pointwise ops those
+
+    Not what a contraction does on the way out.
+    """
     inner = node.x
     if not isinstance(inner, Pointwise):
         return None
@@ -65,7 +69,9 @@ def slice_before_computing(node: Slice, graph: Graph) -> Patch | None:
     readers = users(graph).get(inner, [])
     if axis is None or len(readers) < 2 or graph.uses().get(inner, 0) != len(readers):
         return None
-    if not all(isinstance(r, Slice) and _cut(r) == axis for r in readers):
+    if not all(isinstance(r, Slice) and _cut(r) == axis and _is_computed_with(r, graph) for r in readers):
+        return None
+    if any(isinstance(x, Constant | MatMul | Conv) for x in operands_of(inner)):
         return None
     mapping: dict[Value, Value] = {}
     for x in operands_of(inner):
@@ -79,6 +85,10 @@ def slice_before_computing(node: Slice, graph: Graph) -> Patch | None:
         mapping[x] = Slice(x, starts, sizes, tuple(node.steps[skip + a] if a == own else 1 for a in range(x.rank)))
     new = with_operands(inner, mapping)
     return {node: new} if new.type == node.type else None
+
+
+def _is_computed_with(value: Value, graph: Graph) -> bool:
+    return all(isinstance(reader, Pointwise) for reader in users(graph).get(value, ())) and value not in graph.results
 
 
 def _cut(node: Slice) -> int | None:
