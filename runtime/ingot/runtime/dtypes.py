@@ -12,7 +12,7 @@ Kind: TypeAlias = Literal["float", "signed", "unsigned", "bool"]
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """An element type. `bits` is the storage size; `numpy` the equivalent numpy dtype string, None where numpy has none."""
+    """An element type. `bits` is the storage size; `numpy` the equivalent numpy dtype, None where numpy has none."""
 
     name: str
     kind: Kind

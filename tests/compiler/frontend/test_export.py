@@ -92,7 +92,8 @@ def run(model: onnx.ModelProto | Path, feed: Mapping[str, Array], optimise: bool
             import ctypes
 
             bits = (ctypes.c_uint16 * int(np.prod(value.shape()))).from_address(value.data_ptr())
-            found[name] = np.frombuffer(memoryview(bits), np.uint16).copy().view(ml_dtypes.bfloat16).reshape(value.shape())
+            raw = np.frombuffer(memoryview(bits), np.uint16).copy()
+            found[name] = raw.view(ml_dtypes.bfloat16).reshape(value.shape())
         else:
             found[name] = value.numpy()
     return found
