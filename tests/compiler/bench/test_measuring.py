@@ -73,7 +73,7 @@ def test_peers_agree_with_the_reference(name: str) -> None:
 
 
 def test_missing_package_is_named() -> None:
-    with pytest.raises(MissingEngineError, match="pip install no_such_engine"):
+    with pytest.raises(MissingEngineError, match="no_such_engine is not installed: pip install"):
         engines.require("no_such_engine")
 
 

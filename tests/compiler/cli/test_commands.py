@@ -246,7 +246,7 @@ def test_opt_round_trip(ingot: Ingot) -> None:
     whole = ingot("opt", model_path(), "--pipeline", "default", "--verify").out
     halfway = ingot("opt", model_path(), "--pipeline", "simplify,recognise,fold_norm", "-o", "c.ir", "--json").record
     assert halfway["output"] == "c.ir"
-    rest = ["--pass", "layout", "--pass", "expand", "--pass", "cleanup", "--pass", "fuse"]
+    rest = [word for name in ("expand", "layout", "cleanup", "fuse") for word in ("--pass", name)]
     assert ingot("opt", "c.ir", *rest).out == whole
 
 

@@ -146,4 +146,5 @@ def test_missing_extras_are_named(
 ) -> None:
     done = bare(*(a.format(model=model) for a in arguments), cwd=tmp_path, env=numpy_alone)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("ingot: error: ") and done.stderr.count("\n") == 1 and line in done.stderr
+    last = done.stderr.splitlines()[-1]  # progress may stand before it on a slow machine
+    assert last.startswith("ingot: error: ") and line in last

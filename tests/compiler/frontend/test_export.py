@@ -122,7 +122,8 @@ def same(found: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: flo
 
 
 def test_every_operator_has_a_row_or_a_definition() -> None:
-    without = {op for op in OPS.values() if TABLE.find(op) is None and op.expand is Node.expand}
+    ours = [op for op in OPS.values() if op.__module__.startswith("ingot.")]
+    without = {op for op in ours if TABLE.find(op) is None and op.expand is Node.expand}
     assert without == {Input, Constant}
 
 
@@ -145,7 +146,8 @@ def test_example(example: Example) -> None:
         if example.name not in DIFFERS:
             raise
     else:
-        assert example.name not in DIFFERS, f"{example.name} agrees now: take it off the list"
+        # The order of NaN changes with the instruction set that onnxruntime finds.
+        assert "order" in DIFFERS.get(example.name, "order"), f"{example.name} agrees now: take it off the list"
 
 
 @pytest.mark.parametrize(("opset", "every"), [(13, 1), (17, 3), (19, 3), (23, 3), (24, 3)])

@@ -26,7 +26,7 @@ ANALYTIC = frozenset(
 ).union(("sinh", "cosh", "asinh", "acosh", "atanh", "atan2", "sqrt", "copysign"))
 BITWISE = frozenset(("bitand", "bitor", "bitxor", "bitnot", "shl", "shr"))
 LOGIC = frozenset(("and", "or", "xor", "not"))
-EVERYWHERE = [fn for fn in FUNCTIONS if fn not in ANALYTIC | BITWISE | LOGIC | {"cast", "select"}]
+EVERYWHERE = [fn for fn in FUNCTIONS if fn not in ANALYTIC | BITWISE | LOGIC | {"cast", "select", "gelu"}]
 
 
 def values(dtype: DType, seed: int) -> Array:
