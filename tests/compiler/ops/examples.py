@@ -434,9 +434,15 @@ def _composites() -> list[Example]:
     ]
     q, k, v = normal("q", 2, 3, 5, 8), normal("k", 2, 3, 7, 8), normal("v", 2, 3, 7, 4)
     mask = np.where(flags("m", 2, 1, 1, 7), np.float32(0), np.float32(-1e9))
+    nothing = np.where(flags("n", 5, 7), np.float32(0), np.float32(-np.inf))
+    nothing[1] = nothing[3, 2:] = -np.inf  # the first is a row without any key
+    nan = nothing.copy()
+    nan[2, 3] = np.nan
     made += [
         Example("attention", lambda a, b, d: c.Attention(a, b, d, None, 8**-0.5), (q, k, v)),
         Example("attention_mask", lambda a, b, d, e: c.Attention(a, b, d, e, 0.25), (q, k, v, mask)),
+        Example("attention_nothing", lambda a, b, d, e: c.Attention(a, b, d, e, 0.25, "masked"), (q, k, v, nothing)),
+        Example("attention_not_a_number", lambda a, b, d, e: c.Attention(a, b, d, e, 0.25, "nan"), (q, k, v, nan)),
         Example("attention_shared", lambda a, b, d: c.Attention(a, b, d, None, 1.0), (q, k[:, :1], v[:, :1])),
         Example("attention_matrix", lambda a, b, d: c.Attention(a, b, d, None, 0.5), (q[0, 0], k[0, 0], v[0, 0])),
         Example("attention_one_key", lambda a, b, d: c.Attention(a, b, d, None, 0.5), (q, k[:, :, :1], v[:, :, :1])),

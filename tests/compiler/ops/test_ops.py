@@ -201,8 +201,12 @@ def _numpy_attention(node: composite.Attention, q: Array, k: Array, v: Array, ma
     scores = np.einsum("...sd,...td->...st", q.astype(np.float64), k.astype(np.float64)) * node.scale
     if mask is not None:
         scores = scores + mask
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.einsum("...st,...te->...se", weights / weights.sum(-1, keepdims=True), v.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights = weights / weights.sum(-1, keepdims=True)
+    lost = np.isnan(weights) if node.guard == "nan" else np.isneginf(scores).all(-1, keepdims=True)
+    weights = weights if node.guard == "none" else np.where(lost, 0.0, weights)
+    return np.einsum("...st,...te->...se", weights, v.astype(np.float64))
 
 
 def _numpy_silu(node: composite.Silu, x: Array) -> Array:

@@ -10,6 +10,7 @@ from ingot.compiler.ops.movement import Concat, Pad, Reshape, Transpose
 from ingot.compiler.ops.pointwise import Pointwise
 from ingot.compiler.passes import sink
 from ingot.compiler.passes.constants import is_splat
+from ingot.compiler.passes.recognise.spelling import shrink_constant
 from ingot.compiler.rewrite import Patch, Rule
 
 
@@ -65,4 +66,4 @@ def fold_padding(node: Conv, graph: Graph) -> Patch | None:
     return {node: dataclasses.replace(node, x=x, pads=tuple(a + b for a, b in zip(node.pads, more, strict=True)))}
 
 
-LAYOUT: tuple[Rule, ...] = (fold_padding, to_channels_last, *sink.RULES, turn_the_others)
+LAYOUT: tuple[Rule, ...] = (fold_padding, to_channels_last, *sink.RULES, turn_the_others, shrink_constant)

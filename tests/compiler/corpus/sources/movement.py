@@ -44,6 +44,23 @@ class Rotary(nn.Module):
         return q.transpose(1, 2).reshape(batch, tokens, HEADS * SIZE)
 
 
+class Placed(nn.Module):
+    """Rotary embedding at given positions, the angles as a product of matrices (Llama in transformers)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rate", 100.0 ** (-torch.arange(0, SIZE, 2).float() / SIZE), persistent=False)
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        q = x.view(batch, tokens, HEADS, SIZE).transpose(1, 2)
+        rate = self.rate[None, :, None].expand(batch, -1, 1)
+        angle = (rate @ ids[:, None, :].float()).transpose(1, 2)
+        angle = torch.cat((angle, angle), dim=-1).unsqueeze(1)
+        q = q * angle.cos() + rotate_half(q) * angle.sin()
+        return q.transpose(1, 2).reshape(batch, tokens, HEADS * SIZE)
+
+
 class SqueezeExcite(nn.Module):
     """Hu et al. 2018: a convolution whose channels are weighed by what all pixels say."""
 
@@ -176,6 +193,7 @@ SNIPPETS = (
     Snippet("rotary_half", lambda: Rotary("half"), (TOKENS,), LATEST),
     Snippet("rotary_chunk", lambda: Rotary("chunk"), (TOKENS,), LATEST),
     Snippet("rotary_neighbours", lambda: Rotary("neighbours"), (TOKENS,), LATEST),
+    Snippet("rotary_positions", Placed, (TOKENS, Input("ids", ("batch", "tokens"), "int64")), LATEST),
     Snippet("squeeze_excite", lambda: SqueezeExcite("mean"), (IMAGE,)),
     Snippet("squeeze_excite_flatten", lambda: SqueezeExcite("flatten"), (IMAGE,)),
     Snippet("squeeze_excite_hard", lambda: SqueezeExcite("hard"), (IMAGE,), FEW),

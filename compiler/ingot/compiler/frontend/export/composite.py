@@ -83,6 +83,8 @@ def attention(scope: Scope, node: ops.Attention) -> Written:
     """The standard's operator takes [batch, heads, length, depth] with the same batch axes everywhere; ONNX Runtime's
     does not broadcast the last two axes of the mask."""
     q, k, v, mask = node.q, node.k, node.v, node.mask
+    if node.guard == "nan":
+        return None
     if not (q.rank == k.rank == v.rank == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]):
         return None
     if mask is not None and mask.shape[-2:] != (q.shape[-2], k.shape[-2]):
