@@ -1,59 +1,131 @@
-"""The models that benchmarks run, each with an input. The folder of real models is given by INGOT_MODELS (default:
-``../shared/models`` beside the checkout); models that are not there are left out, and that is said."""
+"""The models that benchmarks run, each with an input.
+
+Three groups: `demo` (the embedded one), `real` (trained models in the folder given by INGOT_MODELS, by default
+``../shared/models`` beside the checkout) and `zoo` (`benchmarks.zoo`, random weights). Models whose file is not there
+are left out, and `missing` says which.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import zoo
+
 Inputs = Mapping[str, NDArray[Any]]
+Group = Literal["demo", "real", "zoo"]
+GROUPS: tuple[Group, ...] = ("demo", "real", "zoo")
+OTHERS: Mapping[str, int] = {"batch": 4, "sequence": 37, "past": 21, "target": 5, "frames": 131, "steps": 7}
+SHORT = (
+    "digits",
+    "mnist_cnn",
+    "resnet20_cifar10",
+    "mobilenet_v2_224_fp32",
+    "minilm_l6_v2_fp16w (sequence 128)",
+    "minilm_l6_v2_fp16w (sequence 16)",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a way to make an input for it; `others` are inputs that give its symbolic dims other extents.
+    `shapes` are what it is compiled with (a model that Ingot takes only with some dims pinned). The outputs of a
+    `quantised` one lie on a grid."""
+
+    name: str
+    group: Group
+    path: Path
+    inputs: Callable[[], Inputs]
+    others: Mapping[str, Callable[[], Inputs]] = field(default_factory=dict[str, Callable[[], Inputs]])
+    shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict[str, Sequence[int | str]])
+    quantised: bool = False
 
 
 def models_folder() -> Path:
     """Where the real models are."""
     default = Path(__file__).resolve().parents[2] / "shared" / "models"
-    return Path(os.environ.get("INGOT_MODELS", default))
+    return Path(os.environ.get("INGOT_MODELS") or default)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model and a way to make an input for it; `batched` if its leading dim is symbolic."""
-
-    name: str
-    path: Path
-    inputs: Callable[[], Inputs]
-    batched: bool = False
+def cases(*groups: Group) -> tuple[Case, ...]:
+    """All models of the groups (default: all groups) whose file is there."""
+    return tuple(case for case in _every() if case.group in (groups or GROUPS) and case.path.is_file())
 
 
-def _random(name: str, *shape: int) -> Callable[[], Inputs]:
-    return lambda: {name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+def short() -> tuple[Case, ...]:
+    """The few models of README.md's tables."""
+    return tuple(case for case in cases("demo", "real") if case.name in SHORT)
 
 
-def _tokens(batch: int, length: int) -> Callable[[], Inputs]:
-    def make() -> Inputs:
-        ids = np.random.default_rng(0).integers(1000, 20000, (batch, length), dtype=np.int64)
-        return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-
-    return make
+def missing() -> tuple[str, ...]:
+    """The names of the models whose file is not there."""
+    return tuple(case.name for case in _every() if not case.path.is_file())
 
 
-def cases() -> tuple[Case, ...]:
-    """All models that are present: the embedded digits model and the real ones."""
+def _every() -> list[Case]:
     from ingot.compiler.demo import model_path
 
-    real = models_folder()
-    wanted = (
-        Case("digits", model_path(), _random("image", 1, 1, 8, 8), batched=True),
-        Case("mnist_cnn", real / "mnist_cnn/model.onnx", _random("Input3", 1, 1, 28, 28)),
-        Case("resnet20_cifar10", real / "resnet20_cifar10/model.onnx", _random("input", 1, 3, 32, 32), batched=True),
-        Case("mobilenet_v2", real / "mobilenet_v2_224_fp32/model.onnx", _random("input", 1, 3, 224, 224)),
-        Case("minilm_l6 (seq 128)", real / "minilm_l6_v2_fp16w/model.onnx", _tokens(1, 128), batched=True),
-        Case("minilm_l6 (seq 16)", real / "minilm_l6_v2_fp16w/model.onnx", _tokens(1, 16), batched=True),
-    )
-    return tuple(case for case in wanted if case.path.exists())
+    def digits(batch: int = 1) -> Inputs:
+        return {"image": np.random.default_rng(0).standard_normal((batch, 1, 8, 8)).astype(np.float32)}
+
+    demo = Case("digits", "demo", model_path(), digits, {"batch 4": partial(digits, 4)})
+    return [demo, *_real(), *_zoo()]
+
+
+def _real() -> list[Case]:
+    def case(name: str, batch: str = "", **options: Any) -> Case:
+        folder = models_folder() / name
+        more = {"batch 4": partial(_stored, folder, 4, batch)} if batch else {}
+        return Case(name, "real", folder / "model.onnx", partial(_stored, folder), more, **options)
+
+    def language(length: int) -> Case:
+        path = models_folder() / "minilm_l6_v2_fp16w/model.onnx"
+        more = {"batch 4": partial(_tokens, 4, length)}
+        return Case(f"minilm_l6_v2_fp16w (sequence {length})", "real", path, partial(_tokens, 1, length), more)
+
+    return [
+        case("mnist_cnn"),
+        case("resnet20_cifar10", "input"),
+        case("mobilenet_v2_224_fp32"),
+        case("mobilenet_v2_tf2_qdq", quantised=True),
+        *(language(length) for length in (8, 16, 128, 512)),
+        case("micro_kws_m_static_fp32"),
+        case("micro_kws_m_static_qdq", quantised=True),
+        case("silero_vad", shapes={"input": ("batch", 576)}),
+        case("magika_v3_3", "bytes"),
+        case("superres_espcn", "input"),
+        case("ultraface_rfb_320"),
+        case("yolox_nano"),
+    ]
+
+
+def _stored(folder: Path, batch: int = 1, batched: str = "") -> Inputs:
+    """The first of the inputs that lie beside a real model, `batch` times along the first axis of input `batched`."""
+    with np.load(min((folder / "inputs").glob("*.npz"))) as data:
+        found = {key.removeprefix("in:"): data[key] for key in data.files if key.startswith("in:")}
+    return {name: np.concatenate([x] * batch) if name == batched else x for name, x in found.items()}
+
+
+def _tokens(batch: int, length: int) -> Inputs:
+    ids = np.random.default_rng(0).integers(1000, 20000, (batch, length), dtype=np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def _zoo() -> list[Case]:
+    made: list[Case] = []
+    for model in zoo.MODELS.values():
+        path = zoo.place(model.name, "full", model.exported_by("full")[0])
+        more = {
+            f"{symbol} {extent}": partial(zoo.inputs, model.name, "full", **{symbol: extent})
+            for symbol, extent in OTHERS.items()
+            if symbol in model.dims
+        }
+        made.append(Case(f"zoo/{model.name}", "zoo", path, partial(zoo.inputs, model.name, "full"), more))
+    return made

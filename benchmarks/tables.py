@@ -1,6 +1,7 @@
-"""Remake the tables of README.md: ``python -m benchmarks.tables [latency footprint support tasks]``.
+"""Remake the tables of the documentation: ``python -m benchmarks.tables [latency footprint support tasks ...]``.
 
-Needs a quiet machine and takes some minutes. Each table stands between two comment lines that name it.
+Needs a quiet machine; the tables of all models take an hour. Each table stands between two comment lines that name it,
+in README.md (a few models) or docs/models.md (all).
 """
 
 from __future__ import annotations
@@ -8,16 +9,15 @@ from __future__ import annotations
 import argparse
 import platform
 import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import compare, footprint, support, tasks
-from benchmarks.models import cases
-from ingot.compiler import compile
+from benchmarks.models import Case, cases, missing, short
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README, MODELS = ROOT / "README.md", ROOT / "docs/models.md"
 
 
 def machine() -> str:
@@ -31,39 +31,43 @@ def machine() -> str:
     return f"{model}, Python {platform.python_version()}, {peers}, Ingot with `--target native`."
 
 
-def latency() -> str:
+def latency(chosen: Iterable[Case]) -> str:
     """Latency at one and two threads."""
-    rows = []
-    for case in cases():
-        with tempfile.TemporaryDirectory() as folder:
-            artifact = Path(folder) / "model.ingot"
-            compile(case.path, target="native").save(artifact)
-            for threads in (1, 2):
-                peers = ("onnxruntime", "openvino")
-                rows.append(compare.measure(case, artifact, threads, peers, rounds=15, bound=False))
+    peers = ("onnxruntime", "openvino")
+    rows = [row for case in chosen for row in compare.measured(case, "native", (1, 2), peers)]
     return f"{compare.table(rows)}\n\n{machine()}"
 
 
-def sizes() -> str:
+def sizes(chosen: Iterable[Case]) -> str:
     """Compile time, sizes, start-up and memory."""
-    rows = [footprint.measure(case, "native") for case in cases()]
+    rows = [footprint.measure(case, "native") for case in chosen]
     note = "Cells with three figures are Ingot / ONNX Runtime / OpenVINO, one thread, medians of fresh processes."
     return f"{footprint.table(rows)}\n\n{note}"
 
 
-TABLES: Mapping[str, Callable[[], str]] = {
-    "latency": latency,
-    "footprint": sizes,
-    "support": support.table,
-    "tasks": tasks.table,
+def agreement(chosen: Iterable[Case]) -> str:
+    """Every model beside ONNX Runtime; what was not there to compare is named."""
+    absent = missing()
+    return support.agreement_table(chosen) + (f"\n\nNot there: {', '.join(absent)}." if absent else "")
+
+
+TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
+    "latency": (README, lambda: latency(short())),
+    "footprint": (README, lambda: sizes(short())),
+    "support": (README, support.table),
+    "tasks": (README, tasks.table),
+    "models agreement": (MODELS, lambda: agreement(cases())),
+    "models latency": (MODELS, lambda: latency(cases())),
+    "models footprint": (MODELS, lambda: sizes(cases())),
 }
 
 
-def replaced(text: str, name: str, table: str) -> str:
-    """`text` with what stands between the markers of table `name` replaced."""
+def replaced(path: Path, name: str, table: str) -> str:
+    """The text of `path` with what stands between the markers of table `name` replaced."""
+    text = path.read_text()
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"README.md has no markers for the table {name!r}")
+        raise SystemExit(f"{path} has no markers for the table {name!r}")
     return pattern.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
 
 
@@ -72,9 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", help=f"which: {', '.join(TABLES)}; default all")
     for name in parser.parse_args(arguments).tables or TABLES:
-        table = TABLES[name]()
+        path, make = TABLES[name]
+        table = make()
         print(table, flush=True)
-        README.write_text(replaced(README.read_text(), name, table))
+        path.write_text(replaced(path, name, table))
 
 
 if __name__ == "__main__":

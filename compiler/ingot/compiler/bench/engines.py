@@ -48,13 +48,14 @@ def ingot(artifact: Path, threads: int) -> Engine:
     return Engine("ingot", __version__, session.run, bound, session.close)
 
 
-def onnxruntime(model: Path, threads: int) -> Engine:
-    """ONNX Runtime: all optimisations, `threads` intra-op threads, one inter-op thread."""
+def onnxruntime(model: Path, threads: int, *, optimise: bool = True) -> Engine:
+    """ONNX Runtime: all optimisations (or none), `threads` intra-op threads, one inter-op thread."""
     require("onnxruntime")
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3

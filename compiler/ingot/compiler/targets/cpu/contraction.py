@@ -332,7 +332,8 @@ class _Body:
         if isinstance(total, int) and total < PREFETCH_ROWS:
             return None
         rounds = depth // run * (run // microkernel.UNROLL)
-        tiles = -(-min(total, self.block_rows) // self.most) if isinstance(total, int) else 2
+        # Symbolic rows may come to a single tile, which then fetches the whole panel.
+        tiles = -(-min(total, self.block_rows) // self.most) if isinstance(total, int) else 1
         lines = -(-size // (rounds * tiles * microkernel.LINE))
         step = b.udiv(const(-(-size // rounds)), block.tiles)
         share = b.mul(step, const(rounds))
