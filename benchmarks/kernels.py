@@ -26,14 +26,14 @@ from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.tiles import choose_attention, choose_contraction, choose_depthwise
 from ingot.compiler.targets import elf
-from ingot.compiler.targets.cpu import features, flow, microkernel, objects
+from ingot.compiler.targets.cpu import features, flow, objects
 from ingot.compiler.targets.cpu.emit import emit_kernel
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.peak import multiply_add_rate
 from ingot.runtime.dtypes import f32
 from ingot.runtime.image import Image
 
 Array = NDArray[Any]
-_PEAK_ROUNDS = 100_000
 
 # rows, depth, columns
 MATMULS = [
@@ -82,32 +82,6 @@ class Problem:
     kernel: Kernel
     buffers: Mapping[str, Array]
     flops: int
-
-
-def peak(level: Level) -> float:
-    """Multiply-adds of registers only, in GFLOP/s."""
-    lanes, count = level.lanes(4), 12
-    module = objects.new_module("peak", level)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "peak")
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    vector = ir.VectorType(ir.FloatType(), lanes)
-    factor = b.load(function.args[0], typ=vector, align=4)
-
-    def body(_: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-        for _ in range(4):
-            sums = [microkernel.multiply_add(b, factor, factor, s, f32) for s in sums]
-        return sums
-
-    start = [ir.Constant(vector, [ir.Constant(ir.FloatType(), float(i))] * lanes) for i in range(count)]
-    sums = flow.loop(b, flow.const(0), flow.const(_PEAK_ROUNDS), 1, start, body)
-    for i, value in enumerate(sums):
-        b.store(value, b.gep(function.args[0], [flow.const(i * lanes)], source_etype=ir.FloatType()), align=4)
-    b.ret_void()
-    with Image.from_bytes(elf.link([objects.object_code(module, level)], soname="peak", exports=["peak"])) as image:
-        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(image.symbol("peak"))
-        scratch = np.zeros(count * lanes, np.float32)
-        best = min(seconds(lambda: call(scratch.ctypes.data), 1) for _ in range(20))
-    return _PEAK_ROUNDS * 4 * count * lanes * 2 / best / 1e9
 
 
 def matmul(m: int, k: int, n: int, level: Level) -> Problem:
@@ -346,7 +320,7 @@ def main() -> None:
     parser.add_argument("--onnxruntime", action="store_true", help="race matmuls against ONNX Runtime")
     options = parser.parse_args()
     level = features.level(options.level)
-    top = peak(level)
+    top = multiply_add_rate(level) / 1e9
     print(f"{level.name}: {top:.1f} GFLOP/s peak")
     for problem, extents in problems(set(options.only.split(",")), level):
         call, image = launch(problem, level)
@@ -357,7 +331,7 @@ def main() -> None:
             beside = f"  onnxruntime {problem.flops / times[1] / 1e9:6.1f}  x{times[1] / times[0]:.2f}" if peer else ""
             line = f"{problem.name:44s} {times[0] * 1e6:9.1f} us {rate:7.1f} GFLOP/s {100 * rate / top:5.1f} %"
             print(line + beside, flush=True)
-    print(f"{peak(level):.1f} GFLOP/s peak after")
+    print(f"{multiply_add_rate(level) / 1e9:.1f} GFLOP/s peak after")
 
 
 if __name__ == "__main__":

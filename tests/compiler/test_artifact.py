@@ -84,17 +84,18 @@ def test_the_file(artifact: Artifact, tmp_path: Path) -> None:
     assert path.stat().st_size == artifact.size
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == ["manifest.json", f"code/{LEVEL.name}.so", "weights.bin"]
+        assert archive.namelist() == ["manifest.json", f"code/{LEVEL.name}.so", "weights.bin", "profile.json"]
         assert archive.read(f"code/{LEVEL.name}.so") == artifact.code[LEVEL.name]
         manifest = parse_manifest(archive.read("manifest.json"))
         weights = archive.read("weights.bin")
+        members = {name: archive.read(name) for name in manifest.digests}
         info = archive.getinfo("weights.bin")
     assert manifest == artifact.manifest
     assert manifest.provenance == {"options": ["fuse"], "model": "chain.onnx"}
     assert manifest.symbols == {"n": (1, 500)} and manifest.target == "cpu"
     assert path.read_bytes().index(weights, info.header_offset) % 64 == 0
     for name, digest in manifest.digests.items():
-        data = weights if name == "weights.bin" else artifact.code[LEVEL.name]
+        data = members[name]
         parts = [data[at : at + DIGEST_CHUNK] for at in range(0, len(data), DIGEST_CHUNK)]
         assert digest.chunks == tuple(hashlib.sha256(part).hexdigest() for part in parts)
 

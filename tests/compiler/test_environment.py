@@ -19,6 +19,20 @@ def test_values() -> None:
     assert read_environment(given) == Environment(Path("some/folder"), 0, True)
 
 
+def test_the_folder_of_the_cache() -> None:
+    """XDG's base directories, which must be absolute; INGOT_CACHE before them."""
+    home = {"HOME": "/there"}
+    assert read_environment(home).cache == Path("/there/.cache/ingot/kernels")
+    assert read_environment({**home, "XDG_CACHE_HOME": "/else"}).cache == Path("/else/ingot/kernels")
+    assert read_environment({**home, "XDG_CACHE_HOME": "relative"}).cache == Path("/there/.cache/ingot/kernels")
+    assert read_environment({**home, "INGOT_CACHE": "mine"}).cache == Path("mine")
+    assert read_environment({**home, "INGOT_CACHE": "1"}) == read_environment(home)
+    assert read_environment({**home, "INGOT_CACHE": "0"}).cache is None
+    assert read_environment({"HOME": "relative"}).cache is None
+    sizes = [read_environment({"INGOT_CACHE_SIZE": text}).cache_size for text in ("", "1", "300K", "2G", "1T")]
+    assert sizes == [1 << 30, 1, 300 << 10, 2 << 30, 1 << 40]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("INGOT_STOP_AT", "-1"), ("INGOT_STOP_AT", "1.5"), ("INGOT_STOP_AT", "9" * 30), ("INGOT_TRACEBACK", "true")],

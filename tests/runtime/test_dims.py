@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingot.compiler.ir import dims as algebra
-from ingot.runtime.dims import INT64_MAX, MAX_DEPTH, OPERATORS, Dim, compile_dims, parse_dim, show, symbols_of
+from ingot.runtime.dims import (
+    INT64_MAX,
+    MAX_DEPTH,
+    OPERATORS,
+    Dim,
+    DimReader,
+    compile_dims,
+    parse_dim,
+    show,
+    symbols_of,
+)
 from ingot.runtime.errors import ArtifactError, InputError
 
 NAMES = ("batch", "seq", "k")
@@ -72,6 +83,34 @@ def test_equal_parts_are_computed_once() -> None:
 def test_malformed_dims_are_refused(value: object) -> None:
     with pytest.raises(ArtifactError):
         parse_dim(value, NAMES)
+
+
+@pytest.mark.parametrize("value", [0, -(2**63) + 1, "k", ["+", ["*", "k", 3], 1], ["max", "seq", ["%", "k", 2]]])
+def test_a_reader_reads_what_parsing_does(value: object) -> None:
+    read = DimReader(NAMES)
+    assert read(value) == parse_dim(value, NAMES)
+    assert read(json.loads(json.dumps(value))) is read(value) or isinstance(value, int | str)
+
+
+def test_a_reader_refuses_every_time() -> None:
+    read = DimReader(NAMES)
+    deep: Any = "k"
+    for _ in range(100_000):
+        deep = ["+", deep, 1]
+    for value in (None, True, 1.0, "other", ["-", 1, 2], ["+", 1, True], 2**63, ["+", 1, 2**63], deep):
+        for _ in range(2):
+            with pytest.raises(ArtifactError):
+                read(value)
+    assert read(["+", 1, 2]) == ("+", 1, 2)
+
+
+def test_dims_that_share_parts_are_compiled_once() -> None:
+    dim: Any = "k"
+    for _ in range(12):
+        dim = ("+", dim, dim)
+    compiled = compile_dims([dim, dim, ("*", dim, 2)])
+    assert len(compiled.steps) == 13
+    assert compiled.evaluate({"k": 3}) == [3 << 12, 3 << 12, 3 << 13]
 
 
 def test_depth_is_bounded() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ingot.compiler.artifact import Artifact as Artifact
     from ingot.compiler.driver import compile as compile
+    from ingot.compiler.driver import compile_library as compile_library
     from ingot.compiler.frontend import load_onnx as load_onnx
     from ingot.compiler.frontend.errors import ModelError as ModelError
     from ingot.compiler.frontend.errors import UnsupportedError as UnsupportedError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ingot.compiler.frontend.export import save_onnx as save_onnx
     from ingot.compiler.ir.graph import Graph as Graph
     from ingot.compiler.lower.context import LoweringError as LoweringError
+    from ingot.compiler.ops.custom import CustomOp as CustomOp
+    from ingot.compiler.ops.custom import CustomOpError as CustomOpError
+    from ingot.compiler.ops.custom import custom_op as custom_op
     from ingot.compiler.passes.default import default_pipeline as default_pipeline
     from ingot.compiler.pipeline import PassError as PassError
     from ingot.compiler.pipeline import Pipeline as Pipeline
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Artifact": "artifact",
+    "CustomOp": "ops.custom",
+    "CustomOpError": "ops.custom",
     "ExportError": "frontend.export",
     "Graph": "ir.graph",
     "LoweringError": "lower.context",
@@ -40,6 +46,8 @@ _HOME = {
     "Pipeline": "pipeline",
     "UnsupportedError": "frontend.errors",
     "compile": "driver",
+    "compile_library": "driver",
+    "custom_op": "ops.custom",
     "default_pipeline": "passes.default",
     "export_onnx": "frontend.export",
     "load_onnx": "frontend",

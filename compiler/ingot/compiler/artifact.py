@@ -8,23 +8,26 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.compiler.ir.costs import launch_cost
 from ingot.compiler.ir.dims import Dim, Serial, serialise, symbols
 from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.program import Kind, Program, Storage
 from ingot.compiler.ir.types import IrError
+from ingot.compiler.stored import StoredFile, check_digests
 from ingot.runtime import Session, __version__, container
 from ingot.runtime import manifest as stored
 from ingot.runtime.dims import Dim as StoredDim
 from ingot.runtime.dims import parse_dim
 from ingot.runtime.elf import EM_AARCH64, EM_X86_64, SEGMENT_ALIGNMENT
 from ingot.runtime.image import create_memory_file
+from ingot.runtime.profile import LaunchCost, encode_costs, parse_costs
 
 _MACHINES = {"x86-64": EM_X86_64, "aarch64": EM_AARCH64}
 _FIRST, _LAST = 0, 2**62  # range of a symbol for which the program gives none
@@ -43,22 +46,35 @@ class TargetDescription:
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """A compiled model. `code` holds a shared object per instruction set level, `weights` the distinct weight arrays
-    with their offsets in the weights member, `vectors` test data as an .npz file."""
+    with their offsets in the weights member, `vectors` test data as an .npz file, `costs` what is known of each launch
+    before it runs."""
 
     manifest: stored.Manifest
     code: Mapping[str, bytes]
     weights: tuple[tuple[int, NDArray[Any]], ...]
     vectors: bytes | None = None
+    costs: tuple[LaunchCost, ...] = ()
+    _file: StoredFile | None = field(default=None, init=False, repr=False)  # where the artifact was read from
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; a file already there is replaced at once, so that processes using it keep the old one.
 
         The same artifact gives the same bytes. Raises OSError when the file system refuses.
         """
-        container.write(path, self._members())
+        if self._file is not None:
+            self._file.copy(path)
+        else:
+            container.write(path, self._members())
+
+    def write_to(self, file: BinaryIO) -> None:
+        """Write the file's bytes into an empty, seekable file, which is not synchronised to the disk."""
+        container.write_to(file, self._members())
 
     def session(self, *, threads: int | None = None) -> Session:
-        """The model loaded from an anonymous memory file. Raises what `Session` raises."""
+        """The model loaded from an anonymous memory file, or from the file that the artifact was opened from. Raises
+        what `Session` raises."""
+        if self._file is not None:
+            return Session(self._file.link, threads=threads)
         descriptor = create_memory_file(re.sub(r"[^A-Za-z0-9_.-]", "-", self.manifest.name)[:80] + ".ingot")
         try:
             with open(descriptor, "wb", closefd=False) as file:
@@ -70,6 +86,8 @@ class Artifact:
     @cached_property
     def size(self) -> int:
         """Bytes of the file."""
+        if self._file is not None:
+            return self._file.size
         meter = _Meter()
         container.write_to(cast("BinaryIO", meter), self._members())
         return meter.size
@@ -80,10 +98,36 @@ class Artifact:
         for level, data in self.code.items():
             members.append(container.Member(stored.code_member(level), data, alignment))
         if stored.WEIGHTS_MEMBER in self.manifest.digests:
-            members.append(container.Member(stored.WEIGHTS_MEMBER, _stream(self.weights), stored.ALIGNMENT))
+            members.append(container.Member(stored.WEIGHTS_MEMBER, stream_weights(self.weights), stored.ALIGNMENT))
+        members.append(container.Member(stored.PROFILE_MEMBER, encode_costs(self.costs)))
         if self.vectors is not None:
             members.append(container.Member(stored.VECTORS_MEMBER, self.vectors))
         return members
+
+
+def open_artifact(path: str | os.PathLike[str], *, verify: bool = True) -> Artifact:
+    """The artifact in a file, all of which is compared with its digests unless `verify` is false. The weights are
+    mapped from the file, which must not be written meanwhile; it may be removed or replaced.
+
+    Raises ArtifactError for a file that is damaged or not an artifact, OSError when it cannot be opened.
+    """
+    with container.read(path) as file:
+        file.verify(stored.MANIFEST_MEMBER)
+        manifest = stored.parse_manifest(file.view(stored.MANIFEST_MEMBER).tobytes())
+        if verify:
+            check_digests(file, manifest)
+        has_costs = stored.PROFILE_MEMBER in file.members
+        weights = file.view(stored.WEIGHTS_MEMBER) if stored.WEIGHTS_MEMBER in manifest.digests else None
+        vectors = stored.VECTORS_MEMBER in manifest.digests
+        artifact = Artifact(
+            manifest,
+            {code.level: file.view(stored.code_member(code.level)).tobytes() for code in manifest.code},
+            () if weights is None else ((0, weights),),
+            file.view(stored.VECTORS_MEMBER).tobytes() if vectors else None,
+            parse_costs(file.view(stored.PROFILE_MEMBER).tobytes()) if has_costs else (),
+        )
+        object.__setattr__(artifact, "_file", StoredFile(os.dup(file.fileno())))
+    return artifact
 
 
 def build_artifact(
@@ -108,36 +152,61 @@ def build_artifact(
     program that is not consistent, ArtifactError where the runtime would refuse the result.
     """
     levels = sorted(code, key=lambda level: (-len(set(target.features[level])), level))
-    names = _symbols_of(program)
-    placed, weights = _place_weights(program)
-    manifest = stored.Manifest(
+    placed, weights = place_weights(program)
+    costs = tuple(map(launch_cost, program.launches()))
+    manifest = describe_program(
+        program, argument_table, placed, target=target, name=name, provenance=provenance, inputs=inputs, outputs=outputs
+    )
+    manifest = replace(
+        manifest,
+        code=tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels),
+        digests=_digests({level: code[level] for level in levels}, weights, vectors, costs),
+    )
+    manifest.encode()  # refuses what the runtime would refuse
+    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs)
+
+
+def describe_program(
+    program: Program,
+    argument_table: Sequence[Sequence[Serial]],
+    placed: Mapping[Storage, int],
+    *,
+    target: TargetDescription,
+    name: str,
+    provenance: Mapping[str, Any] | None = None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> stored.Manifest:
+    """The manifest of an artifact of `program` without its code and digests; arguments as for `build_artifact`,
+    `placed` gives the offsets of weights. Raises IrError for a program that is not consistent."""
+    names = program_symbols(program)
+    return stored.Manifest(
         name=name,
         producer=f"ingot {__version__}",
         architecture=target.architecture,
         target=target.asked,
-        code=tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels),
+        code=(),
         symbols={symbol: program.ranges.get(symbol, (_FIRST, _LAST)) for symbol in names},
         inputs=_signatures(program, "input", inputs, names),
         outputs=_signatures(program, "output", outputs, names),
         storages=_storages(program, placed, names),
         args=tuple(_argument(entry, names) for entry in argument_table),
         chunks=tuple(dict.fromkeys(_stored(launch.chunks, names) for launch in program.launches())),
-        faults=program.faults,
-        digests=_digests({level: code[level] for level in levels}, weights, vectors),
+        faults=(*program.faults, *(f"out of memory for {_title(s)}" for s in program.late_storages())),
         provenance=dict(provenance or {}),
+        bound=program.bound(),
+        late={program.storages.index(storage): fault for storage, fault in program.late_storages().items()},
     )
-    manifest.encode()  # refuses what the runtime would refuse
-    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors)
 
 
-def _symbols_of(program: Program) -> tuple[str, ...]:
+def program_symbols(program: Program) -> tuple[str, ...]:
     """The symbols that the program's inputs, outputs, buffers and launches speak of, sorted."""
     dims: list[Dim] = [storage.size for storage in program.storages]
     for storage in program.storages:
         dims += storage.type.shape if storage.type is not None else ()
     for launch in program.launches():
         dims += [launch.chunks, *launch.dims, *(argument.offset for argument in launch.buffers)]
-    return tuple(sorted({symbol for dim in dims for symbol in symbols(dim)}))
+    return tuple(sorted({*program.bound(), *(symbol for dim in dims for symbol in symbols(dim))}))
 
 
 def _stored(dim: Dim, names: Sequence[str]) -> StoredDim:
@@ -150,8 +219,14 @@ def _argument(entry: Sequence[Serial], names: Sequence[str]) -> stored.Argument:
             return stored.Value(parse_dim(dim, names))
         case ["p", int(storage), dim]:
             return stored.Pointer(storage, parse_dim(dim, names))
+        case ["late"]:
+            return stored.Block()
         case _:
-            raise IrError(f"an argument word is {entry!r}, neither ['d', dim] nor ['p', storage, dim]")
+            raise IrError(f"an argument word is {entry!r}, neither ['d', dim] nor ['p', storage, dim] nor ['late']")
+
+
+def _title(storage: Storage) -> str:
+    return storage.name if storage.kind == "output" else ", ".join(storage.origin) or storage.name
 
 
 def _signatures(
@@ -187,7 +262,7 @@ def _storages(program: Program, placed: Mapping[Storage, int], names: Sequence[s
 # Weights and digests
 
 
-def _place_weights(program: Program) -> tuple[dict[Storage, int], tuple[tuple[int, NDArray[Any]], ...]]:
+def place_weights(program: Program) -> tuple[dict[Storage, int], tuple[tuple[int, NDArray[Any]], ...]]:
     """The offset of each weight, and the distinct arrays to be written with theirs, in order."""
     offsets: dict[Storage, int] = {}
     arrays: list[tuple[int, NDArray[Any]]] = []
@@ -227,7 +302,7 @@ def _sha256(data: NDArray[Any]) -> bytes:
     return hashlib.sha256(_bytes_of(data)).digest()
 
 
-def _stream(weights: Iterable[tuple[int, NDArray[Any]]]) -> Iterator[memoryview]:
+def stream_weights(weights: Iterable[tuple[int, NDArray[Any]]]) -> Iterator[memoryview]:
     """The content of the weights member: the arrays with zeros between them, piece by piece."""
     position = 0
     for offset, data in weights:
@@ -237,13 +312,17 @@ def _stream(weights: Iterable[tuple[int, NDArray[Any]]]) -> Iterator[memoryview]
 
 
 def _digests(
-    code: Mapping[str, bytes], weights: Sequence[tuple[int, NDArray[Any]]], vectors: bytes | None
+    code: Mapping[str, bytes],
+    weights: Sequence[tuple[int, NDArray[Any]]],
+    vectors: bytes | None,
+    costs: Sequence[LaunchCost],
 ) -> dict[str, stored.Digest]:
     digests = {stored.code_member(level): _digest([memoryview(data)]) for level, data in code.items()}
     if weights:
-        digests[stored.WEIGHTS_MEMBER] = _digest(_stream(weights))
+        digests[stored.WEIGHTS_MEMBER] = _digest(stream_weights(weights))
     if vectors is not None:
         digests[stored.VECTORS_MEMBER] = _digest([memoryview(vectors)])
+    digests[stored.PROFILE_MEMBER] = _digest([memoryview(encode_costs(costs))])
     return digests
 
 

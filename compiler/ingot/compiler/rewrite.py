@@ -80,20 +80,25 @@ class Trace:
     """The record of all rule firings of one compile, handed down from the driver through passes to `rewrite`.
 
     With `stop_at` = n no rule fires after the n-th firing; the first n are those of the full run. That makes the
-    first harmful firing findable by bisection.
+    first harmful firing findable by bisection. `watch` is called after each firing with its patch: what was replaced
+    by what.
     """
 
     stop_at: int | None = None
     firings: list[Firing] = field(default_factory=list[Firing])
+    watch: Callable[[Firing, Patch], None] | None = None
 
     @property
     def remaining(self) -> int | None:
         """How many more firings are allowed; None when there is no limit."""
         return None if self.stop_at is None else max(self.stop_at - len(self.firings), 0)
 
-    def record(self, pass_name: str, rule: str, node: str) -> None:
+    def record(self, pass_name: str, rule: str, node: str, patch: Patch) -> None:
         """Number and keep one firing."""
-        self.firings.append(Firing(len(self.firings) + 1, pass_name, rule, node))
+        firing = Firing(len(self.firings) + 1, pass_name, rule, node)
+        self.firings.append(firing)
+        if self.watch is not None:
+            self.watch(firing, patch)
 
 
 def _unwrapped(rule: Rule) -> Any:
@@ -114,14 +119,12 @@ def rule_classes(rule: Rule) -> tuple[type[Node], ...]:
     inner = _unwrapped(rule)
     function = inner if inspect.isroutine(inner) else type(inner).__call__
     try:
-        hints = typing.get_type_hints(function)
+        annotation = _first_annotation(function)
     except NameError as error:
         raise TypeError(
             f"rule {rule_name(rule)}: {error}; import the class of its first parameter at run time, "
             "not under TYPE_CHECKING"
         ) from error
-    names = [p for p in inspect.signature(function).parameters if p != "self"]
-    annotation = hints.get(names[0]) if names else None
     choices = (
         typing.get_args(annotation)
         if typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -132,6 +135,13 @@ def rule_classes(rule: Rule) -> tuple[type[Node], ...]:
             f"rule {rule_name(rule)}: annotate its first parameter with the Node subclass (or union of them) to match"
         )
     return cast("tuple[type[Node], ...]", choices)
+
+
+@functools.lru_cache(maxsize=1024)  # evaluating annotations takes longer than most rules
+def _first_annotation(function: Callable[..., Any]) -> Any:
+    hints = typing.get_type_hints(function)
+    names = [p for p in inspect.signature(function).parameters if p != "self"]
+    return hints.get(names[0]) if names else None
 
 
 def rewrite(
@@ -307,7 +317,7 @@ class _Engine:
             matches = matches[:remaining]
             result = _patched(graph, matches)
         for match in matches:
-            self.trace.record(self.pass_name, match.rule, describe(match.node))
+            self.trace.record(self.pass_name, match.rule, describe(match.node), match.replaced)
         return result, matches
 
 
@@ -385,11 +395,17 @@ def rebuild(graph: Graph, mapping: Patch, origins: Mapping[Node, Origin] | None 
     origin of nodes. Replacements are themselves looked through for keys. Sub-graphs are closed and stay as they are,
     the inputs too. Unchanged nodes are shared with `graph`, which is returned itself when nothing changes. Raises
     CycleError when a value would depend on itself."""
-    results = substitute(graph.results, mapping, origins)
-    if all(a is b for a, b in zip(results, graph.results, strict=True)):
+    sizes = graph.sizes()
+    roots = (*graph.results, *sizes.values(), *graph.watched.values())
+    results = substitute(roots, mapping, origins)
+    if all(a is b for a, b in zip(results, roots, strict=True)):
         return graph
-    outputs = tuple((name, value) for (name, _), value in zip(graph.outputs, results, strict=True))
-    return dataclasses.replace(graph, outputs=outputs)
+    live = len(roots) - len(graph.watched)
+    watched = dict(zip(graph.watched, results[live:], strict=True))
+    results = results[:live]
+    outputs = tuple((name, value) for (name, _), value in zip(graph.outputs, results, strict=False))
+    bound = dict(zip(sizes, results[len(outputs) :], strict=True))
+    return dataclasses.replace(graph, outputs=outputs, bound=bound, watched=watched)
 
 
 def substitute(
@@ -473,4 +489,4 @@ def _fingerprint(graph: Graph, kept: list[Any]) -> int:
         else:
             identity = (type(node), *(key(getattr(node, f.name)) for f in fields_of(node)))
         numbers[node] = table.setdefault(identity, len(table))
-    return hash((tuple(table), tuple(key(value) for value in graph.results)))
+    return hash((tuple(table), tuple(key(value) for value in (*graph.results, *graph.sizes().values()))))

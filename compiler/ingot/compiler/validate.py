@@ -47,9 +47,11 @@ class Difference:
         return f"output {self.output!r} {self.detail}"
 
 
-def compare(before: Mapping[str, Array], after: Mapping[str, Array]) -> Difference | None:
+def compare(
+    before: Mapping[str, Array], after: Mapping[str, Array], tolerance: Mapping[str, float] = TOLERANCE
+) -> Difference | None:
     """The first output that differs, None when all agree: names, dtypes and shapes equal, integers and bools exactly,
-    floats within TOLERANCE, NaN and infinities at the same places."""
+    floats within `tolerance`, NaN and infinities at the same places."""
     if list(before) != list(after):
         return Difference(", ".join(before), math.inf, 0.0, f"became {', '.join(after)}")
     for name, a in before.items():
@@ -67,7 +69,7 @@ def compare(before: Mapping[str, Array], after: Mapping[str, Array]) -> Differen
             return Difference(name, math.inf, 0.0, "has NaN or infinity at other places")
         scale = float(np.abs(x[finite]).max(initial=0.0)) or 1.0
         amount = float(np.abs(x[finite] - y[finite]).max(initial=0.0)) / scale
-        bound = TOLERANCE[from_numpy(a.dtype).name]
+        bound = tolerance[from_numpy(a.dtype).name]
         if amount > bound:
             return Difference(
                 name, amount, bound, f"differs by {amount:.2g} of its largest magnitude, allowed is {bound:.2g}"

@@ -6,6 +6,7 @@ its own, and only those that it has enabled for programs; most differ in punctua
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -42,6 +43,7 @@ def host_architecture() -> str:
     return ARCHITECTURES[0] if host_machine() == EM_X86_64 else ARCHITECTURES[1]
 
 
+@functools.cache  # a processor keeps its features
 def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
     """The processor flags that the Linux kernel reports, without punctuation. UnsupportedCpuError if there are none."""
     try:

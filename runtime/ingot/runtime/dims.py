@@ -35,6 +35,28 @@ def parse_dim(value: object, symbols: Collection[str]) -> Dim:
     return _parse(value, symbols, MAX_DEPTH)
 
 
+class DimReader:
+    """`parse_dim` for a document that says the same dims many times over: equal ones are checked once and become one
+    object."""
+
+    def __init__(self, symbols: Collection[str]) -> None:
+        self._symbols = symbols
+        self._known: dict[str, Dim] = {}
+
+    def __call__(self, value: object) -> Dim:
+        """The dim; raises what `parse_dim` raises."""
+        if type(value) is int and -INT64_MAX <= value <= INT64_MAX:
+            return value
+        try:
+            text = repr(value)
+        except RecursionError:
+            raise ArtifactError(f"a dim is nested more than {MAX_DEPTH} levels deep") from None
+        known = self._known.get(text)
+        if known is None:
+            known = self._known[text] = parse_dim(value, self._symbols)
+        return known
+
+
 def _parse(value: object, symbols: Collection[str], depth: int) -> Dim:
     if type(value) is int:
         if not -INT64_MAX <= value <= INT64_MAX:
@@ -108,17 +130,19 @@ def compile_dims(dims: Iterable[Dim]) -> CompiledDims:
     wanted = list(dims)
     constants: dict[int, int] = {}
     names: dict[str, int] = {}
-    for dim in wanted:
+    for dim in dict.fromkeys(wanted):
         _collect_leaves(dim, constants, names)
     places: dict[Dim, int] = {**constants, **{name: len(constants) + index for name, index in names.items()}}
     first = len(places)
     steps: dict[tuple[str, int, int], int] = {}
 
     def place(dim: Dim) -> int:
-        if not isinstance(dim, tuple):
-            return places[dim]
-        step = (dim[0], place(dim[1]), place(dim[2]))
-        return steps.setdefault(step, first + len(steps))
+        known = places.get(dim)
+        if known is None:
+            assert isinstance(dim, tuple)
+            step = (dim[0], place(dim[1]), place(dim[2]))
+            known = places[dim] = steps.setdefault(step, first + len(steps))
+        return known
 
     results = tuple(place(dim) for dim in wanted)
     if len(steps) > MAX_STEPS:
@@ -141,6 +165,28 @@ def symbols_of(dim: Dim) -> frozenset[str]:
     names: dict[str, int] = {}
     _collect_leaves(dim, {}, names)
     return frozenset(names)
+
+
+def linear(dim: Dim) -> tuple[int, str, int] | None:
+    """(stride, symbol, rest) of a dim that is ``stride * symbol + rest`` with a positive stride, else None."""
+    found = _linear(dim)
+    return None if found is None or found[1] is None or found[0] < 1 else (found[0], found[1], found[2])
+
+
+def _linear(dim: Dim) -> tuple[int, str | None, int] | None:
+    if isinstance(dim, int):
+        return 0, None, dim
+    if isinstance(dim, str):
+        return 1, dim, 0
+    name, a, b = dim[0], _linear(dim[1]), _linear(dim[2])
+    if a is None or b is None:
+        return None
+    if name == "+" and (a[1] is None or b[1] is None or a[1] == b[1]):
+        return a[0] + b[0], a[1] or b[1], a[2] + b[2]
+    if name == "*" and (a[1] is None or b[1] is None):
+        (factor, scaled) = (a[2], b) if a[1] is None else (b[2], a)
+        return factor * scaled[0], scaled[1], factor * scaled[2]
+    return None
 
 
 def _shapes(values: Mapping[str, int]) -> str:

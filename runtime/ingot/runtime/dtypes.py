@@ -7,12 +7,16 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-Kind: TypeAlias = Literal["float", "signed", "unsigned", "bool"]
+Kind: TypeAlias = Literal["float", "signed", "unsigned", "bool", "opaque"]
 
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """An element type. `bits` is the storage size; `numpy` the equivalent numpy dtype, None where numpy has none."""
+    """An element type. `bits` is the storage size; `numpy` the equivalent numpy dtype, None where numpy has none.
+
+    Elements of an "opaque" type are moved and reinterpreted, never computed with: 8-bit and smaller floats, integers of
+    4 and 2 bits. Each takes a byte, as in ml_dtypes' arrays; the upper bits of small ones mean nothing.
+    """
 
     name: str
     kind: Kind
@@ -37,14 +41,14 @@ class DType:
         return self.kind in ("signed", "unsigned")
 
     def to_numpy(self) -> np.dtype[Any]:
-        """The numpy dtype; bf16 through ml_dtypes when it is installed, else TypeError."""
+        """The numpy dtype; what numpy lacks through ml_dtypes when it is installed, else TypeError."""
         if self.numpy is not None:
             return np.dtype(self.numpy)
         try:
             import ml_dtypes
         except ImportError as error:
             raise TypeError(f"numpy has no {self.name}: pip install ml_dtypes") from error
-        return np.dtype(getattr(ml_dtypes, {"bf16": "bfloat16"}[self.name]))
+        return np.dtype(getattr(ml_dtypes, _ML_DTYPES[self.name]))
 
     def __repr__(self) -> str:
         return self.name
@@ -64,9 +68,38 @@ u16 = DType("u16", "unsigned", 16, "uint16")
 u8 = DType("u8", "unsigned", 8, "uint8")
 boolean = DType("bool", "bool", 8, "bool")
 
+f8e4m3fn = DType("f8e4m3fn", "opaque", 8, None)
+f8e4m3fnuz = DType("f8e4m3fnuz", "opaque", 8, None)
+f8e5m2 = DType("f8e5m2", "opaque", 8, None)
+f8e5m2fnuz = DType("f8e5m2fnuz", "opaque", 8, None)
+f8e8m0 = DType("f8e8m0", "opaque", 8, None)
+f4e2m1 = DType("f4e2m1", "opaque", 8, None)
+i4 = DType("i4", "opaque", 8, None)
+u4 = DType("u4", "opaque", 8, None)
+i2 = DType("i2", "opaque", 8, None)
+u2 = DType("u2", "opaque", 8, None)
+
 ALL: tuple[DType, ...] = (f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, boolean)
-BY_NAME: dict[str, DType] = {d.name: d for d in ALL}
-_BY_NUMPY: dict[str, DType] = {**{d.numpy: d for d in ALL if d.numpy}, "bfloat16": bf16}
+"""The types that are computed with."""
+OPAQUE: tuple[DType, ...] = (f8e4m3fn, f8e4m3fnuz, f8e5m2, f8e5m2fnuz, f8e8m0, f4e2m1, i4, u4, i2, u2)
+BY_NAME: dict[str, DType] = {d.name: d for d in (*ALL, *OPAQUE)}
+_ML_DTYPES: dict[str, str] = {
+    "bf16": "bfloat16",
+    "f8e4m3fn": "float8_e4m3fn",
+    "f8e4m3fnuz": "float8_e4m3fnuz",
+    "f8e5m2": "float8_e5m2",
+    "f8e5m2fnuz": "float8_e5m2fnuz",
+    "f8e8m0": "float8_e8m0fnu",
+    "f4e2m1": "float4_e2m1fn",
+    "i4": "int4",
+    "u4": "uint4",
+    "i2": "int2",
+    "u2": "uint2",
+}
+_BY_NUMPY: dict[str, DType] = {
+    **{d.numpy: d for d in ALL if d.numpy},
+    **{numpy_name: BY_NAME[name] for name, numpy_name in _ML_DTYPES.items()},
+}
 
 
 def from_numpy(dtype: np.dtype[Any]) -> DType:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ingot.runtime.dims import compile_dims, show
+from ingot.runtime.dims import compile_dims, linear, show
 from ingot.runtime.dtypes import DType
 from ingot.runtime.errors import ArtifactError, InputError
 from ingot.runtime.manifest import Manifest, Signature
@@ -103,6 +103,20 @@ def solve(manifest: Manifest, shapes: Sequence[tuple[int, ...]]) -> dict[str, in
             if values.setdefault(dim, extent) != extent:
                 raise InputError(f"{_axis(signature, shape, axis)}, but {sources[dim]} has {dim} = {values[dim]}")
             sources.setdefault(dim, f"axis {axis} of input {signature.name!r}")
+    for signature, shape in zip(manifest.inputs, shapes, strict=True):
+        for axis, (dim, extent) in enumerate(zip(signature.shape, shape, strict=True)):
+            form = linear(dim)
+            if form is None or form[1] in values:
+                continue
+            stride, name, rest = form
+            low, high = manifest.symbols[name]
+            if (extent - rest) % stride or not low <= (extent - rest) // stride <= high:
+                need = f"a multiple of {stride}" + (f" and {rest} more" if rest else "")
+                raise InputError(
+                    f"{_axis(signature, shape, axis)}, but {show(dim)} is needed: {need}, "
+                    f"{low * stride + rest} to {high * stride + rest}"
+                )
+            values[name] = (extent - rest) // stride
     fixed = [
         (signature, shape, axis)
         for signature, shape in zip(manifest.inputs, shapes, strict=True)

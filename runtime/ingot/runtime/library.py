@@ -21,6 +21,8 @@ from ingot.runtime.manifest import (
     DIGEST_CHUNK,
     MANIFEST_MEMBER,
     MAX_MANIFEST_BYTES,
+    PROFILE_MEMBER,
+    PROFILE_SYMBOL,
     RUN_SYMBOL,
     STOP_SYMBOL,
     TEAM_INIT_SYMBOL,
@@ -32,6 +34,7 @@ from ingot.runtime.manifest import (
     code_member,
     parse_manifest,
 )
+from ingot.runtime.profile import MAX_PROFILE_BYTES, LaunchCost, parse_costs
 from ingot.runtime.threads import TeamFunctions
 
 Verify: TypeAlias = Literal["code", "full"]
@@ -58,6 +61,7 @@ class Library:
                 member = code_member(self.code.level)
                 _verify(file, member, self.manifest)
                 self._weights = _map_weights(file, self.manifest, verify)
+                self._costs = _read_costs(file)
             except UnsupportedCpuError as error:
                 raise UnsupportedCpuError(f"{file.path}: {error}") from None
             except ArtifactError as error:
@@ -70,6 +74,8 @@ class Library:
             self.run: int = symbol(RUN_SYMBOL)
             self.call: int | None = symbol(CALL_SYMBOL) if CALL_SYMBOL in self._image.symbols else None
             """Address of the entry for Python, which an artifact may lack."""
+            self.profile: int | None = symbol(PROFILE_SYMBOL) if PROFILE_SYMBOL in self._image.symbols else None
+            """Address of the entry with time stamps, which an artifact may lack."""
             self.team_functions: TeamFunctions = TeamFunctions(
                 symbol(TEAM_SIZE_SYMBOL), symbol(TEAM_INIT_SYMBOL), symbol(WORKER_SYMBOL), symbol(STOP_SYMBOL)
             )
@@ -82,10 +88,24 @@ class Library:
         """Address of the first weight; 0 without weights."""
         return self._weights.ctypes.data if self._weights.size else 0
 
+    def costs(self) -> tuple[LaunchCost, ...] | None:
+        """What the artifact says of its launches; None where it says nothing. Raises ArtifactError for nonsense."""
+        return None if self._costs is None else parse_costs(self._costs)
+
     def close(self) -> None:
         """Unmap code and weights. No thread may be running the code."""
         self._image.close()
         self._weights = np.empty(0, np.uint8)
+
+
+def _read_costs(file: container.Container) -> bytes | None:
+    """The bytes only: most sessions never look at them."""
+    if PROFILE_MEMBER not in file.members:
+        return None
+    if file.entry(PROFILE_MEMBER).size > MAX_PROFILE_BYTES:
+        raise ArtifactError(f"{PROFILE_MEMBER!r} has more than {MAX_PROFILE_BYTES} bytes")
+    file.verify(PROFILE_MEMBER)
+    return file.view(PROFILE_MEMBER).tobytes()
 
 
 def _read_manifest(file: container.Container) -> Manifest:
@@ -131,5 +151,7 @@ def _map_weights(file: container.Container, manifest: Manifest, verify: Verify) 
         raise ArtifactError(f"the weights are not {digest.size} bytes at a multiple of {ALIGNMENT}")
     if verify == "full":
         _verify(file, WEIGHTS_MEMBER, manifest)
+    # The system begins to read what is not in memory yet, so that the first run finds most of it there.
+    os.posix_fadvise(file.fileno(), entry.offset, entry.size, os.POSIX_FADV_WILLNEED)
     weights: NDArray[Any] = file.view(WEIGHTS_MEMBER)
     return weights

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, cast
 
 from ingot.runtime.cpu import ARCHITECTURES
-from ingot.runtime.dims import Dim, parse_dim
+from ingot.runtime.dims import Dim, DimReader, linear, symbols_of
 from ingot.runtime.dtypes import BY_NAME, DType
 from ingot.runtime.errors import ArtifactError
 
@@ -22,6 +22,7 @@ FORMAT_VERSION: Final = 1
 MANIFEST_MEMBER: Final = "manifest.json"
 WEIGHTS_MEMBER: Final = "weights.bin"
 VECTORS_MEMBER: Final = "test/vectors.npz"
+PROFILE_MEMBER: Final = "profile.json"  # may be absent; read by whoever asks, not on loading
 ALIGNMENT: Final = 64
 """Bytes that the addresses of weights and temps are multiples of. Inputs and outputs are aligned to one element."""
 
@@ -31,6 +32,7 @@ TEAM_INIT_SYMBOL: Final = "ingot_team_init"
 WORKER_SYMBOL: Final = "ingot_worker"
 STOP_SYMBOL: Final = "ingot_stop"
 CALL_SYMBOL: Final = "ingot_call"  # may be absent
+PROFILE_SYMBOL: Final = "ingot_profile"  # may be absent
 EXPORTS: Final = (RUN_SYMBOL, TEAM_SIZE_SYMBOL, TEAM_INIT_SYMBOL, WORKER_SYMBOL, STOP_SYMBOL)
 
 DIGEST_CHUNK: Final = 1 << 20
@@ -104,7 +106,12 @@ class Pointer:
     element: Dim
 
 
-Argument: TypeAlias = Value | Pointer
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The argument word that holds the address of the block of a lane's late storages (`ingot.runtime.late`)."""
+
+
+Argument: TypeAlias = Value | Pointer | Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,10 @@ class Manifest:
     each symbolic dim's range, both ends included. `args` describes the table of 64-bit words that the code is called
     with. `chunks` are the chunk counts of the parallel steps: where none exceeds 1, one thread does all. A run that
     leaves n > 0 in the status storage failed with the message `faults[n - 1]`.
+
+    `bound` are the symbols whose values come from data, in the order of the block, each with the number of the fault
+    that a value out of its range is; `late` are the storages whose size mentions such a symbol, with the number of the
+    fault that there is no memory. The code fills in the words of `args` that depend on either.
     """
 
     name: str
@@ -139,6 +150,8 @@ class Manifest:
     faults: tuple[str, ...] = ()
     digests: Mapping[str, Digest] = field(default_factory=dict[str, Digest])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    bound: Mapping[str, int] = field(default_factory=dict[str, int])
+    late: Mapping[int, int] = field(default_factory=dict[int, int])
 
     def encode(self) -> bytes:
         """The manifest as UTF-8 JSON; equal manifests give equal bytes. Raises ArtifactError, as reading would, for one
@@ -153,18 +166,31 @@ class Manifest:
             "inputs": [_encode_signature(each) for each in self.inputs],
             "outputs": [_encode_signature(each) for each in self.outputs],
             "storages": [_encode_storage(each) for each in self.storages],
-            "args": [["d", a.dim] if isinstance(a, Value) else ["p", a.storage, a.element] for a in self.args],
+            "args": [_encode_argument(a) for a in self.args],
             "chunks": self.chunks,
             "faults": self.faults,
             "digests": {name: {"size": d.size, "chunks": d.chunks} for name, d in self.digests.items()},
             "provenance": self.provenance,
         }
+        if self.bound:
+            document["bound"] = [[name, fault] for name, fault in self.bound.items()]
+            document["late"] = [[storage, fault] for storage, fault in self.late.items()]
         try:
             data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError) as error:
             raise ArtifactError(f"the manifest cannot be written as JSON: {error}") from error
         parse_manifest(data)
         return data
+
+
+def _encode_argument(argument: Argument) -> list[Any]:
+    match argument:
+        case Value(dim):
+            return ["d", dim]
+        case Pointer(storage, element):
+            return ["p", storage, element]
+        case Block():
+            return ["late"]
 
 
 def _encode_signature(signature: Signature) -> dict[str, Any]:
@@ -250,7 +276,7 @@ class _Record:
 def _text(value: object, where: str, longest: int = 1 << 16) -> str:
     if not isinstance(value, str) or len(value) > longest:
         raise ArtifactError(f"{where} is not a string of at most {longest} characters")
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise ArtifactError(f"{where} is not valid Unicode")
     return value
 
@@ -270,10 +296,11 @@ def _sequence(value: object, where: str) -> list[object]:
 def _parse_document(top: _Record) -> Manifest:
     target = _Record("target", top.take("target"))
     symbols = _parse_symbols(_Record("symbols", top.take("symbols")))
+    read = DimReader(symbols.keys())
     storages = tuple(
-        _parse_storage(_Record(f"storages[{i}]", s), symbols) for i, s in enumerate(top.sequence("storages"))
+        _parse_storage(_Record(f"storages[{i}]", s), read) for i, s in enumerate(top.sequence("storages"))
     )
-    known = symbols.keys()
+    bound, late = _parse_late(top, symbols, len(storages))
     manifest = Manifest(
         name=top.text("name"),
         producer=top.text("producer", longest=256),
@@ -281,14 +308,16 @@ def _parse_document(top: _Record) -> Manifest:
         target=target.text("asked", longest=4096),
         code=tuple(_parse_code(_Record(f"code[{i}]", c)) for i, c in enumerate(top.sequence("code"))),
         symbols=symbols,
-        inputs=_parse_signatures("inputs", "input", top, symbols, storages),
-        outputs=_parse_signatures("outputs", "output", top, symbols, storages),
+        inputs=_parse_signatures("inputs", "input", top, read, storages),
+        outputs=_parse_signatures("outputs", "output", top, read, storages),
         storages=storages,
-        args=_each("args", top.sequence("args"), lambda a: _parse_argument(a, symbols, len(storages))),
-        chunks=_each("chunks", top.sequence("chunks"), lambda c: parse_dim(c, known)),
+        args=_each("args", top.sequence("args"), lambda a: _parse_argument(a, read, len(storages))),
+        chunks=_each("chunks", top.sequence("chunks"), read),
         faults=_each("faults", top.sequence("faults"), lambda f: _text(f, "a message")),
         digests=_parse_digests(_Record("digests", top.take("digests"))),
         provenance=_provenance(top.take("provenance")),
+        bound=bound,
+        late=late,
     )
     target.end()
     top.end()
@@ -327,11 +356,11 @@ def _parse_code(record: _Record) -> Code:
     return Code(level, features)
 
 
-def _parse_storage(record: _Record, symbols: Mapping[str, tuple[int, int]]) -> Storage:
+def _parse_storage(record: _Record, read: DimReader) -> Storage:
     kind = cast("StorageKind", record.choice("kind", STORAGE_KINDS))
     dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
     try:
-        size = parse_dim(record.take("size"), symbols.keys())
+        size = read(record.take("size"))
     except ArtifactError as error:
         raise ArtifactError(f"{record.where}.size: {error}") from None
     if isinstance(size, int) and not 0 <= size <= MAX_SIZE:
@@ -359,7 +388,7 @@ def _parse_signatures(
     key: str,
     kind: StorageKind,
     top: _Record,
-    symbols: Mapping[str, tuple[int, int]],
+    read: DimReader,
     storages: Sequence[Storage],
 ) -> tuple[Signature, ...]:
     signatures: list[Signature] = []
@@ -367,7 +396,7 @@ def _parse_signatures(
         record = _Record(f"{key}[{index}]", value)
         name = record.text("name", longest=MAX_NAME)
         dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
-        shape = _each(f"{record.where}.shape", record.sequence("shape"), lambda d: parse_dim(d, symbols.keys()))
+        shape = _each(f"{record.where}.shape", record.sequence("shape"), read)
         storage = record.integer("storage", 0, len(storages) - 1)
         record.end()
         if len(shape) > MAX_RANK or any(isinstance(d, int) and d < 0 for d in shape):
@@ -382,13 +411,44 @@ def _parse_signatures(
     return tuple(signatures)
 
 
-def _parse_argument(value: object, symbols: Mapping[str, tuple[int, int]], storages: int) -> Argument:
+def _parse_argument(value: object, read: DimReader, storages: int) -> Argument:
     parts = _sequence(value, "the word")
     if len(parts) == 2 and parts[0] == "d":
-        return Value(parse_dim(parts[1], symbols.keys()))
+        return Value(read(parts[1]))
     if len(parts) == 3 and parts[0] == "p":
-        return Pointer(_integer(parts[1], "the storage", 0, storages - 1), parse_dim(parts[2], symbols.keys()))
-    raise ArtifactError('the word is neither ["d", dim] nor ["p", storage, dim]')
+        return Pointer(_integer(parts[1], "the storage", 0, storages - 1), read(parts[2]))
+    if parts == ["late"]:
+        return Block()
+    raise ArtifactError('the word is neither ["d", dim] nor ["p", storage, dim] nor ["late"]')
+
+
+def _parse_late(
+    top: _Record, symbols: Mapping[str, tuple[int, int]], storages: int
+) -> tuple[dict[str, int], dict[int, int]]:
+    """The entries `bound` and `late`; a manifest without bound symbols has neither."""
+    bound: dict[str, int] = {}
+    late: dict[int, int] = {}
+    if "bound" not in top.names():
+        return bound, late
+    for name, fault in _each("bound", top.sequence("bound"), _pair):
+        if not isinstance(name, str) or name not in symbols or name in bound:
+            raise ArtifactError(f"bound names {str(name)[:80]!r}, which is no symbol or is bound twice")
+        bound[name] = _integer(fault, "the fault of a bound symbol", 1, 2**31)
+    for index, fault in _each("late", top.sequence("late"), _pair):
+        storage = _integer(index, "a late storage", 0, storages - 1)
+        if storage in late:
+            raise ArtifactError(f"late names storage {storage} twice")
+        late[storage] = _integer(fault, "the fault of a late storage", 1, 2**31)
+    if not bound:
+        raise ArtifactError("bound is empty")
+    return bound, late
+
+
+def _pair(value: object) -> tuple[object, object]:
+    parts = _sequence(value, "the entry")
+    if len(parts) != 2:
+        raise ArtifactError("the entry is not a pair")
+    return parts[0], parts[1]
 
 
 def _parse_digests(record: _Record) -> dict[str, Digest]:
@@ -412,8 +472,9 @@ def _provenance(value: object) -> dict[str, Any]:
 
 def _check_whole(manifest: Manifest) -> None:
     """What no entry can be asked alone."""
-    solved = {d for each in manifest.inputs for d in each.shape if isinstance(d, str)}
-    if unsolved := manifest.symbols.keys() - solved:
+    solved = {form[1] for each in manifest.inputs for d in each.shape if (form := linear(d)) is not None}
+    _check_late(manifest)
+    if unsolved := manifest.symbols.keys() - solved - manifest.bound.keys():
         raise ArtifactError(f"no input has an axis that gives the symbol {', '.join(sorted(unsolved))[:200]}")
     if sum(s.kind == "status" for s in manifest.storages) > 1:
         raise ArtifactError("there are two status storages")
@@ -431,3 +492,22 @@ def _check_whole(manifest: Manifest) -> None:
         end = storage.offset + storage.size * storage.dtype.bytes
         if end > manifest.digests[WEIGHTS_MEMBER].size:
             raise ArtifactError(f"a weight ends {end} bytes into the weights member, beyond its end")
+
+
+def _check_late(manifest: Manifest) -> None:
+    """Bound symbols are told by no input; late storages are those whose sizes mention them; faults can be reported."""
+    bound = manifest.bound.keys()
+    late = {i for i, s in enumerate(manifest.storages) if symbols_of(s.size) & bound}
+    if late != set(manifest.late):
+        raise ArtifactError("the late storages are not those whose sizes mention bound symbols")
+    if any(manifest.storages[i].kind not in ("temp", "output") for i in late):
+        raise ArtifactError("a late storage is neither a temp nor an output")
+    if any(symbols_of(dim) & bound for each in manifest.inputs for dim in each.shape):
+        raise ArtifactError("the shape of an input mentions a bound symbol")
+    blocks = sum(isinstance(word, Block) for word in manifest.args)
+    if blocks != (1 if bound else 0):
+        raise ArtifactError(f"args has {blocks} words for the block of late storages")
+    if bound and not any(s.kind == "status" for s in manifest.storages):
+        raise ArtifactError("there are bound symbols but no status storage")
+    if max((*manifest.bound.values(), *manifest.late.values()), default=0) > len(manifest.faults):
+        raise ArtifactError("a bound symbol or late storage has a fault without a message")

@@ -7,18 +7,19 @@ bound to the working memory of one lane; a lane is what one run needs for itself
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.runtime.dims import compile_dims
+from ingot.runtime.dims import CompiledDims, Dim, compile_dims, symbols_of
 from ingot.runtime.errors import InputError
 from ingot.runtime.fastcall import Call, decline
 from ingot.runtime.inputs import TensorInfo, solve
-from ingot.runtime.manifest import MAX_SIZE, Manifest, Pointer, Storage, Value
+from ingot.runtime.late import LateMemory
+from ingot.runtime.manifest import MAX_SIZE, Block, Manifest, Pointer, Storage, Value
 from ingot.runtime.memory import ALIGNMENT, Arena, Placer, check_limit
 
 STAGED_BYTES: Final = 64 << 10
@@ -28,6 +29,7 @@ _ARENA: Final = 0
 _FIXED: Final = 1
 _STATUS: Final = 2
 _CALLER: Final = 3
+_LATE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,22 @@ class Port:
     patches: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LatePort:
+    """An output whose shape is known after a run: what late storage number `storage` holds, None where it is empty
+    whatever the sizes are."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: CompiledDims
+    storage: int | None
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
     """The argument table for concrete shapes. `template` needs the arena's address added at `arena_words` and that of
-    the status at `status_words`."""
+    the status at `status_words`, and that of the block that `block` makes at `block_words`. `names` are the outputs in
+    order, those of `late` among them, `values` the symbols that the inputs tell."""
 
     shapes: tuple[tuple[int, ...], ...]
     inputs: tuple[Port, ...]
@@ -56,6 +70,11 @@ class Plan:
     arena_size: int
     is_parallel: bool
     has_status: bool
+    names: tuple[str, ...]
+    late: tuple[LatePort, ...]
+    block: Callable[[], LateMemory] | None
+    block_words: tuple[int, ...]
+    values: Mapping[str, int]
 
 
 class Planner:
@@ -74,9 +93,20 @@ class Planner:
         self._outputs = outputs
         self._limit = memory_limit
         args, storages = manifest.args, manifest.storages
-        wanted = [a.dim if isinstance(a, Value) else a.element for a in args]
+        bound = manifest.bound.keys()
+        wanted: list[Dim] = [0 if isinstance(a, Block) else a.dim if isinstance(a, Value) else a.element for a in args]
         wanted += [storage.size for storage in storages]
         wanted += [*manifest.chunks, *(dim for signature in manifest.outputs for dim in signature.shape)]
+        # What depends on bound symbols is 0 here: the code fills it in.
+        wanted = [0 if bound and symbols_of(dim) & bound else dim for dim in wanted]
+        late = {storage: number for number, storage in enumerate(manifest.late)}
+        self._late_chunks = any(symbols_of(dim) & bound for dim in manifest.chunks) if bound else False
+        self._late = {
+            index: LatePort(info.name, info.dtype, compile_dims(signature.shape), late.get(signature.storage))
+            for index, (signature, info) in enumerate(zip(manifest.outputs, outputs, strict=True))
+            if bound and any(symbols_of(dim) & bound for dim in signature.shape)
+        }
+        self._blocks = tuple(word for word, a in enumerate(args) if isinstance(a, Block))
         self._dims = compile_dims(wanted)
         pointers = [(word, a.storage) for word, a in enumerate(args) if isinstance(a, Pointer)]
         self._pointers = np.array([word for word, _ in pointers], np.intp)
@@ -92,7 +122,8 @@ class Planner:
         Raises InputError for shapes that the model does not take or that need more memory than the limit.
         """
         manifest = self._manifest
-        values = self._dims.evaluate(solve(manifest, shapes))
+        known = solve(manifest, shapes)
+        values = self._dims.evaluate(known)
         counts = (len(manifest.args), len(manifest.storages), len(manifest.chunks))
         words, rest = np.array(values[: counts[0]], np.int64), values[counts[0] :]
         sizes, rest = rest[: counts[1]], rest[counts[1] :]
@@ -103,7 +134,10 @@ class Planner:
 
         bases = self._bases.copy()
         regions = np.array(
-            [_region(storage, size, staged_bytes) for storage, size in zip(manifest.storages, sizes, strict=True)]
+            [
+                _LATE if index in manifest.late else _region(storage, size, staged_bytes)
+                for index, (storage, size) in enumerate(zip(manifest.storages, sizes, strict=True))
+            ]
         )
         arena_size = 0
         for index, storage in enumerate(manifest.storages):
@@ -134,20 +168,30 @@ class Planner:
                 strict=True,
             )
         ]
-        for port, signature in zip(ports, (*manifest.inputs, *manifest.outputs), strict=True):
-            _check_port(port, sizes[signature.storage])
+        for index, (port, signature) in enumerate(zip(ports, (*manifest.inputs, *manifest.outputs), strict=True)):
+            if index - len(shapes) not in self._late:
+                _check_port(port, sizes[signature.storage])
+        outputs = ports[len(shapes) :]
         words.setflags(write=False)
         return Plan(
             shapes=shapes,
             inputs=tuple(ports[: len(shapes)]),
-            outputs=tuple(ports[len(shapes) :]),
+            outputs=tuple(port for i, port in enumerate(outputs) if i not in self._late),
             template=words,
             arena_words=self._pointers[pointed == _ARENA],
             status_words=self._pointers[pointed == _STATUS],
             arena_size=arena_size,
-            is_parallel=max(chunks, default=0) > 1,
+            is_parallel=max(chunks, default=0) > 1 or self._late_chunks,
             has_status=any(storage.kind == "status" for storage in manifest.storages),
+            names=tuple(port.name for port in outputs),
+            late=tuple(self._late.values()),
+            block=self._make_block if manifest.bound else None,
+            block_words=self._blocks,
+            values=known,
         )
+
+    def _make_block(self) -> LateMemory:
+        return LateMemory(len(self._manifest.late), tuple(self._manifest.bound), self._limit)
 
     def _patches(self, words: NDArray[np.int64], storage: int) -> tuple[tuple[int, int], ...]:
         return tuple((int(word), int(words[word])) for word in self._pointers[self._targets == storage])
@@ -194,19 +238,22 @@ class Frame:
     """
 
     __slots__ = (
-        "_table", "_words", "arena", "call", "copies", "is_staged", "names", "plan", "pointer", "reads", "status",
-        "takes", "writes",
+        "_table", "_words", "arena", "call", "copies", "is_staged", "late", "names", "plan", "pointer", "reads",
+        "status", "takes", "writes",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, arena: Arena) -> None:
+    def __init__(self, plan: Plan, arena: Arena, late: LateMemory | None = None) -> None:
         self.plan = plan
         self.arena = arena
+        self.late = late
         count = plan.template.size
         self._table = np.zeros(count + 1, np.int64)  # the last word is the status
         address = self._table.ctypes.data
         self._table[:count] = plan.template
         self._table[plan.arena_words] += arena.address
         self._table[plan.status_words] += address + 8 * count
+        if late is not None:
+            self._table[list(plan.block_words)] = late.address
         self._words = (ctypes.c_int64 * count).from_buffer(self._table.data)
         self.status = ctypes.c_int64.from_buffer(self._table.data, 8 * count)
         self.pointer = ctypes.c_void_p(address)
@@ -217,12 +264,20 @@ class Frame:
         )
         self.reads = tuple(port for port in plan.inputs if port.offset is None)
         self.writes = tuple(port for port in plan.outputs if port.offset is None)
-        self.names = tuple(port.name for port in plan.outputs)
+        self.names = plan.names
         self.call: Call | None = None
-        self.is_staged = not (self.reads or self.writes)
+        self.is_staged = not (self.reads or self.writes or plan.late)
 
     def _view(self, port: Port) -> NDArray[Any] | None:
         return None if port.offset is None else self.arena.view(port.offset, port.dtype, port.shape)
+
+    def give(self, port: LatePort) -> NDArray[Any]:
+        """A new array of an output whose shape follows from the run that has just ended."""
+        assert self.late is not None
+        shape = tuple(port.shape.evaluate({**self.plan.values, **self.late.values()}))
+        if port.storage is None:
+            return np.empty(shape, port.dtype)
+        return self.late.copy(port.storage, port.dtype, shape)
 
     def point(self, port: Port, array: NDArray[Any]) -> None:
         """Let the port's table words point into `array`, which the caller keeps alive during the call."""
@@ -235,10 +290,11 @@ class Lane:
     """The memory of one run at a time: an arena that all shapes share, and frames over it. `call` is that of the
     current frame, or declines."""
 
-    __slots__ = ("arena", "call", "current", "frames")
+    __slots__ = ("arena", "call", "current", "frames", "late")
 
     def __init__(self) -> None:
         self.arena: Arena | None = None
+        self.late: LateMemory | None = None
         self.frames: dict[Plan, Frame] = {}
         self.current: Frame | None = None
         self.call: Call = decline
@@ -255,7 +311,9 @@ class Lane:
                 self.arena = Arena(plan.arena_size)
             while len(self.frames) >= keep:
                 del self.frames[next(iter(self.frames))]
-            frame = self.frames[plan] = Frame(plan, self.arena)
+            if self.late is None and plan.block is not None:
+                self.late = plan.block()
+            frame = self.frames[plan] = Frame(plan, self.arena, self.late)
         self.current = frame
         self.call = frame.call or decline
         return frame

@@ -16,10 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from ingot.runtime.environment import read_environment
 from ingot.runtime.errors import InputError, RuntimeFault
 from ingot.runtime.fastcall import decline, make_call
-from ingot.runtime.inputs import TensorInfo, collect, describe
+from ingot.runtime.inputs import TensorInfo, collect, describe, solve
 from ingot.runtime.library import Library, Verify
 from ingot.runtime.limits import available_cpus, available_memory
 from ingot.runtime.plan import Frame, Lane, Plan, Planner, Port
+from ingot.runtime.profile import WARM_UP, Profile, Recorder, check_runs
 from ingot.runtime.threads import Threads, forget_after_fork
 
 MAX_PLANS: Final = 64
@@ -88,7 +89,8 @@ class Session:
         self._faults = manifest.faults
         self._has_status = any(storage.kind == "status" for storage in manifest.storages)
         self._poison = environment.poison
-        self._call: int | None = library.call if environment.fastcall and not environment.poison else None
+        is_direct = environment.fastcall and not environment.poison and not manifest.bound
+        self._call: int | None = library.call if is_direct else None
         self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
         self._idle: list[Lane] = []
         self._lanes = 0
@@ -156,8 +158,38 @@ class Session:
             lane.call = frame.call
         return results
 
+    def profile(self, inputs: Mapping[str, ArrayLike], *, runs: int = 20) -> Profile:
+        """Where the time of a run goes, kernel launch by kernel launch: `runs` runs with time stamps, after others to
+        warm up. A stamp costs some 20 ns; results and other runs are not affected.
+
+        Raises InputError for an artifact without time stamps (compile it again) and what `run` raises.
+        """
+        costs, address = self._library.costs(), self._library.profile
+        if costs is None or address is None:
+            raise InputError("the artifact cannot be profiled: it holds no time stamps; compile the model again")
+        check_runs(runs)
+        recorder = Recorder(address, costs)
+        lane = self._open_lane()
+        try:
+            for _ in range(WARM_UP):
+                self._run(lane, inputs, None, recorder.native)
+            for _ in range(runs):
+                self._run(lane, inputs, None, recorder.native)
+                recorder.keep()
+            while not recorder.is_calibrated:
+                self._run(lane, inputs, None, recorder.native)
+            values = solve(self._library.manifest, tuple(array.shape for array in collect(inputs, self.inputs)))
+        finally:
+            del lane
+            self._drop_lane()
+        return recorder.profile(self.metadata["name"], self._threads.count, values)
+
     def _run(
-        self, lane: Lane, inputs: Mapping[str, ArrayLike], outputs: Iterable[str] | None
+        self,
+        lane: Lane,
+        inputs: Mapping[str, ArrayLike],
+        outputs: Iterable[str] | None,
+        native: _Native | None = None,
     ) -> dict[str, NDArray[Any]]:
         if isinstance(outputs, str | bytes):
             raise InputError(f"outputs is {outputs!r}; a list of names is needed, such as [{outputs!r}]")
@@ -175,11 +207,13 @@ class Session:
                 in_place.append(array)
             else:
                 buffer[...] = array
-        results = self._execute(frame, in_place)
+        results = self._execute(frame, in_place, native)
         return results if wanted is None else {name: results[name] for name in wanted}
 
-    def _execute(self, frame: Frame, in_place: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run with the staged inputs in their places, and these arrays for the others."""
+    def _execute(
+        self, frame: Frame, in_place: list[NDArray[Any]], native: _Native | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Run with the staged inputs in their places, and these arrays for the others. `native` is ingot_run."""
         try:
             for index, port in enumerate(frame.reads):
                 array = in_place[index]
@@ -192,17 +226,22 @@ class Session:
                 frame.point(port, array)
         except (MemoryError, ValueError) as error:  # numpy raises ValueError for sizes beyond the address space
             raise RuntimeFault(f"there is no memory for an input or output of this size: {error}") from error
-        _call(self._native, frame, self._threads, self._fail)
+        _call(native or self._native, frame, self._threads, self._fail)
         for name, copy in frame.copies:
             results[name] = copy()
+        for port in frame.plan.late:
+            results[port.name] = frame.give(port)
         return results
 
-    def bind(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any] | None]
+    ) -> Callable[[], None]:
         """A function without arguments that runs the model from these arrays into those, with the least overhead.
 
         Every input and output is given, C-contiguous, aligned, in native byte order; outputs are writable and overlap
-        nothing. The arrays are kept and must not be resized. Each call reads what the inputs hold then. The function
-        must not be called by two threads at once; it works until it is dropped, also after `close`, and raises
+        nothing. None stands for an output whose shape is known only after a run: it is not given back. The arrays are
+        kept and must not be resized. Each call reads what the inputs hold then. The function must not be called by two
+        threads at once; it works until it is dropped, also after `close`, and raises
         RuntimeFault as `run` does. Raises InputError for arrays that do not fit.
         """
         if not isinstance(outputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -212,7 +251,16 @@ class Session:
             raise InputError(f"bind needs an array for every output; there is none for {', '.join(missing)}")
         sources = collect(inputs, self.inputs)
         plan = self._planner.plan(tuple(array.shape for array in sources), staged_bytes=-1)
-        results = [outputs[port.name] for port in plan.outputs]
+        for port in plan.late:
+            if outputs[port.name] is not None:
+                raise InputError(
+                    f"output {port.name!r} cannot be bound: its shape is known only after a run; give None for it"
+                )
+        results: list[NDArray[Any]] = []
+        for port in plan.outputs:
+            if (array := outputs[port.name]) is None:
+                raise InputError(f"output {port.name!r} cannot be bound: there is no array for it")
+            results.append(array)
         for port, array in zip(plan.inputs, sources, strict=True):
             if array is not inputs[port.name]:
                 raise InputError(f"input {port.name!r} cannot be bound: it is no numpy array in native byte order")
@@ -326,11 +374,24 @@ class Session:
             if self._lanes == 0:
                 self._library.close()
 
+    def _detail(self, frame: Frame, number: int) -> str:
+        """What the block of late storages says about a fault."""
+        if frame.late is None:
+            return ""
+        manifest = self._library.manifest
+        for name, fault in manifest.bound.items():
+            if fault == number:
+                return f": it is {frame.late.values()[name]}"
+        for index, fault in enumerate(manifest.late.values()):
+            if fault == number:
+                return f": {frame.late.wanted(index)} bytes"
+        return ""
+
     def _fail(self, frame: Frame, status: int) -> NoReturn:
         number = frame.status.value or status
         frame.status.value = 0
         if 0 < number <= len(self._faults):
-            raise RuntimeFault(self._faults[number - 1])
+            raise RuntimeFault(self._faults[number - 1] + self._detail(frame, number))
         raise RuntimeFault(f"the model's code ended with the unknown fault {number}")
 
 

@@ -8,12 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
 
+from ingot.compiler import compile
 from ingot.compiler.frontend import ModelError, UnsupportedError, load_onnx
 from ingot.compiler.frontend.assumptions import Assumptions, Refinement
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.runtime import InputError
 
 Dims = Sequence[int | str | None]
 
@@ -201,15 +204,13 @@ def test_declared_shapes_may_be_vaguer_but_not_wrong() -> None:
         load_onnx(inner)
 
 
-def test_shapes_from_data_are_refused() -> None:
+def test_shapes_from_data_become_symbols() -> None:
     model = parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[6] x, int64[2] s) => (float[k, m] y) { y = Reshape(x, s) }"""
     )
-    with pytest.raises(
-        UnsupportedError, match=r"node 'Reshape:y' \(Reshape\), opset 17: the shape .input 1. is computed"
-    ):
-        load_onnx(model)
+    graph = load_onnx(model)
+    assert [str(d) for d in graph.results[0].shape] == ["y", "y_2"] == list(graph.sizes())
 
 
 # -- the assumptions themselves ---------------------------------------------------------------------------------------
@@ -253,3 +254,91 @@ def test_equalities_that_leave_a_dim_nothing_but_0_are_refused() -> None:
     with pytest.raises(Refinement) as caught:  # unless the model has a 0
         Assumptions().demand_equal(n, 0)
     assert caught.value.assumptions.aliases == {"n": 0}
+
+
+# -- dims that must be multiples --------------------------------------------------------------------------------------
+
+
+def test_factors_are_the_least_that_help() -> None:
+    h = dims.symbol("h")
+    for a, b, wanted in (
+        (h, 2 * (h // 2), {"h": 2 * dims.symbol("h_over_2")}),
+        (h // 2, 2 * (h // 2 // 2), {"h": 4 * dims.symbol("h_over_4")}),
+        (h, 2 * ((h + 1) // 2), {"h": 2 * dims.symbol("h_over_2")}),
+        (h, 3 * (h // 3) + 1, {"h": 3 * dims.symbol("h_over_3") + 1}),
+        (h % 8, 0, {"h": 8 * dims.symbol("h_over_8")}),
+    ):
+        with pytest.raises(Refinement) as caught:
+            Assumptions().demand_equal(a, b)
+        assert caught.value.assumptions.aliases == wanted
+    with pytest.raises(Refinement) as caught:
+        Assumptions(ranges={"h": (3, 17)}, taken=frozenset({"h_over_2"})).demand_equal(h, 2 * (h // 2))
+    assert caught.value.assumptions.aliases == {"h": 2 * dims.symbol("h_over_2_2")}
+    assert caught.value.assumptions.ranges == {"h_over_2_2": (2, 8)}
+    with pytest.raises(Refinement) as caught:  # no multiple of 4 is within the range
+        Assumptions(ranges={"h": (5, 7)}).demand_equal(h // 2, 2 * (h // 2 // 2))
+    assert caught.value.assumptions.aliases == {"h": 4 * dims.symbol("h_over_4") + 1}
+    Assumptions(ranges={"h": (5, 7)}).demand_equal(h, 4 * (h // 4))
+    Assumptions().demand_equal(h, 2 * (h // 2) + 2)
+    Assumptions().suggest_equal(h, dims.symbol("w") // 2)
+
+
+@pytest.mark.parametrize("join", ["Concat<axis = 1>", "Add"])
+@pytest.mark.parametrize("down", ["MaxPool<kernel_shape = [2, 2], strides = [2, 2]>", "strided"])
+def test_skip_connections_need_even_extents(join: str, down: str) -> None:
+    """As in a U-Net: halved twice, doubled twice, joined with what was before."""
+    if down == "strided":
+        down = "MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>"
+    up = 'Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">'
+    model = parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 2, height, width] x) => (float[a, b, c, d] y) {{
+            s = Constant<value_floats = [1.0, 1.0, 2.0, 2.0]>()
+            p = {down}(x)
+            q = {down}(p)
+            r = {up}(q, , s)
+            t = {join}(p, r)
+            u = {up}(t, , s)
+            y = {join}(x, u)
+        }}""")
+    graph = load_onnx(model)
+    assert shape_of(graph) == ["n", "2", "4*height_over_4", "4*width_over_4"]
+    x = np.random.default_rng(0).standard_normal((1, 2, 8, 12)).astype(np.float32)
+    want = np.asarray(next(iter(ReferenceEvaluator(model).run(None, {"x": x}))))
+    np.testing.assert_allclose(evaluate_graph(graph, {"x": x})["y"], want, rtol=1e-6)
+    with compile(graph, jobs=1).session(threads=1) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], want, rtol=1e-6)
+        with pytest.raises(InputError, match=r"has 10 on axis 2, but 4\*height_over_4 is needed: a multiple of 4"):
+            session.run({"x": np.zeros((1, 2, 10, 12), np.float32)})
+    assert load_onnx(model, shapes={"x": (1, 2, 16, 8)}).inputs[0].type.is_static
+    with pytest.raises(ModelError):
+        load_onnx(model, shapes={"x": (1, 2, 16, 9)})
+
+
+def test_min_of_a_bounded_dim_is_the_dim() -> None:
+    """A table of 16 positions cut to the sequence, as shape arithmetic spells it."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], start=1, end=2),
+        helper.make_node("Constant", [], ["most"], value_ints=[16]),
+        helper.make_node("Min", ["shape", "most"], ["least"]),
+        helper.make_node("Constant", [], ["zero"], value_ints=[0]),
+        helper.make_node("Slice", ["table", "zero", "least", "zero"], ["cut"]),
+        helper.make_node("Add", ["x", "cut"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": ["batch", "sequence", 4]}, {"y": ["batch", "sequence", 4]})
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((16, 4), np.float32), "table"))
+    graph = load_onnx(model)
+    assert graph.ranges["sequence"] == (0, 16) and shape_of(graph) == ["batch", "sequence", "4"]
+    x = np.zeros((2, 5, 4), np.float32)
+    np.testing.assert_array_equal(evaluate_graph(graph, {"x": x})["y"], 1)
+
+
+def test_an_unnamed_dim_broadcast_with_a_constant_is_the_constant() -> None:
+    model = model_of([helper.make_node("Add", ["x", "y"], ["z"])], {"x": [10], "y": [None]}, {"z": None})
+    graph = load_onnx(model)
+    assert shape_of(graph, 1) == ["10"]
+    x, y = np.arange(10, dtype=np.float32), np.ones(10, np.float32)
+    with compile(graph, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run({"x": x, "y": y})["z"], x + 1)
+        with pytest.raises(InputError, match="10 is needed"):
+            session.run({"x": x, "y": y[:7]})
+    assert load_onnx(model, shapes={"y": (1,)}).results[0].type.shape == (10,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from ingot.compiler.frontend import ModelError, UnsupportedError, load_onnx
+from ingot.compiler.frontend import ModelError, load_onnx
 from ingot.compiler.frontend.wire import SMALLEST_PAYLOAD, cut_payloads
 from ingot.compiler.ir.graph import Constant, Graph
 
@@ -160,6 +161,36 @@ def test_external_data_as_onnx_writes_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data_of(graph, 1), WEIGHT.T)
 
 
+def test_shards_beyond_2_gb(tmp_path: Path) -> None:
+    """Three tensors in two files with holes, 5 GB together: mapped, none of it read."""
+    size = 1_700_000_000
+    for number in range(2):
+        with (tmp_path / f"shard{number}.bin").open("wb") as file:
+            file.truncate(2 * size)
+            file.seek(size - 1)
+            file.write(bytes([number + 1]))
+    tensors: list[onnx.TensorProto] = []
+    for name, shard, offset in (("a", 0, 0), ("b", 0, size), ("c", 1, 0)):
+        tensor = onnx.TensorProto(name=name, data_type=TensorProto.INT8, dims=[size])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": f"shard{shard}.bin", "offset": offset, "length": size}.items():
+            tensor.external_data.add(key=key, value=str(value))
+        tensors.append(tensor)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(constant_model(*tensors).SerializeToString())
+    before = resident_bytes()
+    graph = load_onnx(path)
+    a, b, c = (data_of(graph, i) for i in range(3))
+    assert [int(x[-1]) for x in (a, b, c)] == [1, 0, 2]
+    assert backing(a) is backing(b) and isinstance(backing(c), mmap.mmap)
+    assert resident_bytes() - before < 100_000_000
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * mmap.PAGESIZE if pages.exists() else 0
+
+
 @pytest.mark.parametrize(
     ("entries", "problem"),
     [
@@ -225,6 +256,35 @@ def test_element_types(code: TensorProto.DataType, raw: bool, repeat: int) -> No
     np.testing.assert_array_equal(array, values)
 
 
+NARROW = {
+    TensorProto.INT4: np.array([-8, 7, -1, 3, 0], ml_dtypes.int4),
+    TensorProto.UINT4: np.array([15, 0, 9], ml_dtypes.uint4),
+    TensorProto.INT2: np.array([-2, 1, 0, -1, 1], ml_dtypes.int2),
+    TensorProto.UINT2: np.array([3, 0, 2], ml_dtypes.uint2),
+    TensorProto.FLOAT4E2M1: np.array([-6, 0.5, 3], ml_dtypes.float4_e2m1fn),
+    TensorProto.FLOAT8E4M3FN: np.array([448, -0.5, np.nan], ml_dtypes.float8_e4m3fn),
+    TensorProto.FLOAT8E4M3FNUZ: np.array([240, -0.5, np.nan], ml_dtypes.float8_e4m3fnuz),
+    TensorProto.FLOAT8E5M2: np.array([57344, -0.5, np.inf], ml_dtypes.float8_e5m2),
+    TensorProto.FLOAT8E5M2FNUZ: np.array([57344, -0.5, np.nan], ml_dtypes.float8_e5m2fnuz),
+    TensorProto.FLOAT8E8M0: np.array([0.25, 1024], ml_dtypes.float8_e8m0fnu),
+}
+
+
+@pytest.mark.parametrize("code", NARROW, ids=lambda code: TensorProto.DataType.Name(code))
+@pytest.mark.parametrize("raw", [False, True], ids=["fields", "raw"])
+@pytest.mark.parametrize("repeat", [0, 1, SMALLEST_PAYLOAD + 1])
+def test_narrow_element_types(code: TensorProto.DataType, raw: bool, repeat: int) -> None:
+    """In memory every element has a byte of its own."""
+    values = np.tile(NARROW[code].view(np.uint8), repeat).view(NARROW[code].dtype)
+    tensor = numpy_helper.from_array(values, "w")
+    if not raw:
+        tensor.int32_data.extend(tensor.raw_data)
+        tensor.ClearField("raw_data")
+    array = data_of(load_onnx(constant_model(tensor).SerializeToString()))
+    assert array.dtype == values.dtype
+    np.testing.assert_array_equal(array.view(np.uint8), values.view(np.uint8))
+
+
 def test_scalars_and_odd_alignment() -> None:
     scalar = numpy_helper.from_array(np.array(2.5, np.float64), "s")
     wide = numpy_helper.from_array(np.arange(999, dtype=np.float64), "w")
@@ -245,10 +305,12 @@ def test_scalars_and_odd_alignment() -> None:
         (onnx.TensorProto(name="w", data_type=2, dims=[1], int32_data=[256]), "outside the range of u8"),
         (onnx.TensorProto(name="w", data_type=1, dims=[-1]), "negative dim"),
         (onnx.TensorProto(name="w", data_type=0, dims=[1]), "no element type"),
-        (onnx.TensorProto(name="w", data_type=22, dims=[2], raw_data=b"1"), "element type int4"),
+        (onnx.TensorProto(name="w", data_type=22, dims=[3], raw_data=b"1"), "1 bytes of data, not 2"),
+        (onnx.TensorProto(name="w", data_type=25, dims=[3], raw_data=b"12"), "2 bytes of data, not 1"),
         (onnx.TensorProto(name="w", data_type=8, dims=[1], string_data=[b"s"]), "element type string"),
         (onnx.TensorProto(name="w", data_type=14, dims=[1], float_data=[1.0, 2.0]), "element type complex64"),
-        (onnx.TensorProto(name="w", data_type=17, dims=[1], raw_data=b"1"), "element type float8e4m3fn"),
+        (onnx.TensorProto(name="w", data_type=17, dims=[2], raw_data=b"1"), "has 1 bytes of data, not 2"),
+        (onnx.TensorProto(name="w", data_type=17, dims=[1], int32_data=[256]), "outside the range of f8e4m3fn"),
         (onnx.TensorProto(name="w", data_type=77, dims=[1], raw_data=b"1"), "element type number 77"),
     ],
 )
@@ -266,11 +328,37 @@ def test_forged_payload_numbers_are_refused() -> None:
         load_onnx(constant_model(tensor).SerializeToString())
 
 
-def test_sparse_initialisers_are_refused_only_where_used() -> None:
+def sparse_model(places: np.ndarray, shape: Sequence[int], values: np.ndarray) -> onnx.ModelProto:
     model = constant_model(numpy_helper.from_array(WEIGHT, "w"))
-    sparse = model.graph.sparse_initializer.add()
-    sparse.values.CopyFrom(numpy_helper.from_array(WEIGHT[0], "s"))
-    load_onnx(model)
-    model.graph.output[0].name = "s"
-    with pytest.raises(UnsupportedError, match="'s' is sparse"):
-        load_onnx(model)
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(values, "s"), numpy_helper.from_array(places, "s_indices"), list(shape)
+    )
+    model.graph.sparse_initializer.append(sparse)
+    model.graph.output.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, list(shape)))
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse))
+    model.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, list(shape)))
+    return model
+
+
+@pytest.mark.parametrize("places", [np.array([1, 7]), np.array([[0, 1], [1, 3]])], ids=["flat", "coordinates"])
+def test_sparse_tensors(places: np.ndarray) -> None:
+    graph = load_onnx(sparse_model(places, [2, 4], np.array([2.5, -1], np.float32)))
+    wanted = np.array([[0, 2.5, 0, 0], [0, 0, 0, -1]], np.float32)
+    for index in (1, 2):
+        np.testing.assert_array_equal(data_of(graph, index), wanted)
+
+
+@pytest.mark.parametrize(
+    ("places", "shape", "problem"),
+    [
+        (np.array([1, 8]), [2, 4], "an index outside its shape"),
+        (np.array([-1, 2]), [2, 4], "an index outside its shape"),
+        (np.array([[0, 1], [0, 4]]), [2, 4], "an index outside its shape"),
+        (np.array([1]), [2, 4], "one row of coordinates, is needed"),
+        (np.array([[1], [2]]), [2, 4], "one row of coordinates, is needed"),
+        (np.array([1, 2]), [2**30, 2**30], "at most 67108864 are supported"),
+    ],
+)
+def test_bad_sparse_tensors(places: np.ndarray, shape: list[int], problem: str) -> None:
+    with pytest.raises(ModelError, match=problem):
+        load_onnx(sparse_model(places, shape, np.array([2.5, -1], np.float32)))

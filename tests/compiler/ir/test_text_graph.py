@@ -72,7 +72,7 @@ channels_last=false) : f32[batch, 4, 8, 8]  ; "/block/Conv 0", "Conv_0"
     %neg = neg(%in_put) : f32[batch, 2, 8, 8]
     %neg.1 = neg(%neg) : f32[batch, 2, 8, 8]
     return %neg.1 as "o"
-  }) : f32[batch, 2, 8, 8]  ; "if"
+  }, extents=()) : f32[batch, 2, 8, 8]  ; "if"
   %reshape = reshape(%if, shape=(batch, 128)) : f32[batch, 128]
   %pad = pad(%reshape, pads=(0, (batch // 2), 0, max(-batch + 3, 0)), mode="constant", value=none) : \
 f32[batch, (batch // 2) + max(-batch + 3, 0) + 128]

@@ -116,7 +116,9 @@ GEMM_TEXT = """kernel gemm(x: f32 read, w: f32 read, y: f32 write; n) {
     row_block=4,
     panel_block=1,
     stores=(y[c + 10*r] = relu(%acc:f32):f32, z[c] = %acc:f32),
-    accumulator=f32
+    accumulator=f32,
+    dot=1,
+    narrow=false
   )
 }"""
 

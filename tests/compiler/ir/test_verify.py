@@ -34,8 +34,10 @@ from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.ir.verify import verify_graph, verify_kernel, verify_program
 from ingot.compiler.ops.control import If
+from ingot.compiler.ops.indexing import Compact
 from ingot.compiler.ops.movement import Reshape
-from ingot.compiler.ops.pointwise import Add, Neg, Relu
+from ingot.compiler.ops.pointwise import Add, Cast, Neg, Relu
+from ingot.compiler.ops.reduction import ReduceSum
 from ingot.runtime.dtypes import DType, boolean, f16, f32, f64, i32, i64
 
 BATCH, P, J, N = symbol("batch"), symbol("i"), symbol("j"), symbol("n")
@@ -97,6 +99,27 @@ class TestGraphs:
                 verify_graph(Graph((X,), (("y", Unknown((2 * symbol("count"),))),)))
         finally:
             del OPS["verify_test_unknown"]
+
+    def test_bound_symbols(self) -> None:
+        mask = Input("mask", TensorType(boolean, (8,)))
+        count = ReduceSum(Cast(mask, i64), (0,), False)
+        found = Compact(mask, N)
+        ranges = {"n": (0, 8)}
+        graph = Graph((mask,), (("y", Neg(found)),), ranges=ranges, bound={"n": count})
+        verify_graph(graph)
+        assert graph.uses()[count] == 1 and list(graph.sizes()) == ["n"]
+        assert graph.nodes().index(count) < graph.nodes().index(found)
+        assert not Graph((mask,), (("y", mask),), bound={"n": count}).sizes()
+        with pytest.raises(IrError, match=r"n is bound to i64\[8\], one i64 is needed"):
+            verify_graph(Graph((mask,), (("y", found),), bound={"n": Cast(mask, i64)}))
+        with pytest.raises(IrError, match="batch is bound, but already has a value where this graph begins"):
+            verify_graph(Graph((X, mask), (("x", X), ("y", found)), bound={"n": count, "batch": count}))
+        for value in (ReduceSum(found, (0,), False), ReduceSum(Neg(found), (0,), False)):
+            itself = Graph((mask,), (("y", found),), bound={"n": value})
+            with pytest.raises(IrError, match="depends on itself"):
+                verify_graph(itself)
+            with pytest.raises(IrError, match="depends on itself"):
+                itself.nodes()
 
     def test_empty_range(self) -> None:
         with pytest.raises(IrError, match=r"the range 5\.\.4 of batch is empty"):

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from tests.compiler.ops.example import Example, flags, normal, whole
+from tests.compiler.ops.integer_examples import INTEGERS
 from tests.compiler.ops.recurrent_examples import RECURRENT
 from tests.compiler.ops.sampling_examples import SAMPLING
+from tests.compiler.ops.suppression_examples import SUPPRESSION
 
 from ingot.compiler.ir.graph import Graph, Input, Node, Value, constant
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.ops import composite, control, fused, linear, movement, pointwise, reduction
+from ingot.compiler.ops import composite, control, fused, indexing, linear, movement, pointwise, reduction
 from ingot.runtime import dtypes
 
 SPECIAL = np.array(
@@ -391,6 +393,12 @@ def _control() -> list[Example]:
     )
     made.append(Example("require", lambda *v: control.Require(v[:2], v[2], False, "never"), (x, y, np.array(False))))
     made.append(Example("fused", _fused, (x, y)))
+    mask = np.array([0, 1, 1, 0, 0, 1, 0], bool)
+    made += [
+        Example("compact", partial(indexing.Compact, count=3), (mask,)),
+        Example("compact_none", partial(indexing.Compact, count=0), (np.zeros(5, bool),)),
+        Example("compact_empty", partial(indexing.Compact, count=0), (mask[:0],)),
+    ]
     return made
 
 
@@ -460,6 +468,8 @@ EXAMPLES: list[Example] = [
     *_movement(),
     *_control(),
     *_composites(),
+    *INTEGERS,
     *RECURRENT,
     *SAMPLING,
+    *SUPPRESSION,
 ]

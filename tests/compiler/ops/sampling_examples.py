@@ -10,7 +10,7 @@ from tests.compiler.ops.example import Example, normal, whole
 
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import bitwise, indexing, quantised, resample, transposed
-from ingot.runtime.dtypes import i8, i16, u8, u16
+from ingot.runtime.dtypes import i8, i16, u8, u16, u32, u64
 
 HALVES = np.array(
     [-300, -129, -128.5, -128, -2.5, -1.5, -0.5, -0.0, 0.5, 1.5, 2.5, 126.5, 127.4, 127.5, 254.5, 256, 1e9, -np.inf],
@@ -73,6 +73,9 @@ def _bits() -> list[Example]:
         pair = (whole("p", 4, 5, dtype=dtype, low=0, high=120), whole("q", 5, dtype=dtype, low=0, high=120))
         made += [Example(f"{cls.name}_{dtype}", cls, pair) for cls in (b.BitAnd, b.BitOr, b.BitXor)]
         made.append(Example(f"bit_not_{dtype}", b.BitNot, pair[:1]))
+    for dtype, to in (("int32", u32), ("uint8", i8), ("int64", u64)):
+        negative = whole("n", 3, 7, dtype=dtype, low=0 if dtype[0] == "u" else -120, high=250)
+        made.append(Example(f"bit_cast_{dtype}", lambda x, to=to: b.BitCast(x, to), (negative,)))
     distances = np.array([0, 1, 5, 7, 8, 31, 32, 64, 200], np.uint8)
     signed = np.array([0, 1, 7, 31, 32, 40, -1], np.int32)
     for cls in (b.ShiftLeft, b.ShiftRight):

@@ -11,11 +11,12 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from ingot.compiler.cli import bench, check, compile, cut, demo, export, inspect, opt, run
+from ingot.compiler.cli import bench, bisect, cache, check, compile, cut, demo, diff, export, inspect, opt, profile, reduce, run, selftest
 from ingot.compiler.cli.console import Console, standard_console
 from ingot.compiler.cli.failures import CommandError, explain, one_line
 from ingot.compiler.environment import read_environment
@@ -44,11 +45,17 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "compile": compile,
         "run": run,
         "bench": bench,
+        "profile": profile,
+        "diff": diff,
         "inspect": inspect,
+        "cache": cache,
         "check": check,
         "opt": opt,
         "export": export,
         "cut": cut,
+        "bisect": bisect,
+        "reduce": reduce,
+        "selftest": selftest,
     }
 )
 
@@ -104,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             json=options.json, verbose=options.verbose, quiet=options.quiet, environment=environment
         )
         # With --json nothing but the object may come to stdout, whatever passes or libraries print.
-        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        redirection = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+        with redirection, _warnings_noted(console):
             status = COMMANDS[options.command].execute(options, console)
         sys.stdout.flush()
         return status
@@ -120,6 +128,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except Exception as error:
         return _failed(error, show_traceback)
+
+
+@contextlib.contextmanager
+def _warnings_noted(console: Console) -> Generator[None]:
+    """Ingot's own warnings as notes, in one line each; those of others as Python shows them."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+            if category.__module__.startswith("ingot."):
+                console.note(one_line(str(message)))
+            else:
+                show(message, category, *where, **rest)
+
+        warnings.showwarning = note
+        yield
 
 
 def _failed(error: Exception, show_traceback: bool) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from ingot.runtime import TensorInfo, container
 from ingot.runtime.dims import compile_dims
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.inputs import describe
-from ingot.runtime.manifest import DIGEST_CHUNK, MANIFEST_MEMBER, Manifest, parse_manifest
+from ingot.runtime.manifest import DIGEST_CHUNK, MANIFEST_MEMBER, Manifest, Signature, parse_manifest
 from ingot.runtime.replacement import replaced
 
 Arrays = dict[str, NDArray[Any]]
@@ -79,19 +79,33 @@ def read_artifact(path: Path, *, verify: bool = False) -> tuple[Manifest, tuple[
     return manifest, tuple(members)
 
 
-def concrete_shapes(manifest: Manifest, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+class Interface(Protocol):
+    """What takes inputs: a manifest, or something else with its two fields."""
+
+    @property
+    def inputs(self) -> Sequence[Signature]:
+        """The inputs in order."""
+        ...
+
+    @property
+    def symbols(self) -> Mapping[str, tuple[int, int]]:
+        """The range of each symbolic dim, both ends included."""
+        ...
+
+
+def concrete_shapes(interface: Interface, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """The shape of each input, symbolic dims as ``--shape`` says (see `symbol_values`). Raises CommandError."""
-    shapes = {signature.name: signature.shape for signature in manifest.inputs}
-    values = symbol_values(texts, manifest.symbols, shapes)
+    shapes = {signature.name: signature.shape for signature in interface.inputs}
+    values = symbol_values(texts, interface.symbols, shapes)
     return {name: tuple(compile_dims(shape).evaluate(values)) for name, shape in shapes.items()}
 
 
-def random_arrays(manifest: Manifest, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
+def random_arrays(interface: Interface, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
     """Inputs of these shapes: floats of the standard normal distribution, integers 0 or 1 (so that they are good
     indices), bools. The same seed gives the same arrays."""
     rng = np.random.default_rng(seed)
     arrays: Arrays = {}
-    for info in describe(manifest.inputs):
+    for info in describe(interface.inputs):
         shape = shapes[info.name]
         if info.dtype.kind in "iub":
             arrays[info.name] = rng.integers(0, 2, shape).astype(info.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ingot.compiler.cli.compile import input_names, require_model
 from ingot.compiler.cli.console import Console
+from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.failures import one_line
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
@@ -25,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="cpu", help="what it would be compiled for (see ingot compile)")
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=SHAPE_HELP)
     parser.add_argument("--numerics", choices=("default", "strict"), default="default")
+    add_custom_argument(parser)
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
@@ -35,24 +37,27 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     from ingot.compiler.ir.verify import verify_program
     from ingot.compiler.lower.context import LoweringError
     from ingot.compiler.lower.lowering import lower
+    from ingot.compiler.ops.custom import CustomOpError
     from ingot.compiler.passes.default import default_pipeline
-    from ingot.compiler.targets.registry import find_target
+    from ingot.compiler.targets.registry import check_routines, find_target
 
     model: Path = options.model
     require_model(model)
     target = find_target(options.target)
     shapes, ranges = for_compile(options.shape, lambda: input_names(model))
+    operators = load_custom(options.custom)
     progress = console.progress()
     record: dict[str, Any] = {"model": model, "target": options.target, **survey(model)}
     problems: list[dict[str, Any]] = []
     try:
         progress(f"importing {model}")
-        graph = load_onnx(model, shapes=shapes, ranges=ranges)
+        graph = load_onnx(model, shapes=shapes, ranges=ranges, custom=operators)
         graph = default_pipeline(options.numerics).run(graph, verbose=lambda report: progress(str(report)))
         progress("lowering")
         with defects_of("lowering"):
             program = lower(graph, target.machine, reorder=options.numerics != "strict")
             verify_program(program)
+        check_routines(options.target, program)
         record["launches"] = sum(1 for _ in program.launches())
     except UnsupportedError as error:
         if error.operators:
@@ -68,10 +73,12 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             ]
         else:
             problems.append(_problem(error.node, error.opset, error))
-    except LoweringError as error:
+    except (LoweringError, CustomOpError) as error:
         problems.append(_problem(None, None, error))
     finally:
         progress.close()
+    used = {_spelled(each.domain, each.op_type): each.form for each in operators}
+    record["custom"] = {name: form for name, form in used.items() if name in record["operators"]}
     record |= {"compilable": not problems, "unsupported": problems, "seconds": progress.seconds}
     console.result(record, _lines(record))
     return NOT_COMPILABLE if problems else 0
@@ -113,6 +120,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     opsets = ", ".join(f"{domain} {version}" for domain, version in record["opsets"].items())
     total = sum(record["operators"].values())
     yield f"{record['model']}: {total} nodes of {len(record['operators'])} kinds, opset {opsets}"
+    for name, form in record["custom"].items():
+        yield f"  {name}: a custom operator ({form})"
     if record["compilable"]:
         yield f"can be compiled for {record['target']}: {record['launches']} kernel launches a run"
         return

@@ -1,27 +1,46 @@
-"""``ingot compile``: an ONNX model to an artifact."""
+"""``ingot compile``: an ONNX model to an artifact, or to a library for C programs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ingot.compiler.cli.artifacts import SUFFIX, is_artifact
-from ingot.compiler.cli.console import Console, bytes_text
+from ingot.compiler.cli.console import Console, bytes_text, table
+from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.passes import add_pipeline_arguments, build_pipeline, working_directory_importable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
 
-HELP = "compile an ONNX model to an artifact"
+if TYPE_CHECKING:
+    from ingot.compiler.targets.null.outline import Outline
+
+HELP = "compile an ONNX model to an artifact, or to a library for C"
+
+SUFFIXES = {"ingot": SUFFIX, "so": ".so", "obj": ".o", "header": ".h"}
+"""What can be written, and how its files end."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("model", type=Path, help="the .onnx file")
-    parser.add_argument("-o", "--output", type=output_type, help="the artifact (default: the model's name with .ingot)")
     parser.add_argument(
-        "--target", default="cpu", help="cpu (a portable level of this machine's architecture), native, or a level"
+        "-o", "--output", type=output_type, help="what is written (default: the model's name with .ingot or its like)"
+    )
+    parser.add_argument(
+        "--emit",
+        type=_kinds,
+        default=("ingot",),
+        metavar="KINDS",
+        help="what to write: ingot (an artifact, the default); so, obj, header (for C programs); several with commas",
+    )
+    parser.add_argument(
+        "--target",
+        default="cpu",
+        help="cpu (a portable level of this machine's architecture), native, a level, or null: say what would be made",
     )
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=SHAPE_HELP)
     parser.add_argument(
@@ -31,6 +50,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--verify", action="store_true", help="evaluate the graph before and after every pass and compare"
     )
     parser.add_argument("--jobs", type=_jobs, metavar="N", help="processes that compile kernels (default: the cores)")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="compile everything again, and keep nothing (or INGOT_CACHE=0)"
+    )
+    add_custom_argument(parser)
+    around = parser.add_argument_group("before and after the model (see docs/processing.md)")
+    around.add_argument(
+        "--preprocess", action="append", default=[], metavar="INPUT=STEP", help="image:imagenet, cast:u8, .."
+    )
+    around.add_argument(
+        "--postprocess", action="append", default=[], metavar="OUTPUT=STEP", help="argmax, topk:5, softmax, cast:f16, .."
+    )
     add_pipeline_arguments(parser)
     watch = parser.add_argument_group("watching the passes")
     watch.add_argument(
@@ -46,11 +76,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
-    """Compile and save."""
+    """Compile and save, or say what would be made."""
     model: Path = options.model
     require_model(model)
-    output: Path = options.output or model.with_suffix(SUFFIX)
-    require_writable(output, sources=(model,))
+    target: str = options.target
+    outputs = _outputs(options)
+    for output in outputs.values():
+        require_writable(output, sources=(model,))
     progress = console.progress()
     try:
         with working_directory_importable(options.pipeline, *options.passes):
@@ -59,13 +91,14 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             )
             shapes, ranges = for_compile(options.shape, lambda: input_names(model))
             progress(f"compiling {model}")
-            from ingot.compiler import compile
+            from ingot.compiler.driver import Options, compile, compile_library
 
-            artifact = compile(
-                model,
-                target=options.target,
+            asked = Options(
                 shapes=shapes,
                 ranges=ranges,
+                custom=load_custom(options.custom),
+                preprocess=_steps("--preprocess", options.preprocess),
+                postprocess=_steps("--postprocess", options.postprocess),
                 pipeline=pipeline,
                 numerics=options.numerics,
                 verify=options.verify,
@@ -73,26 +106,80 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 dump=options.dump or console.environment.dump,
                 stop_at=console.environment.stop_at,
                 jobs=options.jobs,
+                cache=not options.no_cache,
                 progress=progress,
             )
-            artifact.save(output)
+            if options.target == "null":
+                return report_outline(compile(model, target="null", **asked), console)
+            levels: list[str] = []
+            if "ingot" in outputs:
+                artifact = compile(model, target=target, **asked)
+                artifact.save(outputs["ingot"])
+                levels = [code.level for code in artifact.manifest.code]
+            if libraries := [output for kind, output in outputs.items() if kind != "ingot"]:
+                asked["name"] = libraries[0].stem.removeprefix("lib")
+                library = compile_library(model, target=target, **asked)
+                for output in libraries:
+                    library.save(output)
+                levels = [library.signature.level.name]
     finally:
         progress.close()
-    size = output.stat().st_size
-    levels = [code.level for code in artifact.manifest.code]
+    sizes = {kind: output.stat().st_size for kind, output in outputs.items()}
+    first = next(iter(outputs))
     record = {
-        "artifact": output,
-        "bytes": size,
+        "artifact": outputs[first],
+        "bytes": sizes[first],
+        "outputs": {kind: {"path": output, "bytes": sizes[kind]} for kind, output in outputs.items()},
         "seconds": progress.seconds,
         "target": options.target,
         "levels": levels,
         "pipeline": str(pipeline),
         "numerics": options.numerics,
     }
-    console.result(
-        record, [f"{output}: {bytes_text(size)} for {', '.join(levels)}, compiled in {progress.seconds:.1f} s"]
-    )
+    written = [f"{output}: {bytes_text(sizes[kind])}" for kind, output in outputs.items()]
+    written[-1] += f" for {', '.join(levels)}, compiled in {progress.seconds:.1f} s"
+    console.result(record, written)
     return 0
+
+
+def report_outline(outline: Outline, console: Console) -> int:
+    """Print what would be made; symbolic dims count as 1 where that is in their range."""
+    values = {name: max(low, min(1, high)) for name, (low, high) in outline.manifest.symbols.items()}
+    record = outline.record(values)
+    with_dims = f" with {', '.join(f'{name} = {value}' for name, value in values.items())}" if values else ""
+    lines = [
+        f"weights     {bytes_text(record['weights_bytes'])}",
+        f"memory      {bytes_text(record['memory']['arena_bytes'])} to run{with_dims}",
+        f"arguments   {record['argument_words']} words, {record['temporaries']} temporaries",
+        f"kernels     {len(outline.kernels)}, {record['launches']} launches",
+    ]
+    rows = [(k.name, k.kind, f"x{k.launches}", f"chunks {', '.join(k.chunks)}") for k in outline.kernels]
+    console.result(record, [*lines, *(f"  {line}" for line in table(rows))])
+    return 0
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [repr(kind) for kind in kinds if kind not in SUFFIXES]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: what can be written is {', '.join(SUFFIXES)}")
+    return kinds
+
+
+def _outputs(options: argparse.Namespace) -> dict[str, Path]:
+    """The file of each kind. Raises CommandError for a name that does not go with it."""
+    given: Path | None = options.output
+    if options.target == "null":
+        if given is not None or options.emit != ("ingot",):
+            raise CommandError("--target null writes nothing: leave out -o and --emit")
+        return {}
+    if options.target == "interpreter":
+        raise CommandError(f"the interpreter makes no file; use: ingot run {options.model} --target interpreter")
+    if given is not None and len(options.emit) == 1:
+        kind = options.emit[0]
+        if kind != "ingot" and given.suffix != SUFFIXES[kind]:
+            raise CommandError(f"{given}: with --emit {kind} the name ends in {SUFFIXES[kind]}")
+        return {kind: given}
+    return {kind: (given or options.model).with_suffix(SUFFIXES[kind]) for kind in options.emit}
 
 
 def require_model(model: Path) -> None:
@@ -109,6 +196,17 @@ def input_names(model: Path) -> frozenset[str]:
 
     proto = open_model(map_file(model), str(model), model.parent).proto
     return frozenset(value.name for value in proto.graph.input)
+
+
+def _steps(option: str, given: list[str]) -> dict[str, list[str]]:
+    """NAME=STEP options by name, in order."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, step = text.partition("=")
+        if not (equals and name and step):
+            raise CommandError(f"{option} {text}: write NAME=STEP, as in input=image:imagenet")
+        found.setdefault(name, []).append(step)
+    return found
 
 
 def _jobs(text: str) -> int:

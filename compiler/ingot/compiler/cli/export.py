@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ingot.compiler.cli.console import Console, bytes_text
+from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.files import require_writable
 from ingot.compiler.cli.opt import read_graph
 from ingot.compiler.cli.passes import add_pipeline_arguments, build_pipeline, working_directory_importable
@@ -42,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="evaluate the graph before and after every pass and compare"
     )
+    add_custom_argument(parser)
     add_pipeline_arguments(parser)
 
 
@@ -58,7 +60,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             text = PIPELINE if options.pipeline is None else options.pipeline
             pipeline = build_pipeline("default", text=text, passes=options.passes, without=options.without)
             progress(f"reading {options.graph}")
-            graph = read_graph(options.graph, options.shape)
+            graph = read_graph(options.graph, options.shape, load_custom(options.custom))
             opset = options.opset or max(OPSET, _own_opset(options.graph))
             before = len(graph.nodes())
             held = hold_narrow(graph)

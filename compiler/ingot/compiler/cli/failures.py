@@ -10,7 +10,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "google": "compiler",  # google.protobuf, which onnx brings along
         "llvmlite": "compiler",
         "ml_dtypes": "compiler",
-        "numba": "compiler",
+        "numba": "custom",
         "onnx": "compiler",
         "onnx_graphsurgeon": "compiler",
         "onnxruntime": "bench",

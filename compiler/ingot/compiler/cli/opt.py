@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot.compiler.cli.console import Console
+from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.passes import parse, working_directory_importable
@@ -15,6 +17,7 @@ from ingot.runtime.replacement import replaced
 
 if TYPE_CHECKING:
     from ingot.compiler.ir.graph import Graph
+    from ingot.compiler.ops.custom import CustomOp
 
 HELP = "run passes on a graph (.ir or .onnx) and print the result"
 
@@ -49,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop-at", type=_count, metavar="N", help="no rule fires after the N-th firing (or INGOT_STOP_AT)"
     )
+    add_custom_argument(parser)
     parser.add_argument(
         "--verify", action="store_true", help="evaluate the graph before and after every pass and compare"
     )
@@ -70,7 +74,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         else:
             pipeline = Pipeline.parse(options.pipeline or "", REGISTRY)
         pipeline = Pipeline((*pipeline.passes, *(parse(spec) for spec in options.passes)))
-        graph = read_graph(options.graph, options.shape)
+        graph = read_graph(options.graph, options.shape, load_custom(options.custom))
         before = len(graph.nodes())
         stop_at = options.stop_at if options.stop_at is not None else console.environment.stop_at
         trace = Trace(stop_at=stop_at)
@@ -111,8 +115,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def read_graph(path: Path, shape: list[str]) -> Graph:
-    """The graph of a text or of a model. Raises CommandError, TextError, ModelError."""
+def read_graph(path: Path, shape: list[str], custom: Sequence[CustomOp] = ()) -> Graph:
+    """The graph of a text or of a model, with custom operators. Raises CommandError, TextError, ModelError."""
     if not path.is_file():
         raise CommandError(f"{path}: there is no such file" if not path.exists() else f"{path}: not a file")
     if path.suffix != ".ir":
@@ -122,9 +126,10 @@ def read_graph(path: Path, shape: list[str]) -> Graph:
 
         require_model(path)
         shapes, ranges = for_compile(shape, lambda: input_names(path))
-        return load_onnx(path, shapes=shapes, ranges=ranges)
+        return load_onnx(path, shapes=shapes, ranges=ranges, custom=custom)
     if shape:
         raise CommandError("--shape is for models: a graph in text form has its shapes")
+    from ingot.compiler.ir.graph import OPS
     from ingot.compiler.ir.text.graph import parse_graph
     from ingot.compiler.ir.text.resources import WeightFolder
 
@@ -132,7 +137,8 @@ def read_graph(path: Path, shape: list[str]) -> Graph:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CommandError(f"{path} is not a graph in text form: {error}") from error
-    return parse_graph(text, WeightFolder(path.parent / WEIGHTS), source=str(path))
+    ops = {**OPS, **{operator.spelling: operator.node for operator in custom}}
+    return parse_graph(text, WeightFolder(path.parent / WEIGHTS), ops=ops, source=str(path))
 
 
 def _count(text: str) -> int:

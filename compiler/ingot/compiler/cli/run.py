@@ -1,11 +1,12 @@
-"""``ingot run``: an artifact on arrays from files, or on random ones. Needs numpy and the runtime alone."""
+"""``ingot run``: an artifact on arrays from files, or on random ones. Needs numpy and the runtime alone, unless it is
+asked to compile a model first."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +25,25 @@ from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime import Session
 
+if TYPE_CHECKING:
+    from ingot.compiler.artifact import Artifact
+    from ingot.compiler.targets.interpreter.session import Interpreted
+    from ingot.compiler.targets.null.outline import Outline
+
 HELP = "run an artifact"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("artifact", type=Path, help="the .ingot file")
+    parser.add_argument("artifact", type=Path, help="the .ingot file, or with --target the .onnx file")
+    parser.add_argument(
+        "--target", help="compile a model for this and run it: interpreter, or what ingot compile takes"
+    )
     parser.add_argument(
         "--input", action="append", default=[], metavar="FILE", help="name=array.npy (repeatable) or arrays.npz"
     )
     parser.add_argument(
-        "--random", nargs="?", type=_seed, const=0, metavar="SEED", help="random inputs where none are given"
+        "--random", nargs="?", type=seed_type, const=0, metavar="SEED", help="random inputs where none are given"
     )
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=f"dims of --random: {SHAPE_HELP}")
     parser.add_argument("-o", "--output", type=output_type, metavar="OUT.npz", help="write the outputs to this file")
@@ -44,15 +53,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, console: Console) -> int:
     """Run once."""
     path: Path = options.artifact
-    require_artifact(path)
+    compiled = None if options.target is None else _compile(path, options.target, console)
+    if compiled is None:
+        require_artifact(path)
     if options.output is not None:
         require_writable(options.output, sources=(path,))
     if options.shape and options.random is None:
         raise CommandError("--shape is for --random: the shapes of given inputs are known")
-    with Session(path, threads=options.threads) as session:
+    threads: int | None = options.threads
+    with Session(path, threads=threads) if compiled is None else compiled.session(threads=threads) as session:
         arrays = read_arrays(options.input, session.inputs)
         if options.random is not None:
-            manifest, _ = read_artifact(path)
+            manifest = read_artifact(path)[0] if compiled is None else compiled.manifest
             arrays = random_arrays(manifest, concrete_shapes(manifest, options.shape), options.random) | arrays
         elif not arrays and session.inputs:
             wanted = ", ".join(f"{i.name} {i.dtype}{list(i.shape)}" for i in session.inputs)
@@ -74,6 +86,20 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _compile(model: Path, target: str, console: Console) -> Artifact | Interpreted | Outline:
+    """The model compiled, to be run from memory."""
+    from ingot.compiler.cli.compile import require_model
+    from ingot.compiler.driver import compile
+
+    require_model(model)
+    progress = console.progress()
+    try:
+        progress(f"compiling {model}")
+        return compile(model, target=target, progress=progress)
+    finally:
+        progress.close()
+
+
 def threads_type(text: str) -> int:
     """A number of threads for argparse."""
     count = int(text) if text.isdecimal() else 0
@@ -82,7 +108,8 @@ def threads_type(text: str) -> int:
     return count
 
 
-def _seed(text: str) -> int:
+def seed_type(text: str) -> int:
+    """The seed of a random generator, for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is 0, 1, 2, ...")
     return int(text)

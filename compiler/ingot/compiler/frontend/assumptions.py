@@ -1,30 +1,36 @@
 """What is known about symbolic dims while a model is imported, and how more is learnt.
 
 A model may only make sense when dims are related: two unnamed dims that are concatenated must be equal, a sequence that
-indexes a table of 512 positions is at most 512 long. Nodes are typed when they are built, so such a relation cannot be
-put in afterwards: it is raised as a `Refinement`, and the import starts again with the assumptions it carries.
+indexes a table of 512 positions is at most 512 long, an image that is halved and doubled again before it is joined with
+itself has an even height. Nodes are typed when they are built, so such a relation cannot be put in afterwards: it is
+raised as a `Refinement`, and the import starts again with the assumptions it carries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim, Expr, Opaque, show, substitute, symbols
+from ingot.compiler.ir.dims import Atom, Dim, Expr, Opaque, Symbol, show, substitute, symbols
 
 Ranges = Mapping[str, tuple[int, int]]
+
+LARGEST_FACTOR = 1024  # of which a dim may be found to be a multiple
+LARGEST_REMAINDERS = 8  # factors up to here are also tried with a remainder
+MOST_FACTORS = 16  # that are tried, the smallest first
 
 
 @dataclass(frozen=True)
 class Assumptions:
     """Bounds of symbols (both ends included), symbols that stand for other dims, and the symbols that the model left
-    unnamed (they may be identified with others freely)."""
+    unnamed (they may be identified with others freely). `taken` are names that a new symbol must not have."""
 
     ranges: Ranges = field(default_factory=dict[str, tuple[int, int]])
     aliases: Mapping[str, Dim] = field(default_factory=dict[str, Dim])
     unnamed: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
 
     def resolve(self, dim: Dim) -> Dim:
         """`dim` with all aliases replaced."""
@@ -33,6 +39,30 @@ class Assumptions:
                 break
             dim = substitute(dim, self.aliases)
         return dim
+
+    def simplified(self, dim: Dim) -> Dim:
+        """`dim` with each min and max in it replaced by the operand that it is, where that is certain."""
+        if isinstance(dim, int):
+            return dim
+        total: Dim = 0
+        for monomial, factor in dim.terms:
+            term: Dim = factor
+            for atom in monomial:
+                term = term * self._simplified_atom(atom)
+            total = total + term
+        return total
+
+    def _simplified_atom(self, atom: Atom) -> Dim:
+        if isinstance(atom, Symbol):
+            return dims.symbol(atom.name)
+        left, right = self.simplified(atom.left), self.simplified(atom.right)
+        match atom.op:
+            case "min":
+                return self.smallest(left, right)
+            case "max":
+                return self.largest(left, right)
+            case _:
+                return dims.apply(atom.op, left, right)
 
     def at_least(self, a: Dim, b: Dim) -> bool:
         """True when a >= b is certain. a >= min(b, c) also follows from a >= b, and max(a, c) >= b from a >= b."""
@@ -70,19 +100,27 @@ class Assumptions:
             return a
         return b if self.at_least(a, b) else dims.minimum(a, b)
 
-    def demand_equal(self, a: Dim, b: Dim) -> None:
+    def demand_equal(self, a: Dim, b: Dim, among: Collection[str] | None = None) -> None:
         """Raise the Refinement that makes two dims equal, if there is one: the model is only valid when they are.
+
+        `among` are the symbols that may be replaced; all by default.
 
         ModelError where that would force a symbol to 0: then the model does not mean what it says.
         """
-        self._refine(a, b, symbols(a) | symbols(b))
+        names = symbols(a) | symbols(b) if among is None else among
+        self._refine(a, b, names)
+        if among is None:
+            self._divide(a, b, names)
 
     def suggest_equal(self, a: Dim, b: Dim) -> None:
         """As `demand_equal` where one of them could also be 1 (broadcasting): only unnamed symbols are identified.
 
         The compiled model checks at run time that dims of one name are equal, so nothing is computed wrongly.
         """
-        self._refine(a, b, (symbols(a) | symbols(b)) & self.unnamed)
+        names = symbols(a) | symbols(b)
+        self._refine(a, b, names & self.unnamed)
+        if len(names) == 1:  # one dim and what it is rounded to
+            self._divide(a, b, names)
 
     def _refine(self, a: Dim, b: Dim, candidates: Iterable[str]) -> None:
         if a == b or self.differ(a, b):
@@ -107,6 +145,41 @@ class Assumptions:
             if least <= high and low <= most:
                 aliases = {**self.aliases, name: solution}
                 raise Refinement(replace(self, aliases=aliases, ranges=self._within(solution, low, high)))
+
+    def _divide(self, a: Dim, b: Dim, candidates: Iterable[str]) -> None:
+        """h = 2 * (h // 2) needs an even h: raise the Refinement that puts 2 * h_over_2 in place of h.
+
+        The smallest factor under which the dims are the same is taken, without a remainder where that is possible.
+        """
+        if a == b or self.differ(a, b):
+            return
+        for name in sorted(candidates, key=lambda s: (s in self.unnamed, s), reverse=True):
+            for factor in _factors({*_divisors(a, name), *_divisors(b, name)}):
+                part = self._free(f"{name}_over_{factor}")
+                for rest in range(factor if factor <= LARGEST_REMAINDERS else 1):
+                    multiple = dims.symbol(part) * factor + rest
+                    low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
+                    within = max(-((rest - low) // factor), 0), (high - rest) // factor
+                    if within[0] <= within[1] and self._equal_as(a, b, name, multiple):
+                        raise Refinement(self._divided(name, part, multiple, within))
+
+    def _equal_as(self, a: Dim, b: Dim, name: str, value: Dim) -> bool:
+        left, right = (self.simplified(substitute(d, {name: value})) for d in (a, b))
+        return left == right
+
+    def _divided(self, name: str, part: str, multiple: Dim, within: tuple[int, int]) -> Assumptions:
+        ranges = {symbol: bounds for symbol, bounds in self.ranges.items() if symbol != name}
+        if name in self.ranges:
+            ranges[part] = within
+        unnamed = (self.unnamed | {part}) if name in self.unnamed else self.unnamed
+        aliases = {**self.aliases, name: multiple}
+        return replace(self, ranges=ranges, aliases=aliases, unnamed=unnamed, taken=self.taken | {part})
+
+    def _free(self, wish: str) -> str:
+        name, number = wish, 2
+        while name in self.taken:
+            name, number = f"{wish}_{number}", number + 1
+        return name
 
     def demand_at_least(self, dim: Dim, low: int) -> Ranges:
         """The ranges under which dim >= low, as far as `dim` grows with a single symbol: linearly, or through floor
@@ -165,6 +238,28 @@ class Refinement(Exception):  # noqa: N818 - it steers the import, nothing has g
     def __init__(self, assumptions: Assumptions) -> None:
         super().__init__()
         self.assumptions = assumptions
+
+
+def _divisors(dim: Dim, name: str) -> Iterator[int]:
+    """The constants by which something made of the symbol `name` is divided anywhere in `dim`."""
+    for monomial, _ in dim.terms if isinstance(dim, Expr) else ():
+        for atom in monomial:
+            if isinstance(atom, Symbol):
+                continue
+            if atom.op in ("//", "%") and isinstance(atom.right, int) and atom.right > 1 and name in symbols(atom.left):
+                yield atom.right
+            yield from _divisors(atom.left, name)
+            yield from _divisors(atom.right, name)
+
+
+def _factors(divisors: Iterable[int]) -> list[int]:
+    """The smallest products of the divisors up to LARGEST_FACTOR, in order: divisions may lie within each other."""
+    found: set[int] = set()
+    fresh = {d for d in divisors if d <= LARGEST_FACTOR}
+    while fresh:
+        found |= fresh
+        fresh = {f * d for f in fresh for d in found if f * d <= LARGEST_FACTOR} - found
+    return sorted(found)[:MOST_FACTORS]
 
 
 def single_atom(dim: Dim) -> object:

@@ -12,15 +12,20 @@ import onnx
 from ingot.compiler.frontend.assumptions import Assumptions, spell
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.folding import fold
+from ingot.compiler.frontend.sequences import Item, Optional, TensorSequence, mapped, tensors_of
+from ingot.compiler.frontend.sizes import as_i64, bound_size
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, show
 from ingot.compiler.ir.graph import Array, Constant, Node, Origin, Value, constant
 from ingot.compiler.ir.types import broadcast_shapes
+from ingot.compiler.ops.control import Require
 from ingot.compiler.ops.movement import DimValues, Expand, Reshape, Slice
-from ingot.compiler.ops.shape_arithmetic import known_dims
+from ingot.compiler.ops.pointwise import Equal, Or
+from ingot.compiler.ops.shape_arithmetic import contents, known_dims
 from ingot.runtime.dtypes import DType
 
 if TYPE_CHECKING:
+    from ingot.compiler.frontend.operators.table import Results
     from ingot.compiler.frontend.scope import Scope
 
 Dims = tuple[Dim, ...]
@@ -38,6 +43,7 @@ _READERS: dict[int, Callable[[onnx.AttributeProto], Any]] = {
     _KINDS.STRINGS: lambda a: tuple(x.decode("utf-8") for x in a.strings),
     _KINDS.TENSOR: lambda a: a.t,
     _KINDS.GRAPH: lambda a: a.g,
+    _KINDS.SPARSE_TENSOR: lambda a: a.sparse_tensor,
 }
 
 
@@ -54,8 +60,9 @@ class Context:
     origin: Origin
     scope: Scope
     attributes: Mapping[str, onnx.AttributeProto]
-    operands: tuple[Value | None, ...]
+    operands: tuple[Item | None, ...]
     _read: set[str | int] = field(default_factory=set[str | int], repr=False)
+    _required: list[tuple[Value, str]] = field(default_factory=list[tuple[Value, str]], repr=False)
 
     # -- inputs and attributes ---------------------------------------------------------------------------------------
 
@@ -67,9 +74,32 @@ class Context:
         return value
 
     def optional(self, index: int) -> Value | None:
-        """Input `index`, None when it is left out."""
+        """Input `index`, None when it is left out; ModelError when it is a sequence or an optional."""
+        self._read.add(index)
+        found = self.operands[index] if index < len(self.operands) else None
+        if found is not None and not isinstance(found, Value):
+            raise ModelError(f"input {index} is {found}: a tensor is needed", remedy="run onnx.checker on the model")
+        return found
+
+    def item(self, index: int) -> Item | None:
+        """Input `index` whatever it is, None when it is left out."""
         self._read.add(index)
         return self.operands[index] if index < len(self.operands) else None
+
+    def sequence(self, index: int) -> tuple[Item, ...]:
+        """The elements of input `index`, which must be a sequence."""
+        found = self.item(index)
+        if not isinstance(found, TensorSequence):
+            raise ModelError(f"input {index} is no sequence", remedy="run onnx.checker on the model")
+        return found.elements
+
+    def tensors(self, index: int) -> tuple[Value, ...]:
+        """The elements of input `index`, which must be a sequence of tensors."""
+        elements = self.sequence(index)
+        found = tuple(e for e in elements if isinstance(e, Value))
+        if len(found) != len(elements):
+            raise ModelError(f"input {index} is no sequence of tensors", remedy="run onnx.checker on the model")
+        return found
 
     def variadic(self, first: int = 0) -> tuple[Value, ...]:
         """All inputs from `first` on; at least one."""
@@ -133,6 +163,15 @@ class Context:
             raise ModelError(f"attribute {name!r} must be a tensor", remedy="run onnx.checker on the model")
         return self.scope.importer.model.array(value)
 
+    def sparse_tensor(self, name: str) -> Array | None:
+        """The contents, with their zeros, of the sparse tensor attribute `name`, None when it is left out."""
+        value = self._value(name)
+        if value is None:
+            return None
+        if not isinstance(value, onnx.SparseTensorProto):
+            raise ModelError(f"attribute {name!r} must be a sparse tensor", remedy="run onnx.checker on the model")
+        return self.scope.importer.model.dense(value)
+
     def _value(self, name: str) -> Any:
         self._read.add(name)
         attribute = self.attributes.get(name)
@@ -161,24 +200,63 @@ class Context:
 
     def known(self, value: Value) -> Dims | None:
         """The elements of an integer value in row-major order as dims, None when they depend on data."""
-        return known_dims(value)
+        found = known_dims(value)
+        return None if found is None else tuple(self.assumptions.simplified(d) for d in found)
 
     def dims(self, index: int, what: str) -> Dims:
-        """The elements of input `index` as dims; UnsupportedError when they depend on data."""
-        found = self.known(self.operand(index))
-        if found is None:
-            raise UnsupportedError(
-                f"{what} (input {index}) is computed from data, so shapes would not be known before the model runs",
-                remedy="make it depend on shapes and constants only, or fold it when the model is exported",
-            )
-        return found
+        """The elements of input `index`, none of them negative, as dims; symbols stand for what depends on data."""
+        value = self.operand(index)
+        found = self.known(value)
+        return found if found is not None else tuple(self.size(v, what) for v in self.elements(value, what))
+
+    def elements(self, value: Value, what: str) -> tuple[Value, ...]:
+        """The elements of an integer value of rank 0 or 1 whose extent is known, each an i64 scalar."""
+        if not value.dtype.is_integer or value.rank > 1 or not value.type.is_static:
+            raise UnsupportedError(f"{what} is {value.type}: a list of integers of fixed length is needed")
+        wide = as_i64(self, value)
+        parts = [wide] if value.rank == 0 else [self.element(wide, i) for i in range(int(value.shape[0]))]
+        return tuple(part if (d := self.known(part)) is None else self.dim_values(d, True) for part in parts)
+
+    def size(self, value: Value, what: str, most: Dim | None = None) -> Dim:
+        """The i64 scalar `value` as a dim: what it is known to be, or a new symbol bound to it (see `bound_size`)."""
+        return bound_size(self, value, what, most)
+
+    def require(self, condition: Value, message: str) -> None:
+        """This node is only right where `condition` (bool []) holds: its results are checked, see also `checked`."""
+        if self.decided(condition) is not True:
+            self._required.append((condition, message))
+
+    def checked(self, *values: Value) -> tuple[Value, ...]:
+        """`values` as they are where all that was required so far holds; otherwise the run ends."""
+        for condition, message in self._required:
+            values = self.build(Require, values, condition, True, message).results()
+        self._required.clear()
+        return values
+
+    def guarded(self, results: Results) -> Results:
+        """The results of the node, checked."""
+        if not self._required:
+            return results
+        values = (results,) if isinstance(results, Value | TensorSequence | Optional) else tuple(results)
+        present = [v for item in values if item is not None for v in tensors_of(item)]
+        renewed = dict(zip(present, self.checked(*present), strict=True))
+        return [None if item is None else mapped(item, renewed.__getitem__) for item in values]
 
     def fixed(self, index: int, what: str) -> tuple[int, ...]:
         """As `dims`, but all must be plain ints."""
         found = self.dims(index, what)
         if not all(isinstance(d, int) for d in found):
-            raise UnsupportedError(f"{what} (input {index}) is {spell(found)}, but must be constant")
+            reason = "computed from data" if self.bound(*found) else spell(found)
+            raise UnsupportedError(f"{what} (input {index}) is {reason}, but must be constant")
         return tuple(d for d in found if isinstance(d, int))
+
+    def decided(self, condition: Value) -> bool | None:
+        """The value of a condition that follows from constants and shapes, None when it depends on data."""
+        found = contents(condition)
+        if found is not None and found.size == 1 and isinstance(found.item(), bool):
+            return found.item()
+        array = self.array(condition)
+        return None if array is None or array.size != 1 else bool(array.item())
 
     def array(self, value: Value) -> Array | None:
         """The contents of a small value as an array, None when they depend on data or on symbolic dims."""
@@ -239,7 +317,15 @@ class Context:
 
     def equal(self, a: Dim, b: Dim) -> None:
         """The model is only valid when a == b: learn it where it can be learnt (see `Assumptions.demand_equal`)."""
-        self.assumptions.demand_equal(a, b)
+        bound = self.bound(a, b)
+        self.assumptions.demand_equal(a, b, bound or None)
+        if bound and a != b:
+            equal = self.build(Equal, self.dim_values((a,), True), self.dim_values((b,), True))
+            self.require(equal, f"{show(a)} and {show(b)} must be equal for the model to make sense")
+
+    def bound(self, *found: Dim) -> frozenset[str]:
+        """The symbols of dims that come from data."""
+        return frozenset(s for d in found for s in dims.symbols(d)) & self.scope.importer.bound
 
     def at_least(self, dim: Dim, low: int, need: str) -> None:
         """The model is only valid when dim >= low, for the reason `need`: bound the symbol where that can be done.
@@ -262,14 +348,31 @@ class Context:
             for shape in shapes:
                 if len(shape) >= axis and shape[-axis] != 1 and shape[-axis] not in column:
                     column.append(shape[-axis])
-            if any(isinstance(d, int) for d in column):
-                continue  # a constant wins: symbolic dims are equal to it or 1
-            for other in column[1:]:
+            constants = [d for d in column if isinstance(d, int)]
+            for other in column if constants else ():
+                if not isinstance(other, int):
+                    self._one_or(other, constants[0])
+            for other in column[1:] if not constants else ():
+                if bound := self.bound(column[0], other):
+                    self.assumptions.demand_equal(column[0], other, bound)
                 self.assumptions.suggest_equal(column[0], other)
-                raise UnsupportedError(
-                    f"dims {show(column[0])} and {show(other)} are broadcast, but nothing says that they are equal",
-                    remedy="if they are, give both one name with shapes; otherwise pin one of them",
-                )
+                raise self._unrelated(column[0], other)
+
+    def _one_or(self, dim: Dim, extent: int) -> None:
+        """A symbolic dim is broadcast with a constant: it is the same, or else 1."""
+        if self.bound(dim):
+            self.equal(dim, extent)
+            return
+        self.assumptions.suggest_equal(dim, extent)
+        value = self.dim_values((dim,), True)
+        fits = [self.build(Equal, value, self.dim_values((d,), True)) for d in (1, extent)]
+        self.require(self.build(Or, *fits), f"{show(dim)} is broadcast with {extent}: it must be 1 or {extent}")
+
+    def _unrelated(self, a: Dim, b: Dim) -> UnsupportedError:
+        return UnsupportedError(
+            f"dims {show(a)} and {show(b)} are broadcast, but nothing says that they are equal",
+            remedy="if they are, give both one name with shapes; otherwise pin one of them",
+        )
 
     def broadcast_to(self, target: Sequence[Dim], *shapes: Sequence[Dim]) -> None:
         """The shapes are about to be broadcast to `target` itself: their dims are 1 or equal to its own."""

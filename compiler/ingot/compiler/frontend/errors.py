@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -63,11 +63,29 @@ class UnsupportedOperator:
         return f"{spelling} (opset {self.opset}, {self.count} node(s): {', '.join(self.nodes)}{more})"
 
 
+@dataclass(frozen=True, slots=True)
+class UnsupportedUse:
+    """A known operator that one node uses in a way that the importer does not support. `types` are those of its
+    operands, "-" where one is left out."""
+
+    node: str
+    domain: str
+    op_type: str
+    opset: int
+    types: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        spelling = f"{self.domain}.{self.op_type}" if self.domain else self.op_type
+        on = f" on {', '.join(self.types)}" if self.types else ""
+        return f"{self.node!r} ({spelling}, opset {self.opset}{on}): {self.reason}"
+
+
 class UnsupportedError(ModelError):
     """The model is valid but uses something that the importer does not support.
 
-    `operators` lists every unknown operator of the model at once; it is empty when a known operator is used in a way
-    that is not supported.
+    `operators` lists every unknown operator of the model at once, `uses` every node that uses a known one in a way that
+    is not supported. `unexamined` counts, by operator, the nodes behind those whose types are then not known.
     """
 
     def __init__(
@@ -75,10 +93,14 @@ class UnsupportedError(ModelError):
         problem: str,
         *,
         operators: Sequence[UnsupportedOperator] = (),
+        uses: Sequence[UnsupportedUse] = (),
+        unexamined: Mapping[str, int] | None = None,
         remedy: str | None = None,
         file: str | None = None,
         node: str | None = None,
         opset: int | None = None,
     ) -> None:
         self.operators = tuple(operators)
+        self.uses = tuple(uses)
+        self.unexamined = dict(unexamined or {})
         super().__init__(problem, remedy=remedy, file=file, node=node, opset=opset)

@@ -95,6 +95,21 @@ def typed_body(
     return onnx.FunctionProto.FromString(data) if data else None
 
 
+def inferred_types(
+    domain: str, node: onnx.NodeProto, opset: int, operands: Sequence[Value | None]
+) -> dict[str, onnx.TypeProto]:
+    """The types that the standard gives the results of `node`, by name; none where it is silent or `node` is wrong."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, domain)
+        context = onnx.checker.C.CheckerContext()
+        context.ir_version, context.opset_imports = onnx.IR_VERSION, {domain: opset}
+        onnx.checker.check_node(node, context)
+        types = {name: _type_proto(v) for name, v in zip(node.input, operands, strict=True) if name}
+        return onnx.shape_inference.infer_node_outputs(schema, node, types)
+    except (onnx.defs.SchemaError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError):
+        return {}
+
+
 def _best(versions: Sequence[int], opset: int) -> int:
     """The newest body not newer than the model; a body imports its own opset, so an older model may take any."""
     return max((v for v in versions if v <= opset), default=min(versions))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,25 +11,37 @@ from typing import Any, TypeAlias
 import onnx
 
 from ingot.compiler.frontend.assumptions import Assumptions, Refinement
-from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.functions import domain_of, opsets_of
 from ingot.compiler.frontend.operators import TABLE
+from ingot.compiler.frontend.operators.custom import with_custom
+from ingot.compiler.frontend.operators.table import Table
+from ingot.compiler.frontend.refusals import Refusals
 from ingot.compiler.frontend.scope import Importer, Scope
 from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_signature
 from ingot.compiler.frontend.support import Functions, Survey, require_small_calls
 from ingot.compiler.frontend.topology import own_names, require_text
 from ingot.compiler.frontend.weights import ModelData, map_file, open_model
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.graph import Graph, Input, Value
+from ingot.compiler.ir.graph import Graph, Input, Value, topological
 from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.ops.custom import CustomOp
 from ingot.runtime.manifest import MAX_NAME, MAX_RANK, MAX_SYMBOL
 
 Source: TypeAlias = "str | Path | bytes | onnx.ModelProto | Any"
 
+MAX_BYTES = 2**62  # of one tensor
 REFINEMENTS = 256  # each one relates two dims or bounds one; a model has only so many
 
 
-def load_onnx(model: Source, *, shapes: Shapes | None = None, ranges: Ranges | None = None) -> Graph:
+def load_onnx(
+    model: Source,
+    *,
+    shapes: Shapes | None = None,
+    ranges: Ranges | None = None,
+    custom: Iterable[CustomOp] = (),
+    watch: bool = False,
+) -> Graph:
     """Import a model: a path, serialised bytes, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`.
 
     Weights of a model given as a path are memory-mapped, never copied, so models beyond 2 GB work. Dims that the model
@@ -37,15 +50,22 @@ def load_onnx(model: Source, *, shapes: Shapes | None = None, ranges: Ranges | N
     ``{"batch": (1, 64)}``. Where the model only makes sense if dims are equal or bounded (an unnamed dim concatenated
     with another, a sequence that indexes a table of positions), the result's types and `ranges` say so.
 
-    Initialisers that are also inputs are constants. Nodes that no output needs are left out. Every node's `origin` is
-    the name of the ONNX node, or ``<operator>:<first output>`` where it has none.
+    Outputs that are sequences are given element by element, ``name[0]``, ``name[1]``. Initialisers that are also inputs
+    are constants. Nodes that no output needs are left out. Every node's `origin` is the name of the ONNX node, or
+    ``<operator>:<first output>`` where it has none.
 
-    Raises `UnsupportedError` listing all operators that are not supported, and `ModelError` when the model is
-    malformed, contradicts itself or contradicts `shapes` and `ranges`.
+    `custom` are operators of the user's own, found by domain and name; the model's own functions come before them.
+
+    With `watch` the result's `watched` has the value of every tensor of the main graph by name.
+
+    Raises `UnsupportedError` listing all operators that are not supported, `ModelError` when the model is malformed,
+    contradicts itself or contradicts `shapes` and `ranges`, and `CustomOpError` for custom operators that clash.
     """
+    table = with_custom(TABLE, custom)
     opened = _open(model)
     try:
-        return _import(opened, shapes or {}, ranges or {})
+        graph = _import(opened, table, shapes or {}, ranges or {})
+        return graph if watch else replace(graph, watched={})
     except ModelError as error:
         raise error.at(file=opened.name) from error.__cause__
     except IrError as error:
@@ -71,7 +91,7 @@ def _open(model: Source) -> ModelData:
     )
 
 
-def _import(model: ModelData, shapes: Shapes, ranges: Ranges) -> Graph:
+def _import(model: ModelData, table: Table, shapes: Shapes, ranges: Ranges) -> Graph:
     proto = model.proto
     require_text(proto)
     opsets = _opsets(proto)
@@ -85,34 +105,58 @@ def _import(model: ModelData, shapes: Shapes, ranges: Ranges) -> Graph:
     functions = _functions(proto)
     require_small_calls(graph.node, functions)
     signature = read_signature(graph, shapes, ranges)
-    Survey(TABLE, functions).require_supported(graph.node, outputs, own_names(graph), opsets)
+    refusals = Refusals(Survey(table, functions).unknown(graph.node, outputs, own_names(graph), opsets))
     assumptions = signature.assumptions
     for _ in range(REFINEMENTS):
         try:
-            return _attempt(model, functions, opsets, signature, assumptions)
+            found = _attempt(model, table, functions, opsets, signature, assumptions, refusals)
         except Refinement as refinement:
             assumptions = refinement.assumptions
+            continue
+        except ModelError:
+            if refusals:
+                break
+            raise
+        if refusals:
+            break
+        return found
+    if refusals:
+        raise refusals.error(table, opsets)
     raise ModelError(f"the dims of the model are still unrelated after {REFINEMENTS} attempts", remedy="pass shapes")
 
 
 def _attempt(
-    model: ModelData, functions: Functions, opsets: Mapping[str, int], signature: Signature, assumptions: Assumptions
+    model: ModelData,
+    table: Table,
+    functions: Functions,
+    opsets: Mapping[str, int],
+    signature: Signature,
+    assumptions: Assumptions,
+    refusals: Refusals,
 ) -> Graph:
-    """One import under fixed assumptions; Refinement when they do not suffice."""
+    """One import under fixed assumptions; Refinement when they do not suffice. What it returns is nonsense where it
+    adds to `refusals`."""
     graph = model.proto.graph
-    importer = Importer(model, TABLE, functions, signature.symbols, assumptions)
-    scope = Scope(importer, opsets)
+    importer = Importer(model, table, functions, signature.symbols, assumptions, refusals)
     inputs: list[Input] = []
     for name, declared in signature.inputs:
         shape = tuple(assumptions.resolve(d) for d in declared.shape)
         inputs.append(Input(name, TensorType(declared.dtype, shape), origin=(name,)))
+    importer.told = frozenset(s for i in inputs for d in i.shape for s in dims.symbols(d))
+    scope = Scope(importer, opsets)
     outputs = scope.run(graph, {i.label: i for i in inputs})
+    if not outputs:
+        raise UnsupportedError("all outputs of the model are empty", remedy="it computes nothing")
     if importer.narrowed:
         raise Refinement(replace(assumptions, ranges={**assumptions.ranges, **importer.narrowed}))
+    bound = scope.sizes.bound
+    assumptions = importer.assumptions
     _require_storable(inputs, outputs)
-    present = {s for i in inputs for d in i.shape for s in dims.symbols(d)}
+    present = importer.told | bound.keys()
     ranges = {name: bounds for name, bounds in assumptions.ranges.items() if name in present}
-    return Graph(tuple(inputs), outputs, graph.name or "main", ranges)
+    _require_addressable((*(v for _, v in outputs), *bound.values()), bound, ranges)
+    watched = {name: value for name, value in scope.values.items() if isinstance(value, Value)}
+    return Graph(tuple(inputs), outputs, graph.name or "main", ranges, bound, watched)
 
 
 def _require_storable(inputs: Sequence[Input], outputs: Sequence[tuple[str, Value]]) -> None:
@@ -131,6 +175,25 @@ def _require_storable(inputs: Sequence[Input], outputs: Sequence[tuple[str, Valu
                 f"the symbolic dim {symbol[:40] + '...'!r} has a name of {len(symbol)} characters",
                 remedy=f"at most {MAX_SYMBOL}; rename it with shapes",
             )
+
+
+def _require_addressable(roots: Iterable[Value], bound: Mapping[str, Value], ranges: Ranges) -> None:
+    """Sizes beyond 64 bits have no meaning later on: symbols at their least, but at least 1, must give others."""
+    known: dict[str, int] = {}
+    for node in topological(roots, bound):
+        for kind in node.types:
+            for symbol in {s for d in kind.shape for s in dims.symbols(d)} - known.keys():
+                low, high = ranges.get(symbol, (0, dims.UNBOUNDED))
+                known[symbol] = min(max(low, 1), high)
+            try:
+                extents = [abs(dims.evaluate(d, known)) for d in kind.shape]
+            except ZeroDivisionError:
+                continue
+            if max((math.prod(extents) * kind.dtype.itemsize, *extents)) > MAX_BYTES:
+                names = ", ".join(map(repr, node.origin)) or "the model"
+                raise ModelError(
+                    f"{names} makes {kind}, which no memory holds", remedy="correct the sizes, or give others with shapes"
+                )
 
 
 def _opsets(proto: onnx.ModelProto) -> dict[str, int]:

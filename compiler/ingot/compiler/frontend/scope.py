@@ -12,13 +12,17 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, schema_defaults, static_body, typed_body
 from ingot.compiler.frontend.operators.table import Results, Table
-from ingot.compiler.frontend.signature import Symbols, declared_dims
+from ingot.compiler.frontend.refusals import BlockedError, Refusals, stand_in_types
+from ingot.compiler.frontend.sequences import Item, Optional, TensorSequence, mapped
+from ingot.compiler.frontend.signature import Symbols, declared_dims, identifier
+from ingot.compiler.frontend.sizes import Sizes
 from ingot.compiler.frontend.support import CALL_DEPTH, Functions, Survey
 from ingot.compiler.frontend.topology import label, live_order, producers
-from ingot.compiler.frontend.weights import ModelData, dtype_of
+from ingot.compiler.frontend.weights import DTYPES, ModelData, dtype_of
 from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Constant, Input, Origin, Value
-from ingot.compiler.ir.types import IrError
+from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.ops.movement import DimValues
 from ingot.compiler.ops.shape_arithmetic import known_dims
 from ingot.runtime.dtypes import i64
@@ -38,9 +42,23 @@ class Importer:
     functions: Functions
     symbols: Symbols
     assumptions: Assumptions
+    refusals: Refusals
     nodes: int = 0
     narrowed: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     """Ranges that the nodes need and that the assumptions do not have yet; they change no type."""
+    told: frozenset[str] = frozenset()
+    """Symbols that the shapes of the inputs tell."""
+    bound: set[str] = field(default_factory=set[str])
+    """Symbols that are bound to values in any graph of the model."""
+    _names: set[str] = field(default_factory=set[str])
+
+    def new_symbol(self, wish: str) -> str:
+        """A name for a symbol, the same in every attempt to import the model."""
+        name, number = wish, 2
+        while name in self._names or name in self.told:
+            name, number = f"{wish}_{number}", number + 1
+        self._names.add(name)
+        return name
 
     def narrow(self, ranges: Ranges) -> None:
         """Note where `ranges` are narrower than those assumed."""
@@ -50,15 +68,21 @@ class Importer:
                 self.narrowed[name] = max(first, low), min(last, high)
 
     def require_supported(self, function: onnx.FunctionProto, opsets: Opsets) -> None:
-        """UnsupportedError listing all unknown operators of a function body."""
-        Survey(self.table, self.functions).require_supported(function.node, function.output, function.input, opsets)
+        """Raise UnsupportedError where a function body has operators that are unknown."""
+        found = Survey(self.table, self.functions).unknown(function.node, function.output, function.input, opsets)
+        if found:
+            raise Refusals(found).error(self.table, opsets)
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A name that exists but has no value here; using it is an error."""
+    """A name that exists but has no value here; using it is an error.
+
+    An input that the call of a function leaves out may be passed on: nodes have it left out, too.
+    """
 
     error: ModelError
+    is_left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,7 @@ class Body:
     inputs: tuple[Input, ...]
     outputs: tuple[tuple[str, Value], ...]
     captures: Mapping[Value, Input]
+    bound: Mapping[str, Value] = field(default_factory=dict[str, Value])
 
 
 @dataclass
@@ -88,8 +113,10 @@ class Scope:
     caller: Origin = ()
     depth: int = 0
     is_called_in_closed: bool = False
-    values: dict[str, Value | Absent] = field(default_factory=dict[str, Value | Absent])
+    sizes: Sizes = field(default_factory=Sizes)
+    values: dict[str, Item | Absent] = field(default_factory=dict[str, Item | Absent])
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict[str, onnx.TensorProto])
+    sparse: dict[str, onnx.SparseTensorProto] = field(default_factory=dict[str, onnx.SparseTensorProto])
     declared: dict[str, onnx.ValueInfoProto] = field(default_factory=dict[str, onnx.ValueInfoProto])
 
     @property
@@ -101,22 +128,41 @@ class Scope:
     # -- names -------------------------------------------------------------------------------------------------------
 
     def lookup(self, name: str) -> Value:
-        """The value of `name`, here or in the graphs around; ModelError when there is none."""
+        """The tensor `name`, here or in the graphs around; ModelError when there is none."""
+        found = self.find(name)
+        if not isinstance(found, Value):
+            raise UnsupportedError(
+                f"{name!r} is {found} where a tensor is needed",
+                remedy="sequences and optionals must not leave the graph or a branch that data decides about",
+            )
+        return found
+
+    def find(self, name: str) -> Item:
+        """What `name` stands for, here or in the graphs around; ModelError when there is nothing."""
         if name in self.values:
             found = self.values[name]
             if isinstance(found, Absent):
                 raise found.error
             return found
         if name in self.tensors:
-            value: Value = Constant(self.importer.model.array(self.tensors[name]), origin=(name,))
+            value: Item = Constant(self.importer.model.array(self.tensors[name]), origin=(name,))
+        elif name in self.sparse:
+            value = Constant(self.importer.model.dense(self.sparse[name]), origin=(name,))
         elif self.parent is None:
             raise ModelError(
                 f"the name {name!r} is used but never defined", remedy="run onnx.checker or export the model again"
             )
         else:
-            value = self._capture(name, self.parent.lookup(name))
+            value = mapped(self.parent.find(name), lambda outer: self._capture(name, outer))
         self.values[name] = value
         return value
+
+    def is_left_out(self, name: str) -> bool:
+        """True where `name` is an input of a function that its call leaves out."""
+        if name in self.values or name in self.tensors or self.parent is None:
+            found = self.values.get(name)
+            return isinstance(found, Absent) and found.is_left_out
+        return self.parent.is_left_out(name)
 
     def _capture(self, name: str, outer: Value) -> Value:
         """What stands for `outer` in this sub-graph: constants and dims are the same everywhere, the rest is passed."""
@@ -133,6 +179,24 @@ class Scope:
 
     def run(self, graph: onnx.GraphProto, inputs: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
         """Import the nodes that the outputs of `graph` need; its outputs by name."""
+        self._fill(graph, inputs)
+        if self.parent is None:
+            return tuple(pair for o in graph.output for pair in self._listed(o.name, self.find(o.name)))
+        return tuple((o.name, self.lookup(o.name)) for o in graph.output)
+
+    def _listed(self, name: str, item: Item) -> tuple[tuple[str, Value], ...]:
+        """The tensors that an output of the model is made of: those of a sequence are `name[0]`, `name[1]`, .."""
+        match item:
+            case TensorSequence(elements):
+                pairs = (self._listed(f"{name}[{i}]", e) for i, e in enumerate(elements))
+                return tuple(pair for each in pairs for pair in each)
+            case Optional(content):
+                return () if content is None else self._listed(name, content)
+            case _:
+                return ((name, item),)
+
+    def _fill(self, graph: onnx.GraphProto, inputs: Mapping[str, Item]) -> None:
+        """Give the names of `graph` that its outputs need their values."""
         self.values.update(inputs)
         for tensor in graph.initializer:
             if tensor.name in self.tensors:
@@ -140,13 +204,12 @@ class Scope:
             self.tensors[tensor.name] = tensor
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
-            self.values[name] = Absent(
-                UnsupportedError(f"initialiser {name!r} is sparse", remedy="export the model with dense weights")
-            )
+            if name in self.tensors or name in self.sparse:
+                raise ModelError(f"two initialisers are named {name!r}", remedy="names must be unique")
+            self.sparse[name] = sparse
         self.declared = {v.name: v for v in (*graph.value_info, *graph.output)}
         outputs = [o.name for o in graph.output]
-        self.import_nodes(graph.node, outputs, {*inputs, *self.tensors})
-        return tuple((name, self.lookup(name)) for name in outputs)
+        self.import_nodes(graph.node, outputs, {*inputs, *self.tensors, *self.sparse})
 
     def body(
         self,
@@ -154,9 +217,10 @@ class Scope:
         formal: tuple[Input, ...],
         values: Sequence[Value],
         captures: dict[Value, Input] | None = None,
+        bound: Mapping[str, Value] | None = None,
     ) -> Body:
         """Import a sub-graph that will be closed: `formal` are its inputs, `values` what its ONNX inputs stand for
-        and `captures` what is passed to it already."""
+        and `captures` what is passed to it already; symbols may be bound already, too."""
         if len(graph.input) != len(values):
             raise ModelError(
                 f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(values)}",
@@ -164,13 +228,21 @@ class Scope:
             )
         captures = {} if captures is None else captures
         inner = Scope(self.importer, self.opsets, self, captures, self.bindings, self.caller, self.depth)
+        inner.sizes = Sizes(self.sizes, dict(bound or {}))
         outputs = inner.run(graph, {i.name: v for i, v in zip(graph.input, values, strict=True)})
-        return Body(formal, outputs, captures)
+        return Body(formal, outputs, captures, inner.sizes.bound)
 
-    def inline(self, graph: onnx.GraphProto) -> tuple[Value, ...]:
-        """Import a sub-graph without inputs as a part of this graph; its outputs."""
+    def inline(self, graph: onnx.GraphProto, inputs: Sequence[Item | None] = ()) -> tuple[Item, ...]:
+        """Import a sub-graph, whose inputs are `inputs`, as a part of this graph; its outputs."""
         inner = Scope(self.importer, self.opsets, self, None, self.bindings, self.caller, self.depth)
-        return tuple(value for _, value in inner.run(graph, {}))
+        inner.sizes = self.sizes
+        if len(graph.input) != len(inputs):
+            raise ModelError(
+                f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(inputs)}",
+                remedy="run onnx.checker on the model",
+            )
+        inner._fill(graph, {i.name: v for i, v in zip(graph.input, inputs, strict=True) if v is not None})
+        return tuple(inner.find(o.name) for o in graph.output)
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -185,6 +257,8 @@ class Scope:
                 self.importer.nodes += 1
                 if self.importer.nodes > LARGEST_IMPORT:
                     raise ModelError(f"the model has more than {LARGEST_IMPORT} nodes once its functions are put in")
+                if self.importer.refusals.is_unknown(node, opset or 0):
+                    raise BlockedError(f"{node.op_type} is unknown")
                 if opset is None:
                     raise ModelError(
                         f"domain {domain or 'ai.onnx'!r} has no opset version", remedy="add it to the opset imports"
@@ -192,13 +266,21 @@ class Scope:
                 self._bind(node, self._import(node, domain, opset))
             except Refinement:
                 raise
+            except BlockedError:
+                self._go_on_behind(node, opset or 0)
+            except UnsupportedError as error:
+                self._refuse(error.at(node=place, opset=opset), node, opset or 0)
             except ModelError as error:
-                raise error.at(node=place, opset=opset) from error.__cause__
+                if not self.importer.refusals:
+                    raise error.at(node=place, opset=opset) from error.__cause__
+                self._go_on_behind(node, opset or 0)
             except _MALFORMED as error:
-                raise ModelError(str(error) or type(error).__name__, node=place, opset=opset) from error
+                if not self.importer.refusals:
+                    raise ModelError(str(error) or type(error).__name__, node=place, opset=opset) from error
+                self._go_on_behind(node, opset or 0)
 
     def _import(self, node: onnx.NodeProto, domain: str, opset: int) -> Results:
-        operands = tuple(self.lookup(name) if name else None for name in node.input)
+        operands = tuple(self.find(name) if name and not self.is_left_out(name) else None for name in node.input)
         attributes = self._attributes(node)
         origin = self.caller or (label(node),)
         function = self.importer.functions.get((domain, node.op_type, node.overload))
@@ -211,7 +293,7 @@ class Scope:
         row = self.importer.table.find(domain, node.op_type, opset)
         if row is not None:
             context = Context(node, opset, origin, self, attributes, operands)
-            results = row(context)
+            results = context.guarded(row(context))
             unread = context.unread()
             if unread:
                 raise UnsupportedError(f"{', '.join(unread)} of {node.op_type} is not supported")
@@ -223,18 +305,66 @@ class Scope:
             plain.CopyFrom(node)
             del plain.attribute[:]
             plain.attribute.extend(attributes.values())
-            body = typed_body(domain, plain, opset, operands)
+            if not all(isinstance(x, Value | None) for x in operands):
+                raise UnsupportedError(f"operator {node.op_type} is not supported with sequences")
+            body = typed_body(domain, plain, opset, [x for x in operands if isinstance(x, Value | None)])
         if body is None:
             raise UnsupportedError(f"operator {node.op_type} is not supported with these types or attributes")
         opsets = {**self.opsets, **opsets_of(body.opset_import)}
         self.importer.require_supported(body, opsets)
         return self._call(body, opsets, operands, attributes, origin)
 
+    def _refuse(self, error: ModelError, node: onnx.NodeProto, opset: int) -> None:
+        """Note why `node` is not supported, and go on behind it."""
+        assert isinstance(error, UnsupportedError)
+        operands = self._operands_known(node)
+        self.importer.refusals.add(error, node, self.caller, operands)
+        self._stand_in(node, opset, operands)
+
+    def _go_on_behind(self, node: onnx.NodeProto, opset: int) -> None:
+        """Leave out a node that reads what nobody knows, or that does not go with a stand-in."""
+        operands = self._operands_known(node)
+        if not self.importer.refusals.is_unknown(node, opset):
+            self.importer.refusals.leave_out(node, self.caller)
+        self._stand_in(node, opset, operands)
+
+    def _operands_known(self, node: onnx.NodeProto) -> list[Item | None]:
+        found: list[Item | None] = []
+        for name in node.input:
+            try:
+                found.append(self.find(name) if name else None)
+            except ModelError:
+                found.append(None)
+        return found
+
+    def _stand_in(self, node: onnx.NodeProto, opset: int, operands: Sequence[Item | None]) -> None:
+        """Give the results of a node that is left out values of their types; those without a type block others."""
+        types = stand_in_types(node, opset, operands, self.declared)
+        for name in node.output:
+            if not name:
+                continue
+            kind = types.get(name)
+            shape = declared_dims(kind) if kind is not None and kind.type.HasField("tensor_type") else None
+            code = kind.type.tensor_type.elem_type if kind is not None else 0
+            if shape is None or code not in DTYPES:
+                self.values[name] = Absent(BlockedError(f"the type of {name!r} is not known"))
+                continue
+            found = tuple(self._stand_in_dim(d, f"{name}_d{axis}") for axis, d in enumerate(shape))
+            self.values[name] = Input(name, TensorType(DTYPES[code], found), origin=(name,))
+
+    def _stand_in_dim(self, declared: int | str | None, wish: str) -> Dim:
+        if isinstance(declared, int):
+            return declared
+        names = self.importer.symbols.names
+        if declared in names:
+            return self.importer.assumptions.resolve(dims.symbol(names[declared]))
+        return dims.symbol(self.importer.new_symbol(identifier(wish)))
+
     def _call(
         self,
         function: onnx.FunctionProto,
         opsets: Opsets,
-        operands: Sequence[Value | None],
+        operands: Sequence[Item | None],
         attributes: Mapping[str, onnx.AttributeProto],
         origin: Origin,
     ) -> Results:
@@ -245,12 +375,13 @@ class Scope:
             raise ModelError(f"function {function.name!r} has {len(function.input)} inputs, {len(operands)} are passed")
         bindings = {**_defaults(function), **attributes}
         inner = Scope(self.importer, opsets, None, None, bindings, origin, self.depth + 1, self.is_closed)
+        inner.sizes = self.sizes
         for position, name in enumerate(function.input):
             value = operands[position] if position < len(operands) else None
-            missing = Absent(ModelError(f"function {function.name!r} uses its input {name!r}, which is left out"))
-            inner.values[name] = value if value is not None else missing
+            missing = ModelError(f"function {function.name!r} uses its input {name!r}, which is left out")
+            inner.values[name] = value if value is not None else Absent(missing, is_left_out=True)
         inner.import_nodes(function.node, function.output, function.input)
-        return [inner.lookup(name) if name in inner.values else None for name in function.output]
+        return [inner.find(name) if name in inner.values else None for name in function.output]
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
         """A node's attributes by name, with references to the attributes of the function call replaced."""
@@ -270,7 +401,7 @@ class Scope:
         return found
 
     def _bind(self, node: onnx.NodeProto, results: Results) -> None:
-        values = (results,) if isinstance(results, Value) else tuple(results)
+        values = (results,) if isinstance(results, Value | TensorSequence | Optional) else tuple(results)
         for position, name in enumerate(node.output):
             if not name:
                 continue
@@ -282,7 +413,8 @@ class Scope:
                     )
                 )
             else:
-                self.check_declared(name, value)
+                if isinstance(value, Value):
+                    self.check_declared(name, value)
                 self.values[name] = value
 
     def check_declared(self, name: str, value: Value) -> None:
@@ -309,7 +441,8 @@ class Scope:
                     )
             elif wanted in self.importer.symbols.names and self.parent is None and not self.caller:
                 known = self.importer.assumptions.resolve(dims.symbol(self.importer.symbols.names[wanted]))
-                self.importer.assumptions.suggest_equal(dim, known)
+                if not self.importer.bound & dims.symbols(dim):
+                    self.importer.assumptions.suggest_equal(dim, known)
 
 
 def _defaults(function: onnx.FunctionProto) -> dict[str, onnx.AttributeProto]:

@@ -167,7 +167,8 @@ def _settle(
             aliases[spelled] = low
         else:
             bounds[spelled] = (low, high)
-    return Signature(tuple(types), table, Assumptions(bounds, aliases, frozenset(unnamed)))
+    taken = frozenset({*table.names.values(), *aliases})
+    return Signature(tuple(types), table, Assumptions(bounds, aliases, frozenset(unnamed), taken))
 
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[DType, tuple[int | str | None, ...] | None]:

@@ -7,14 +7,13 @@ from typing import TypeAlias
 
 import onnx
 
-from ingot.compiler.frontend.errors import ModelError, UnsupportedError, UnsupportedOperator
+from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.frontend.functions import Opsets, domain_of, has_typed_body, opsets_of, static_body
 from ingot.compiler.frontend.operators.table import Table
 from ingot.compiler.frontend.topology import label, live_order, own_names, producers, subgraphs
 
 Key: TypeAlias = tuple[str, str, str]  # domain, operator or function name, overload
 Functions: TypeAlias = Mapping[Key, onnx.FunctionProto]
-NAMED = 3  # how many nodes of each operator are named in a message
 
 CALL_DEPTH = 64  # functions that call functions
 LARGEST_INLINED = 100_000  # nodes of function bodies, each counted as often as it is put in
@@ -57,24 +56,13 @@ class Survey:
         self._found: dict[tuple[str, str, int], list[str]] = {}
         self._visited: set[tuple[str, str, str, int]] = set()
 
-    def require_supported(
+    def unknown(
         self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], taken: Iterable[str], opsets: Opsets
-    ) -> None:
-        """Raise UnsupportedError listing every unknown operator that the outputs need; `taken` are the names of inputs
-        and initialisers."""
+    ) -> dict[tuple[str, str, int], list[str]]:
+        """Every unknown operator that the outputs need, by (domain, name, opset), and the nodes that use it; `taken`
+        are the names of inputs and initialisers."""
         self._walk(nodes, outputs, taken, opsets)
-        if not self._found:
-            return
-        operators = [
-            UnsupportedOperator(domain, op_type, opset, len(names), tuple(names[:NAMED]))
-            for (domain, op_type, opset), names in sorted(self._found.items())
-        ]
-        listing = "\n".join(f"  {operator}" for operator in operators)
-        raise UnsupportedError(
-            f"{len(operators)} operator(s) of the model are not supported:\n{listing}\n",
-            operators=operators,
-            remedy="export the model without them, or replace them with supported operators",
-        )
+        return self._found
 
     def _walk(
         self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], taken: Iterable[str], opsets: Opsets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import onnx
@@ -49,9 +49,18 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and all graphs inside it."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from graphs_of(inner)
+
+
 def own_names(graph: onnx.GraphProto) -> set[str]:
     """Names that a graph has before any node runs: inputs and initialisers."""
-    return {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    return {i.name for i in graph.input} | stored
 
 
 def free_names(graph: onnx.GraphProto) -> set[str]:

@@ -37,7 +37,20 @@ DTYPES: dict[int, DType] = {
     _CODES.UINT16: dtypes.u16,
     _CODES.UINT8: dtypes.u8,
     _CODES.BOOL: dtypes.boolean,
+    _CODES.FLOAT8E4M3FN: dtypes.f8e4m3fn,
+    _CODES.FLOAT8E4M3FNUZ: dtypes.f8e4m3fnuz,
+    _CODES.FLOAT8E5M2: dtypes.f8e5m2,
+    _CODES.FLOAT8E5M2FNUZ: dtypes.f8e5m2fnuz,
+    _CODES.FLOAT8E8M0: dtypes.f8e8m0,
+    _CODES.FLOAT4E2M1: dtypes.f4e2m1,
+    _CODES.INT4: dtypes.i4,
+    _CODES.UINT4: dtypes.u4,
+    _CODES.INT2: dtypes.i2,
+    _CODES.UINT2: dtypes.u2,
 }
+PACKED: dict[DType, int] = {dtypes.f4e2m1: 4, dtypes.i4: 4, dtypes.u4: 4, dtypes.i2: 2, dtypes.u2: 2}
+"""Bits of an element in a file, where several share a byte, the first in the lowest bits."""
+LARGEST_DENSE = 2**26  # elements of a sparse tensor once its zeros are there
 CODES: dict[DType, int] = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -50,7 +63,7 @@ def dtype_of(code: int, what: str) -> DType:
     spelling = _CODES.Name(code).lower() if code in _CODES.values() else f"number {code}"
     raise UnsupportedError(
         f"{what} has element type {spelling}",
-        remedy=f"element types supported: {', '.join(d.name for d in dtypes.ALL)}",
+        remedy=f"element types supported: {', '.join(dtypes.BY_NAME)}",
     )
 
 
@@ -71,7 +84,7 @@ class ModelData:
     def array(self, tensor: onnx.TensorProto) -> Array:
         """The contents of `tensor`: read-only, memory-mapped where the model is a file.
 
-        Raises ModelError when the bytes do not fit its shape, UnsupportedError for strings and sub-byte types.
+        Raises ModelError when the bytes do not fit its shape, UnsupportedError for strings.
         """
         what = f"tensor {tensor.name!r}" if tensor.name else "a tensor attribute"
         dtype = dtype_of(tensor.data_type, what)
@@ -81,10 +94,49 @@ class ModelData:
             raise UnsupportedError(f"{what} is stored in segments", remedy="save the model again with onnx.save")
         shape = tuple(int(d) for d in tensor.dims)
         raw = self.raw(tensor)
-        array = _from_fields(tensor, dtype, what) if raw is None else _from_bytes(raw, dtype, shape, what)
+        if dtype in PACKED:
+            packed = np.frombuffer(raw, np.uint8) if raw is not None else _from_fields(tensor, dtypes.u8, what)
+            array = _unpacked(packed, dtype, shape, what)
+        elif raw is None:
+            array = _from_fields(tensor, dtype, what)
+        else:
+            array = _from_bytes(raw, dtype, shape, what)
         if array.size != math.prod(shape):
             raise ModelError(f"{what} of shape {list(shape)} has {array.size} elements, not {math.prod(shape)}")
         array = array.reshape(shape)
+        array.flags.writeable = False
+        return array
+
+    def dense(self, sparse: onnx.SparseTensorProto) -> Array:
+        """The contents of a sparse tensor with its zeros: read-only, a copy.
+
+        Its indices are positions in the flattened tensor [n] or one row of coordinates for each element [n, rank].
+        Raises ModelError when they do not fit, UnsupportedError beyond LARGEST_DENSE elements.
+        """
+        what = f"sparse tensor {sparse.values.name!r}"
+        shape = tuple(int(d) for d in sparse.dims)
+        values, places = self.array(sparse.values), self.array(sparse.indices)
+        if any(d < 0 for d in shape):
+            raise ModelError(f"{what} has a negative dim in its shape {list(shape)}")
+        if math.prod(shape) > LARGEST_DENSE:
+            raise UnsupportedError(
+                f"{what} has {math.prod(shape)} elements with its zeros, at most {LARGEST_DENSE} are supported",
+                remedy="export the model with dense weights",
+            )
+        rows = (values.size,) if places.ndim == 1 else (values.size, len(shape))
+        if values.ndim != 1 or places.dtype != np.int64 or places.shape != rows:
+            raise ModelError(
+                f"{what} has {list(values.shape)} values and indices {places.dtype}{list(places.shape)}",
+                remedy="one i64 position, or one row of coordinates, is needed for each value",
+            )
+        limits = np.array(shape if places.ndim == 2 else math.prod(shape), np.int64)
+        if ((places < 0) | (places >= limits)).any():
+            raise ModelError(f"{what} has an index outside its shape {list(shape)}")
+        array = np.zeros(shape, values.dtype)
+        if places.ndim == 2:
+            array[tuple(places.T)] = values
+        else:
+            array.reshape(-1)[places] = values
         array.flags.writeable = False
         return array
 
@@ -186,12 +238,23 @@ def open_model(data: memoryview, name: str | None, folder: Path | None) -> Model
     return ModelData(proto, name, folder, data, skeleton.payloads)
 
 
+def _unpacked(data: Array, dtype: DType, shape: tuple[int, ...], what: str) -> Array:
+    """One element a byte from a file's several."""
+    bits, count = PACKED[dtype], math.prod(shape)
+    needed = -(-count * bits // 8)
+    if data.size != needed:
+        raise ModelError(f"{what} of type {dtype.name}{list(shape)} has {data.size} bytes of data, not {needed}")
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    elements = (data.reshape(-1, 1) >> shifts) & np.uint8((1 << bits) - 1)
+    return elements.reshape(-1)[:count].view(dtype.to_numpy())
+
+
 def _from_bytes(raw: memoryview, dtype: DType, shape: tuple[int, ...], what: str) -> Array:
     numpy_dtype = dtype.to_numpy()
     needed = math.prod(shape) * numpy_dtype.itemsize
     if len(raw) != needed:
         raise ModelError(f"{what} of type {dtype.name}{list(shape)} has {len(raw)} bytes of data, not {needed}")
-    stored = numpy_dtype if dtype == dtypes.bf16 else numpy_dtype.newbyteorder("<")
+    stored = numpy_dtype.newbyteorder("<") if dtype.numpy is not None else numpy_dtype
     if dtype == dtypes.boolean and len(raw) < SMALLEST_PAYLOAD:  # any byte but 0 is true
         return np.frombuffer(raw, np.uint8) != 0
     return np.frombuffer(raw, stored)
@@ -210,6 +273,8 @@ def _from_fields(tensor: onnx.TensorProto, dtype: DType, what: str) -> Array:
         if dtype in (dtypes.u64, dtypes.u32):
             return _narrow(np.array(tensor.uint64_data, np.uint64), numpy_dtype)
         values = np.array(tensor.int32_data, np.int32)
+        if dtype.kind == "opaque":
+            return _narrow(values, np.dtype(np.uint8)).view(numpy_dtype)
         if dtype in (dtypes.f16, dtypes.bf16):
             return _narrow(values, np.dtype(np.uint16)).view(numpy_dtype)
         return values != 0 if dtype == dtypes.boolean else _narrow(values, numpy_dtype)

@@ -8,7 +8,7 @@ one normal form, so structural equality decides polynomial equality, and they ar
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias, Union
@@ -239,6 +239,14 @@ def product(dims: Iterable[Dim]) -> Dim:
     return result
 
 
+def total(dims: Iterable[Dim]) -> Dim:
+    """The sum of all dims; 0 when there is none."""
+    result: Dim = 0
+    for d in dims:
+        result = add(result, d)
+    return result
+
+
 def _opaque(op: Operation, left: Dim, right: Dim) -> Expr:
     return Expr((((Opaque(op, left, right),), 1),))
 
@@ -441,3 +449,16 @@ def serialise(dim: Dim) -> Serial:
         total = term if total is None else ["+", total, term]
     assert total is not None
     return total
+
+
+def deserialise(serial: Serial | Sequence[Serial]) -> Dim:
+    """The dim that `serialise` wrote. Raises DimSyntaxError for anything else."""
+    match serial:
+        case int():
+            return serial
+        case str():
+            return symbol(serial)
+        case [str() as op, left, right]:
+            return apply(op, deserialise(left), deserialise(right))
+        case _:
+            raise DimSyntaxError(f"not a serialised dim: {serial!r}")

@@ -35,7 +35,9 @@ from ingot.compiler.ir.loops import (
     Store,
     When,
 )
-from ingot.compiler.ir.program import Branch, Launch, Program, Repeat, Step, Storage
+from ingot.compiler.ir.program import Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.routines import RoutineCall
+from ingot.compiler.ir.types import IrError
 
 BufferArgument: TypeAlias = Array | tuple[Array, int]
 Number: TypeAlias = Any  # a 0-d value shared by all lanes, or an array that broadcasts to the lanes
@@ -175,6 +177,9 @@ class _Run:
 
     def run(self) -> None:
         body = self.kernel.body
+        if isinstance(body, RoutineCall):
+            self.routine(body)
+            return
         grid, statements = (self.kernel.grid, body) if isinstance(body, tuple) else body.nest()
         extents = [dims.evaluate(axis.extent, self.dims) for axis in grid]
         if any(extent <= 0 for extent in extents):
@@ -190,6 +195,13 @@ class _Run:
                 point = point * extent + coordinate
             frame.values["#point"] = point
             self.statements(statements, frame)
+
+    def routine(self, call: RoutineCall) -> None:
+        """The one kind of template whose meaning is not its nest."""
+        try:
+            call.run({name: (memory.array, memory.base) for name, memory in self.memories.items()}, self.dims)
+        except IrError as error:
+            raise ExecutionError(f"kernel {self.kernel.name}: {error}") from error
 
     def statements(self, body: Sequence[Stmt], frame: _Frame) -> None:
         for statement in body:
@@ -268,6 +280,8 @@ class _Run:
 
     def value(self, expression: Expr, frame: _Frame) -> Number:
         match expression:
+            case Const(value=value, dtype=dtype) if dtype.kind == "opaque":
+                return np.asarray(value, np.uint8).view(dtype.to_numpy())
             case Const(value=value, dtype=dtype):
                 return np.asarray(value).astype(dtype.to_numpy())
             case Index(dim=dim):
@@ -476,7 +490,10 @@ def run_program(program: Program, inputs: Mapping[str, Array], *, check_races: b
     signature = Graph(tuple(Input(s.name, _type_of(s)) for s in given), (), program.name, program.ranges)
     values = bind(signature, inputs)
     memory: dict[Storage, Array] = {}
+    late = program.late_storages()
     for storage in program.storages:
+        if storage in late:
+            continue
         dtype = storage.dtype.to_numpy()
         size = dims.evaluate(storage.size, values)
         match storage.kind:
@@ -490,7 +507,7 @@ def run_program(program: Program, inputs: Mapping[str, Array], *, check_races: b
                 memory[storage] = np.zeros(size, dtype)
             case _:
                 memory[storage] = poisoned(size, dtype)
-    _Machine(program, memory, values, check_races).steps(program.steps)
+    _Machine(program, memory, values, check_races, tuple(late)).steps(program.steps)
     outputs = program.of_kind("output")
     return {s.name: memory[s].reshape([dims.evaluate(d, values) for d in _type_of(s).shape]) for s in outputs}
 
@@ -504,9 +521,10 @@ def _type_of(storage: Storage) -> Any:
 @dataclass(eq=False)
 class _Machine:
     program: Program
-    memory: Mapping[Storage, Array]
-    values: Mapping[str, int]
+    memory: dict[Storage, Array]
+    values: dict[str, int]
     check_races: bool
+    late: tuple[Storage, ...] = ()
 
     def steps(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -517,8 +535,29 @@ class _Machine:
                     self.steps(then if self.element(condition) else otherwise)
                 case Repeat():
                     self.repeat(step)
+                case Bind():
+                    self.bind(step)
+                case Stop():
+                    pass  # a launch that sets the status ends the run
+
+    def bind(self, step: Bind) -> None:
+        value = self.element(step.value)
+        low, high = self.program.ranges.get(step.symbol, (0, dims.UNBOUNDED))
+        if not low <= value <= high:
+            raise FaultError(f"{self.program.faults[step.fault - 1]}: it is {value}")
+        self.values[step.symbol] = value
+        for storage in self.late:
+            names = dims.symbols(storage.size)
+            if step.symbol in names and names <= self.values.keys():
+                size = dims.evaluate(storage.size, self.values)
+                if size < 0:
+                    raise ExecutionError(f"{storage.name} would have {size} elements")
+                self.memory[storage] = poisoned(size, storage.dtype.to_numpy())
 
     def launch(self, step: Launch) -> None:
+        missing = [a.storage.name for a in step.buffers if a.storage not in self.memory]
+        if missing:
+            raise ExecutionError(f"kernel {step.kernel.name}: {', '.join(missing)} has no memory yet")
         buffers: dict[str, BufferArgument] = {
             parameter.name: (self.memory[a.storage], dims.evaluate(a.offset, self.values))
             for parameter, a in zip(step.kernel.buffers, step.buffers, strict=True)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias, cast, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.compiler.ir import dims
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.runtime import dtypes
 
@@ -177,13 +178,18 @@ class Graph:
     """Inputs, outputs and all nodes that the outputs reach.
 
     `outputs` pairs each output's name with its value. `ranges` bounds symbolic dims (both ends included); a dim
-    without an entry lies in 0..2**62.
+    without an entry lies in 0..2**62. `bound` gives the symbols whose values come from data: each is what the i64
+    scalar that it is bound to holds at run time. A node whose types, attributes or sub-graphs mention such a symbol
+    depends on that value as on an operand. `watched` follows values under the names that the user knows them by through
+    rewrites; it keeps none alive, so what it leads to may be no part of the graph any more.
     """
 
     inputs: tuple[Input, ...]
     outputs: tuple[tuple[str, Value], ...]
     name: str = "main"
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    bound: Mapping[str, Value] = field(default_factory=dict[str, Value])
+    watched: Mapping[str, Value] = field(default_factory=dict[str, Value])
 
     @property
     def results(self) -> tuple[Value, ...]:
@@ -194,19 +200,36 @@ class Graph:
         """All nodes (inputs included, sub-graphs' nodes not) in a deterministic topological order; cached."""
         cached: tuple[Node, ...] | None = self.__dict__.get("_nodes")
         if cached is None:
-            cached = tuple(topological((*self.inputs, *self.results)))
+            cached = tuple(topological((*self.inputs, *self.results), self.bound))
             object.__setattr__(self, "_nodes", cached)
         return cached
 
+    def sizes(self) -> Mapping[str, Value]:
+        """The entries of `bound` whose symbols nodes of this graph mention; cached."""
+        cached: dict[str, Value] | None = self.__dict__.get("_sizes")
+        if cached is None:
+            mentioned = set[str]().union(*map(symbols_of, self.nodes())) if self.bound else set[str]()
+            cached = {name: value for name, value in self.bound.items() if name in mentioned}
+            object.__setattr__(self, "_sizes", cached)
+        return cached
+
+    def symbols(self) -> frozenset[str]:
+        """The symbols that nodes of this graph mention and that it does not bind itself; cached."""
+        cached: frozenset[str] | None = self.__dict__.get("_symbols")
+        if cached is None:
+            cached = frozenset[str]().union(*map(symbols_of, self.nodes())) - self.bound.keys()
+            object.__setattr__(self, "_symbols", cached)
+        return cached
+
     def uses(self) -> Mapping[Value, int]:
-        """How often each value is read by nodes of this graph or returned by it; cached."""
+        """How often each value is read by nodes of this graph, returned by it or the size of something; cached."""
         cached: dict[Value, int] | None = self.__dict__.get("_uses")
         if cached is None:
             cached = {}
             for node in self.nodes():
                 for operand in operands_of(node):
                     cached[operand] = cached.get(operand, 0) + 1
-            for value in self.results:
+            for value in (*self.results, *self.sizes().values()):
                 cached[value] = cached.get(value, 0) + 1
             object.__setattr__(self, "_uses", cached)
         return cached
@@ -266,23 +289,70 @@ def subgraphs_of(node: Node) -> tuple[Graph, ...]:
     return tuple(g for f in fields_of(node) if isinstance(g := getattr(node, f.name), Graph))
 
 
-def topological(roots: Iterable[Value]) -> Iterator[Node]:
-    """All nodes reachable from `roots`, operands first, iteratively (graphs may be very deep)."""
+def symbols_of(node: Node) -> frozenset[str]:
+    """The symbols in the types, attributes and sub-graphs of `node`; cached."""
+    cached: frozenset[str] | None = node.__dict__.get("_mentioned")
+    if cached is None:
+        found: set[str] = set()
+        stack: list[Any] = [*node.types, *(getattr(node, f.name) for f in fields_of(node))]
+        while stack:
+            match item := stack.pop():
+                case dims.Expr() as dim:
+                    found |= dims.symbols(dim)
+                case TensorType(shape=shape):
+                    stack.extend(shape)
+                case Graph() as graph:
+                    found |= graph.symbols()
+                case tuple():
+                    stack.extend(cast(tuple[Any, ...], item))
+                case _:
+                    pass
+        cached = frozenset(found)
+        object.__setattr__(node, "_mentioned", cached)
+    return cached
+
+
+def sizes_of(node: Node, bound: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The values in `bound` of the symbols that `node` mentions, but for its own results."""
+    if not bound or isinstance(node, Input):
+        return ()
+    names = sorted(symbols_of(node) & bound.keys())
+    return tuple(bound[name] for name in names if node_of(bound[name]) is not node)
+
+
+def dependencies_of(node: Node, bound: Mapping[str, Value]) -> tuple[Value, ...]:
+    """What must be computed before `node`: its operands and the sizes that it mentions."""
+    return (*operands_of(node), *sizes_of(node, bound)) if bound else operands_of(node)
+
+
+def topological(roots: Iterable[Value], bound: Mapping[str, Value] | None = None) -> Iterator[Node]:
+    """All nodes reachable from `roots`, what they depend on first, iteratively (graphs may be very deep).
+
+    Raises IrError where a size depends on itself.
+    """
+    bound = bound or {}
     done: set[Node] = set()
+    waiting: set[Node] = set()  # on the stack; without bound symbols there can be no cycle
     for root in roots:
         stack: list[tuple[Node, int]] = [(node_of(root), 0)]
         while stack:
             node, position = stack.pop()
             if node in done:
                 continue
-            operands = operands_of(node)
+            operands = dependencies_of(node, bound)
             while position < len(operands) and node_of(operands[position]) in done:
                 position += 1
             if position < len(operands):
+                below = node_of(operands[position])
+                if bound:
+                    waiting.add(node)
+                    if below in waiting:
+                        raise IrError(f"{describe(below)} depends on itself: a size is bound to what needs it")
                 stack.append((node, position + 1))
-                stack.append((node_of(operands[position]), 0))
+                stack.append((below, 0))
             else:
                 done.add(node)
+                waiting.discard(node)
                 yield node
 
 

@@ -136,16 +136,21 @@ def _learn(declared: TensorType, array: Array, values: dict[str, int]) -> None:
 def _run(graph: Graph, arrays: Sequence[Array], values: dict[str, int]) -> tuple[Array, ...]:
     left = dict(graph.uses())
     held: dict[Value, Array] = dict(zip(graph.inputs, arrays, strict=True))
+    names: dict[Value, list[str]] = {}
+    for name, value in graph.sizes().items():
+        names.setdefault(value, []).append(name)
     for node in graph.nodes():
         if isinstance(node, Input):
             if node not in held:
                 raise IrError(f"input {node.label!r} is used but is not among the inputs of graph {graph.name!r}")
+            _take_size(graph, names.get(node, ()), held[node], values)
             continue
         sources = operands_of(node)
         operands = [held[v] for v in sources]
         results = _evaluate(node, operands, values)
         for i, array in enumerate(results):
             result = node.result(i)
+            _take_size(graph, names.get(result, ()), array, values)
             _learn(result.type, array, values)
             if left.get(result):
                 held[result] = array
@@ -156,7 +161,18 @@ def _run(graph: Graph, arrays: Sequence[Array], values: dict[str, int]) -> tuple
     return tuple(held[v] for v in graph.results)
 
 
-def _evaluate(node: Node, operands: Sequence[Array], values: Mapping[str, int]) -> tuple[Array, ...]:
+def _take_size(graph: Graph, names: Sequence[str], array: Array, values: dict[str, int]) -> None:
+    """Let the symbols `names` of `graph` have the value of `array`."""
+    for name in names:
+        value = int(array.reshape(()))
+        low, high = graph.ranges.get(name, (0, dims.UNBOUNDED))
+        if not low <= value <= high:
+            raise IrError(f"graph {graph.name!r}: the size {name} = {value} is outside {low}..{high}")
+        if values.setdefault(name, value) != value:
+            raise IrError(f"graph {graph.name!r}: {name} is {values[name]} in a shape, but {value} by its definition")
+
+
+def _evaluate(node: Node, operands: Sequence[Array], values: Mapping[str, Dim]) -> tuple[Array, ...]:
     _, concrete = _concrete(node, operands, values)
     results = tuple(np.asarray(r) for r in concrete.evaluate(*operands))
     if len(results) != len(concrete.types):
@@ -171,7 +187,7 @@ def _evaluate(node: Node, operands: Sequence[Array], values: Mapping[str, int]) 
     return results
 
 
-def _concrete(node: Node, operands: Sequence[Array], values: Mapping[str, int]) -> tuple[tuple[Input, ...], Node]:
+def _concrete(node: Node, operands: Sequence[Array], values: Mapping[str, Dim]) -> tuple[tuple[Input, ...], Node]:
     """`node` with inputs of the arrays' types as operands and known symbols replaced, and those inputs."""
     sources = operands_of(node)
     stand_ins: dict[Value, Value] = {}
@@ -182,7 +198,7 @@ def _concrete(node: Node, operands: Sequence[Array], values: Mapping[str, int]) 
     return tuple(i for i in inputs if isinstance(i, Input)), replaced
 
 
-def _replace(node: Node, operands: Mapping[Value, Value], values: Mapping[str, int]) -> Node:
+def _replace(node: Node, operands: Mapping[Value, Value], values: Mapping[str, Dim]) -> Node:
     """`node` with operands and dims replaced at once (one type check)."""
     if not operands and not values:
         return node
@@ -195,7 +211,7 @@ def _replace(node: Node, operands: Mapping[Value, Value], values: Mapping[str, i
     return dataclasses.replace(node, **changes) if changes else node
 
 
-def _replaced_field(item: Any, operands: Mapping[Value, Value], values: Mapping[str, int]) -> Any:
+def _replaced_field(item: Any, operands: Mapping[Value, Value], values: Mapping[str, Dim]) -> Any:
     match item:
         case Value():
             return operands.get(item, item)
@@ -214,14 +230,15 @@ def _replaced_field(item: Any, operands: Mapping[Value, Value], values: Mapping[
             return item
 
 
-def specialise(graph: Graph, values: Mapping[str, int]) -> Graph:
-    """`graph` with the symbols named in `values` replaced by ints, in its sub-graphs too.
+def specialise(graph: Graph, values: Mapping[str, Dim]) -> Graph:
+    """`graph` with the symbols named in `values` replaced, in its sub-graphs too.
 
     Raises IrError when a value lies outside the symbol's range or a node does not fit the concrete shapes.
     """
     for name, (low, high) in graph.ranges.items():
-        if name in values and not low <= values[name] <= high:
-            raise IrError(f"{name} = {values[name]} is outside its range {low}..{high}")
+        value = values.get(name)
+        if isinstance(value, int) and not low <= value <= high:
+            raise IrError(f"{name} = {value} is outside its range {low}..{high}")
     if not values:
         return graph
     mapping: dict[Value, Value] = {}
@@ -230,7 +247,7 @@ def specialise(graph: Graph, values: Mapping[str, int]) -> Graph:
         if new is not node:
             for i in range(len(node.types)):
                 mapping[node.result(i)] = new.result(i)
-    if not mapping:
+    if not mapping and not values.keys() & graph.bound.keys():
         return graph
     ranges = {name: r for name, r in graph.ranges.items() if name not in values}
     return Graph(
@@ -238,6 +255,7 @@ def specialise(graph: Graph, values: Mapping[str, int]) -> Graph:
         tuple((name, mapping.get(v, v)) for name, v in graph.outputs),
         graph.name,
         ranges,
+        {name: mapping.get(v, v) for name, v in graph.sizes().items() if name not in values},
     )
 
 

@@ -62,13 +62,14 @@ class Call:
 Expr: TypeAlias = Const | Index | Load | Local | Call
 
 # Scalar functions: name -> number of arguments. Arguments share one dtype, the result has the Call's dtype, except:
-# comparisons, isnan, isinf give bool; select is (bool, T, T) -> T; cast is (S) -> T with ONNX Cast semantics.
+# comparisons, isnan, isinf give bool; select is (bool, T, T) -> T; cast is (S) -> T with ONNX Cast semantics;
+# bitcast is (S) -> T of the same size, bit for bit.
 # Integer add/sub/mul wrap; div truncates (floats: IEEE) and mod/fmod follow ONNX; min/max propagate NaN.
 FUNCTIONS: dict[str, int] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "pow", "min", "max", "mod", "fmod"), 2),
     **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor"), 2),
     **dict.fromkeys(("bitand", "bitor", "bitxor", "shl", "shr", "copysign", "atan2"), 2),
-    **dict.fromkeys(("neg", "abs", "sign", "not", "bitnot", "sqrt", "reciprocal", "cast", "isnan", "isinf"), 1),
+    **dict.fromkeys(("neg", "abs", "sign", "not", "bitnot", "sqrt", "reciprocal", "cast", "bitcast", "isnan", "isinf"), 1),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "tanh", "sigmoid", "softplus", "gelu"), 1),
     **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), 1),
     **dict.fromkeys(("floor", "ceil", "trunc", "round"), 1),  # round: half to even

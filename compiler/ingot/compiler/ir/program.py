@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
-from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute
+from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute, symbols
 from ingot.compiler.ir.loops import Axis, Kernel
 from ingot.compiler.ir.types import TensorType
 from ingot.runtime.dtypes import DType
@@ -89,7 +89,29 @@ class Repeat:
     origin: tuple[str, ...] = ()
 
 
-Step: TypeAlias = Launch | Branch | Repeat
+@dataclass(frozen=True, eq=False, slots=True)
+class Bind:
+    """From here on the symbol has the value that the i64 element at `value` holds now.
+
+    The run ends where the status is set already, and with fault number `fault` where the value is outside the range of
+    the symbol; all binds of one symbol have one number. Storages whose size mentions the symbol get their memory here
+    (see `late_storages`), as soon as all their symbols are bound; what they held before is lost.
+    """
+
+    symbol: str
+    value: Argument
+    fault: int
+    origin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stop:
+    """The run ends here where the status is set."""
+
+    origin: tuple[str, ...] = ()
+
+
+Step: TypeAlias = Launch | Branch | Repeat | Bind | Stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +128,32 @@ class Program:
         """The storages of one kind, in order."""
         return tuple(s for s in self.storages if s.kind == kind)
 
-    def launches(self) -> Iterator[Launch]:
-        """All launches, nested ones included, in program order."""
+    def all_steps(self) -> Iterator[Step]:
+        """All steps, each before those nested in it, in program order."""
         stack: list[Step] = list(reversed(self.steps))
         while stack:
             step = stack.pop()
+            yield step
             match step:
-                case Launch():
-                    yield step
                 case Branch(then=then, otherwise=otherwise):
                     stack.extend(reversed((*then, *otherwise)))
                 case Repeat(body=body):
                     stack.extend(reversed(body))
+                case _:
+                    pass
+
+    def launches(self) -> Iterator[Launch]:
+        """All launches, nested ones included, in program order."""
+        return (step for step in self.all_steps() if isinstance(step, Launch))
+
+    def bound(self) -> dict[str, int]:
+        """The symbols that steps bind, in order, with the number of the fault that a value out of range is."""
+        return {step.symbol: step.fault for step in self.all_steps() if isinstance(step, Bind)}
+
+    def late_storages(self) -> dict[Storage, int]:
+        """The storages whose sizes are known only during the run: they have memory of their own, outside the arena,
+        which is kept and enlarged when it is too small. With each the number of the fault that is reported when there
+        is not enough; those numbers follow on those of `faults`."""
+        bound = self.bound().keys()
+        late = [s for s in self.storages if symbols(s.size) & bound] if bound else []
+        return {storage: len(self.faults) + 1 + i for i, storage in enumerate(late)}

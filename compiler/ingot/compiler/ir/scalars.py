@@ -165,6 +165,8 @@ def apply(fn: str, args: tuple[Array, ...], dtype: DType) -> Array:
     with np.errstate(all="ignore"):
         if fn == "cast":
             return cast(args[0], target)
+        if fn == "bitcast":
+            return reinterpreted(args[0], target)
         if fn not in _UNTOUCHED:
             args = tuple(a.astype(target, copy=False) for a in args)
         return np.asarray(_TABLE[fn](*args)).astype(target, copy=False)
@@ -174,6 +176,12 @@ def cast(x: Array, target: np.dtype[Any]) -> Array:
     """ONNX Cast: floats to integers truncate (out of range and NaN are undefined), anything but 0 is true."""
     with np.errstate(all="ignore"):
         return x != 0 if target == np.bool_ else x.astype(target)
+
+
+def reinterpreted(x: Array, target: np.dtype[Any]) -> Array:
+    """The bits of each element as one of `target`, which has the same size; a bool is 0 or 1."""
+    x = np.ascontiguousarray(x).reshape(x.shape)
+    return x.view(np.uint8) != 0 if target == np.bool_ else x.view(target)
 
 
 REDUCTIONS: Mapping[str, np.ufunc] = {

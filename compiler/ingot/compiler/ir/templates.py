@@ -2,7 +2,9 @@
 
 The weight operand of a `Contraction` is *packed* in panels: element (k, n) of matrix `i` lies at
 ``b_offset + ((n // width) * K + k) * width + n % width`` with k running over segments and run in order, and columns
-past the last one present and zero.
+past the last one present and zero. With `dot` above 1 that many consecutive k of a column lie together, for
+instructions that sum so many products: ``b_offset + ((n // width) * K + k - k % dot) * width + (n % width) * dot +
+k % dot``.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ class Contraction:
     panel_block: Dim
     stores: tuple[Store, ...]
     accumulator: DType = f32
+    dot: int = 1  # products of one multiply-add; above 1, A is contiguous along the run, a multiple of it long
+    narrow: bool = False  # whether A and B have other types than the sums
 
     @property
     def zero(self) -> Const:
@@ -77,7 +81,13 @@ class Contraction:
             k = k * axis.extent + symbol(axis.var)
         n = symbol(self.columns.var)
         packed = self.b_offset + ((n // self.width) * self.depth + k) * self.width + n % self.width
-        step: Stmt = Accumulate("acc", "add", Call("mul", (self.a, Load(self.b, packed)), self.accumulator))
+        if self.dot > 1:
+            row = ((n // self.width) * self.depth + k - k % self.dot) * self.width
+            packed = self.b_offset + row + (n % self.width) * self.dot + k % self.dot
+        factors: tuple[Expr, ...] = (self.a, Load(self.b, packed))
+        if self.narrow:
+            factors = tuple(Call("cast", (factor,), self.accumulator) for factor in factors)
+        step: Stmt = Accumulate("acc", "add", Call("mul", factors, self.accumulator))
         for axis in reversed((*self.segments, self.run)):
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.batch, *self.rows, self.columns))
@@ -102,6 +112,7 @@ class Depthwise:
     row_block: Dim  # rows a chunk
     stores: tuple[Store, ...]
     accumulator: DType = f32
+    narrow: bool = False  # whether `a` has another type than the sums
 
     @property
     def grid(self) -> tuple[Axis, ...]:
@@ -110,7 +121,8 @@ class Depthwise:
 
     def nest(self) -> tuple[tuple[Axis, ...], tuple[Stmt, ...]]:
         """The same computation as a plain loop nest."""
-        step: Stmt = Accumulate("acc", "add", Call("mul", (self.a, self.w), self.accumulator))
+        a: Expr = Call("cast", (self.a,), self.accumulator) if self.narrow else self.a
+        step: Stmt = Accumulate("acc", "add", Call("mul", (a, self.w), self.accumulator))
         for axis in reversed(self.taps):
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.rows, self.x, self.channels))

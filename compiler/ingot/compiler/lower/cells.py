@@ -33,6 +33,10 @@ class Arithmetic:
                 total = term if total is None else self.call("add", total, term)
         return self.literal(0) if total is None else total
 
+    def weighted(self, total: Expr, weight: Expr | None, value: Expr) -> Expr:
+        """``total + weight * value``, `total` where there is no weight."""
+        return total if weight is None else self.call("fma", weight, value, total)
+
     def blend(self, weight: Expr, a: Expr, b: Expr) -> Expr:
         """``(1 - weight) * a + weight * b``"""
         rest = self.call("sub", self.literal(1), weight)
@@ -83,24 +87,25 @@ def gru_candidate(m: Arithmetic, functions: Sequence[Activation], total: Expr, z
     return m.blend(z, m.gate(functions[1], total), h)
 
 
-def lstm(
+def lstm_state(
     m: Arithmetic,
     functions: Sequence[Activation],
     sums: Mapping[str, Expr],
-    peepholes: Mapping[str, Expr],
+    peepholes: Mapping[str, Expr | None],
     c: Expr,
     keep: Keep,
-) -> tuple[Expr, Expr]:
-    """The new (h, c) from the sums of gates i, o, f, c (no f: it is ``1 - i``), peephole weights and the old c."""
-    f, g, last = functions
+) -> Expr:
+    """The new cell state from the sums of gates i, f, c (no f: it is ``1 - i``), peephole weights and the old c."""
+    f, g, _ = functions
+    i = keep("i", m.gate(f, m.weighted(sums["i"], peepholes["i"], c)))
+    if "f" in sums:
+        forget = m.gate(f, m.weighted(sums["f"], peepholes["f"], c))
+    else:
+        forget = m.call("sub", m.literal(1), i)
+    return m.call("fma", forget, c, m.call("mul", i, m.gate(g, sums["c"])))
 
-    def peeped(gate: str, cell: Expr) -> Expr:
-        weight = peepholes.get(gate)
-        return sums[gate] if weight is None else m.call("fma", weight, cell, sums[gate])
 
-    i = keep("i", m.gate(f, peeped("i", c)))
-    forget = m.gate(f, peeped("f", c)) if "f" in sums else m.call("sub", m.literal(1), i)
-    candidate = m.gate(g, sums["c"])
-    new = keep("c", m.call("fma", forget, c, m.call("mul", i, candidate)))
-    o = m.gate(f, peeped("o", new))
-    return m.call("mul", o, m.activate(last, new)), new
+def lstm_output(m: Arithmetic, functions: Sequence[Activation], total: Expr, peephole: Expr | None, c: Expr) -> Expr:
+    """The hidden state from the sum of gate o, its peephole weight and the new cell state."""
+    f, _, last = functions
+    return m.call("mul", m.gate(f, m.weighted(total, peephole, c)), m.activate(last, c))

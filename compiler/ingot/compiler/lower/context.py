@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.compiler.ir.dims import Dim, product
-from ingot.compiler.ir.graph import Constant, Graph, Node, Origin, Value, describe, node_of
-from ingot.compiler.ir.program import Kind, Launch, Step, Storage
+from ingot.compiler.ir.dims import UNBOUNDED, Dim, product, symbols
+from ingot.compiler.ir.graph import Constant, Graph, Node, Origin, Value, describe, node_of, symbols_of
+from ingot.compiler.ir.program import Argument, Bind, Kind, Launch, Step, Storage
 from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.machine import Machine
@@ -29,8 +28,9 @@ class Context:
     """The state of one lowering."""
 
     machine: Machine
+    late: frozenset[str] = frozenset()  # the symbols whose values come from data, of all graphs
     reorder: bool = True  # whether algorithms that reorder the arithmetic (Winograd) may be chosen
-    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     storages: list[Storage] = field(default_factory=list[Storage])
     steps: list[Step] = field(default_factory=list[Step])
     views: dict[Value, View] = field(default_factory=dict[Value, View])
@@ -39,6 +39,8 @@ class Context:
     # Zero borders (begin, end) per axis that the consumers of a value would like around it.
     halos: dict[Value, tuple[tuple[int, int], ...]] = field(default_factory=dict[Value, tuple[tuple[int, int], ...]])
     faults: list[str] = field(default_factory=list[str])
+    # The symbols that steps bind, with the number of the fault that a value out of range is.
+    bound: dict[str, int] = field(default_factory=dict[str, int])
     _names: dict[str, int] = field(default_factory=dict[str, int])
     _weights: dict[tuple[Any, ...], Storage] = field(default_factory=dict[tuple[Any, ...], Storage])
     _kept: list[Constant] = field(default_factory=list[Constant])  # keeps ids used as keys alive
@@ -124,6 +126,18 @@ class Context:
             status = self.storage("status", i64, 1, stem="status")
         self.faults.append(message)
         return View(status, (1,), (1,)), len(self.faults)
+
+    def bind(self, name: str, view: View, node: Node) -> None:
+        """From here on the symbol `name` is what the i64 scalar `view` holds."""
+        if name not in self.bound:
+            low, high = self.ranges.get(name, (0, UNBOUNDED))
+            limit = f"{low}..{high}" if high < UNBOUNDED else f"{low} and more"
+            _, self.bound[name] = self.fault(f"{describe(node)}: the size {name} is outside {limit}")
+        self.steps.append(Bind(name, Argument(view.storage, view.offset), self.bound[name], node.origin))
+
+    def may_hold(self, size: Dim, value: Value) -> bool:
+        """Whether a storage of `size` elements has its memory when the node that produces `value` runs."""
+        return symbols(size) & self.late <= symbols_of(node_of(value))
 
     def nested(self) -> Context:
         """A context for a sub-graph's steps: shares everything but the list of steps, placements and halos."""

@@ -19,7 +19,8 @@ from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
 from ingot.compiler.lower.pointwise import copy, translate_node
 from ingot.compiler.lower.views import View
-from ingot.runtime.dtypes import DType, f32, f64
+from ingot.compiler.ops.pointwise import Cast
+from ingot.runtime.dtypes import DType, f32, f64, i8, i16, u8
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class Epilogue:
                 raise LoweringError(f"{describe(group.node)}: a contraction's epilogue changes its shape")
         self.targets = [context.destination(v) for v in group.node.results()]
 
-    def stores(self, build: KernelBuilder, index: Sequence[Dim], acc: Expr) -> tuple[Store, ...]:
-        """The stores for the place `index` of the anchor, whose element there is `acc` (of the wide type)."""
+    def stores(
+        self, build: KernelBuilder, index: Sequence[Dim], acc: Expr, real: Expr | None = None
+    ) -> tuple[Store, ...]:
+        """The stores for the place `index` of the anchor, whose element there is `acc` (of the wide type); `real` is the
+        same number in f32 where that is at hand."""
         group = self.group
         reference, dtype = group.anchor.type.shape, group.anchor.type.dtype
         element = acc if wide_type(dtype) == dtype else Call("cast", (acc,), dtype)
@@ -63,6 +67,8 @@ class Epilogue:
                 return found
             if value is group.anchor:
                 result = element
+            elif real is not None and isinstance(value, Cast) and value.x is group.anchor and value.to == f32:
+                result = real
             elif value in group.outer or (isinstance(value, Constant) and value.data.size != 1):
                 view = self.context.view(group.resolve(value))
                 result = build.load(view, view.broadcast_at(index, reference))
@@ -102,6 +108,26 @@ def in_wide_type(context: Context, view: View, node: Node) -> View:
     target = context.temp(TensorType(kind, view.shape), origin=node.origin)
     copy(context, view, target, node.origin, "widen")
     return target
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """How 8-bit operands are multiplied: `dot` products at a time, weights as `dtype` in memory."""
+
+    dot: int
+    dtype: DType
+
+    def filled(self, depth: int) -> int:
+        """`depth` filled up to a whole number of products at a time."""
+        return -(-depth // self.dot) * self.dot
+
+
+def narrow_product(context: Context, x: Value, w: Value) -> Narrow | None:
+    """How the product of u8 `x` and constant i8 `w` is computed; None for other types."""
+    if (x.dtype, w.dtype) != (u8, i8) or not isinstance(w, Constant):
+        return None
+    dot = context.machine.dot
+    return Narrow(dot, i16 if dot == 2 else i8)
 
 
 def pack_at_run_time(context: Context, b: View, width: int, node: Node) -> Storage:

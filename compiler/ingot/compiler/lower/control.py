@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from ingot.compiler.ir.dims import symbol
+from ingot.compiler.ir.dims import Dim, substitute, symbol, symbols
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
 from ingot.compiler.ir.loops import Axis, Call, Const, Let, When
-from ingot.compiler.ir.program import Argument, Branch, Repeat, Step, Storage
-from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ir.program import Argument, Branch, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.context import Context, LoweringError
-from ingot.compiler.lower.nest import KernelBuilder, index_value, zero
+from ingot.compiler.lower.nest import KernelBuilder, zero
 from ingot.compiler.lower.pointwise import copy, fill, materialise
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import control as ops
@@ -34,7 +34,11 @@ def lower_control(context: Context, node: Node, lower_graph: LowerGraph) -> bool
 
 
 def _if(context: Context, node: ops.If, lower_graph: LowerGraph) -> None:
-    targets = [context.destination(v) for v in node.results()]
+    results = node.results()
+    for each in node.extents:
+        context.halos.pop(results[each.result], None)  # its border would be zeroed before there is memory
+    targets = [context.destination(v) for v in results]
+    told = {each.source: each for each in node.extents}
     condition = context.view(node.condition)
 
     def branch(graph: Graph) -> tuple[Step, ...]:
@@ -42,21 +46,54 @@ def _if(context: Context, node: ops.If, lower_graph: LowerGraph) -> None:
         for x, value in zip(graph.inputs, node.captures, strict=True):
             inner.views[x] = context.view(value)
         lower_graph(inner, graph)
-        for value, target in zip(graph.results, targets, strict=True):
-            copy(inner, inner.view(value), target, node.origin, "yield")
+        values = [inner.view(v) for v in graph.results]
+        for i in told:
+            copy(inner, values[i], targets[i], node.origin, "yield")
+        for each in node.extents:
+            _bind(inner, each.dim, targets[each.source], node)
+        for i, (view, target) in enumerate(zip(values, targets, strict=True)):
+            if i not in told:
+                copy(inner, _shaped(view, target), target, node.origin, "yield")
         return tuple(inner.steps)
 
     then, otherwise = branch(node.then_graph), branch(node.else_graph)
     context.steps.append(Branch(Argument(condition.storage, condition.offset), then, otherwise, node.origin))
 
 
+def _bind(context: Context, dim: Dim, view: View, node: Node) -> None:
+    """Bind the symbol that `dim` is; nothing where it has been found to be something known."""
+    for name in symbols(dim):
+        context.bind(name, view, node)
+
+
+def _shaped(view: View, target: View) -> View:
+    """`view` with the shape of `target`: the same extents, told by other symbols."""
+    return View(view.storage, target.shape, view.strides, view.offset)
+
+
 def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
     results = node.results()
     count = len(node.carried)
     scalar_bool = TensorType(boolean, ())
+    if node.growth:
+        for value in results[:count]:
+            context.halos.pop(value, None)  # its border would be zeroed before there is memory
     carried = [context.destination(v) for v in results[:count]]
-    for value, target in zip(node.carried, carried, strict=True):
-        copy(context, context.view(value), target, node.origin, "carry")
+    told = {each.source for each in node.growth}
+    starts = [context.view(v) for v in node.carried]
+
+    def carry(into: Context, views: list[View]) -> None:
+        """Copy what is carried; the extents first, as the memory of the others depends on them."""
+        for i in told:
+            if views[i].storage is not carried[i].storage:
+                copy(into, views[i], carried[i], node.origin, "carry")
+        for each in node.growth:
+            _bind(into, each.outer, carried[each.source], node)
+        for i, (view, target) in enumerate(zip(views, carried, strict=True)):
+            if i not in told and not (view.storage is target.storage and view.offset == target.offset):
+                copy(into, _shaped(view, target), target, node.origin, "carry")
+
+    carry(context, starts)
     scans = [context.destination(v) for v in results[count:]]
     for scan in scans:
         fill(context, scan, zero(scan.storage.dtype), node.origin, "scan_fill")
@@ -75,28 +112,40 @@ def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
     inner = context.nested()
     body = node.body
     captures = [context.view(v) for v in node.captures]
-    for x, view in zip(body.inputs, (counter, running, *carried, *captures), strict=True):
+    now = {name: each.inner for each in node.growth for name in symbols(each.outer)}
+    seen = [_renamed(view, now) for view in carried]
+    for x, view in zip(body.inputs, (counter, running, *seen, *captures), strict=True):
         inner.views[x] = view
     lower_graph(inner, body)
     kept = {view.storage for view in (counter, running, *carried)}
-    rows = _count_rows(context, inner, counter, node) if scans else None
-    produced = [_own(inner, value, kept, node) for value in body.results]
+    produced = [
+        inner.view(value) if i <= count and value is body.inputs[i + 1] else _own(inner, value, kept, node)
+        for i, value in enumerate(body.results)
+    ]  # what comes back unchanged stays where it is
     for view, scan in zip(produced[1 + count :], scans, strict=True):
         _store_row(inner, view, scan, counter, node)
-    for view, target in zip(produced[1 : 1 + count], carried, strict=True):
-        copy(inner, View(view.storage, target.shape, view.strides, view.offset), target, node.origin, "carry")
+    carry(inner, produced[1 : 1 + count])
     done = produced[0]
-    copy(inner, View(done.storage, (), (), done.offset), running, node.origin, "running")
+    if done.storage is not running.storage:
+        copy(inner, View(done.storage, (), (), done.offset), running, node.origin, "running")
+    always = node.condition is None and node.trip is not None and done.storage is running.storage
     repeat = Repeat(
         Argument(counter.storage),
         None if trip is None else Argument(trip.storage, trip.offset),
-        Argument(running.storage),
+        None if always else Argument(running.storage),
         tuple(inner.steps),
         node.origin,
     )
     context.steps.append(repeat)
-    if rows is not None:
-        _check_rows(context, rows, node)
+
+
+def _renamed(view: View, values: Mapping[str, Dim]) -> View:
+    """`view` in terms of other symbols, which have the same values where it is used."""
+
+    def changed(items: Shape) -> Shape:
+        return tuple(substitute(d, values) for d in items)
+
+    return View(view.storage, changed(view.shape), changed(view.strides), substitute(view.offset, values))
 
 
 def _require(context: Context, node: ops.Require) -> None:
@@ -106,6 +155,7 @@ def _require(context: Context, node: ops.Require) -> None:
     broken = Call("ne", (build.load(condition, condition.offset), Const(node.wanted, boolean)), boolean)
     body = (When(broken, (build.store(status, 0, Const(number, i64)),)),)
     context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
+    context.steps.append(Stop(node.origin))
     for value, result in zip(node.values, node.results(), strict=True):
         if result in context.placements:
             copy(context, context.view(value), context.destination(result), node.origin, "yield")
@@ -116,31 +166,6 @@ def _require(context: Context, node: ops.Require) -> None:
 def counter_type() -> TensorType:
     """The type of an iteration count."""
     return TensorType(i64, ())
-
-
-def _count_rows(context: Context, inner: Context, counter: View, node: ops.Loop) -> View:
-    """A storage that holds the number of iterations begun."""
-    rows = context.temp(counter_type(), origin=node.origin)
-    fill(context, rows, Const(0, i64), node.origin, "rows")
-    build = KernelBuilder(context.unique("count"))
-    more = Call("add", (build.load(counter, counter.offset), Const(1, i64)), i64)
-    store = build.store(rows, rows.offset, more)
-    inner.run(build.launch((Axis("_point", 1),), (store,), origin=node.origin))
-    return rows
-
-
-def _check_rows(context: Context, rows: View, node: ops.Loop) -> None:
-    """Report a loop that ended before its scan outputs were full: their shape was promised."""
-    status, number = context.fault(
-        f"{describe(node)}: the loop ended before its trip count, its scan outputs are short"
-    )
-    build = KernelBuilder(context.unique("check"))
-    expected = [index_value(extent) for extent in dict.fromkeys(node.scans)]
-    count = build.load(rows, rows.offset)
-    body = tuple(
-        When(Call("ne", (count, extent), boolean), (build.store(status, 0, Const(number, i64)),)) for extent in expected
-    )
-    context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
 
 
 def _own(context: Context, value: Value, kept: set[Storage], node: Node) -> View:

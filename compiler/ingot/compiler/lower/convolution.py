@@ -18,8 +18,10 @@ from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Epilogue,
     Group,
+    Narrow,
     in_wide_type,
     launch_contraction,
+    narrow_product,
     pack_at_run_time,
     wide_type,
     widened,
@@ -31,6 +33,7 @@ from ingot.compiler.lower.tiles import choose_contraction, choose_depthwise
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
 from ingot.compiler.ops import linear
+from ingot.runtime.dtypes import f32, i8
 
 
 def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int) -> Storage:
@@ -46,6 +49,22 @@ def _packed_filters(context: Context, group: Group, w: Value, count: int, width:
     matrices = dense.reshape((count, int(np.prod(taps)) * inner, out // count))
     assert matrices is not None
     return pack_at_run_time(context, matrices, width, group.node)
+
+
+def _narrow_filters(context: Context, w: Constant, count: int, width: int, narrow: Narrow) -> Storage:
+    """The 8-bit filters of `count` groups in panels, channels filled up to whole products at a time."""
+    out, inner, *taps = w.data.shape
+    filled = np.zeros((out, narrow.filled(inner), *taps), narrow.dtype.to_numpy())
+    filled[:, :inner] = w.data
+    return context.weight(
+        w, ("conv", count, width, narrow.dot), pack_conv(filled, count, width, narrow.dot), narrow.dtype
+    )
+
+
+def is_depthwise(node: linear.Conv, w: Value) -> bool:
+    """Whether the depthwise template takes the convolution."""
+    plain = node.channels_last and len(node.strides) == 2 and w.shape[1] == 1
+    return plain and node.group == node.type.shape[-1]
 
 
 def padded_input(context: Context, group: Group, node: linear.Conv, value: Value) -> View:
@@ -77,7 +96,11 @@ def conv_halo(context: Context, node: linear.Conv, w: Value) -> tuple[tuple[int,
         return winograd_halo(node, algorithm)
     rank = len(node.strides)
     spatial = [(node.pads[i], node.pads[rank + i]) for i in range(rank)]
-    return ((0, 0), *spatial, (0, 0)) if node.channels_last else ((0, 0), (0, 0), *spatial)
+    more = 0
+    narrow = narrow_product(context, node.x, w)
+    if narrow is not None and node.group == 1:  # channels are filled up to whole products at a time
+        more = narrow.filled(w.shape[1]) - w.shape[1]
+    return ((0, 0), *spatial, (0, more)) if node.channels_last else ((0, 0), (0, more), *spatial)
 
 
 def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
@@ -95,6 +118,10 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         spatial_out, channels = shape[2:], shape[1]
         view = view.transpose((0, *range(2, rank + 2), 1))
     _, inner, *kernel_shape = w.type.static_shape()
+    narrow = None if is_depthwise(node, w) else _narrow(context, node, w, view)
+    if narrow is not None and node.group == 1:
+        inner = narrow.filled(inner)
+        view = replace(view, shape=(*view.shape[:-1], inner))
     rows = [Axis("_b", shape[0]), *(Axis(f"_o{i}", d) for i, d in enumerate(spatial_out))]
     taps = [Axis(f"_t{i}", d) for i, d in enumerate(kernel_shape)]
     where: list[Dim] = [symbol("_b")]
@@ -107,7 +134,7 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         return [symbol("_b"), *spatial, channel] if node.channels_last else [symbol("_b"), channel, *spatial]
 
     build = kernel(context, group.node)
-    if inner == 1 and node.group == channels and node.channels_last and rank == 2:
+    if is_depthwise(node, w):
         _depthwise(context, group, node, w, view, rows, taps, where, build)
         return
     columns = channels // node.group
@@ -116,11 +143,14 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         context.machine,
         rows=product(axis.extent for axis in rows),
         columns=columns,
-        depth=depth,
+        depth=depth // narrow.dot if narrow else depth,
         batch=node.group,
         ranges=context.ranges,
     )
-    packed = _packed_filters(context, group, w, node.group, tile.width)
+    if narrow is not None and isinstance(w, Constant):
+        packed = _narrow_filters(context, w, node.group, tile.width, narrow)
+    else:
+        packed = _packed_filters(context, group, w, node.group, tile.width)
     batch = (Axis("_g", node.group),) if node.group > 1 else ()
     group_index: Dim = symbol("_g") if batch else 0
     channel = group_index * inner + symbol("_k")
@@ -156,11 +186,21 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         panel_block=tile.panel_block,
         stores=(),
         accumulator=wide_type(node.type.dtype),
+        dot=narrow.dot if narrow else 1,
+        narrow=x_value.dtype != w.dtype,
     )
     n = group_index * columns + symbol("_n")
     acc = _with_bias(context, group, node, build, n, Local("acc", template.accumulator))
     stores = Epilogue(context, group).stores(build, out_index(n), acc)
     launch_contraction(context, group, build, replace(template, stores=stores))
+
+
+def _narrow(context: Context, node: linear.Conv, w: Value, view: View) -> Narrow | None:
+    """How 8-bit operands are multiplied: several products at a time where the channels are neighbours."""
+    narrow = narrow_product(context, node.x, w)
+    if narrow is None or view.strides[-1] != 1 or (node.group > 1 and w.shape[1] % narrow.dot):
+        return None
+    return narrow
 
 
 def _with_bias(
@@ -176,6 +216,17 @@ def _with_bias(
     return Call("add", (acc, bias), kind)
 
 
+def _is_exact_in_f32(w: Constant, bias: Value | None) -> bool:
+    """Whether all sums of u8 elements times i8 weights [C, 1, *kernel] and the bias are whole numbers that f32 holds.
+    It multiplies and adds faster than 32-bit integers do."""
+    if w.dtype != i8 or not (bias is None or isinstance(bias, Constant)):
+        return False
+    most = 255 * np.abs(w.data.astype(np.int64)).reshape(w.data.shape[0], -1).sum(1)
+    if isinstance(bias, Constant):
+        most = most + np.abs(bias.data.astype(np.int64))
+    return bool(most.max(initial=0) < 2**24)
+
+
 def _depthwise(
     context: Context,
     group: Group,
@@ -188,7 +239,12 @@ def _depthwise(
     build: KernelBuilder,
 ) -> None:
     channels = node.type.shape[-1]
-    if isinstance(w, Constant):
+    bias = None if node.bias is None else group.resolve(node.bias)
+    narrow = isinstance(w, Constant) and _is_exact_in_f32(w, bias)
+    kind = f32 if narrow else wide_type(node.type.dtype)
+    if narrow and isinstance(w, Constant):
+        packed = context.weight(w, ("depthwise", "f32"), pack_depthwise(w.data.astype(np.float32)), f32)
+    elif isinstance(w, Constant):
         packed = context.weight(w, ("depthwise",), pack_depthwise(widened(w)), wide_type(w.dtype))
     else:
         filters = in_wide_type(context, context.view(w), group.node)
@@ -208,7 +264,15 @@ def _depthwise(
         taps=int(np.prod(w.type.static_shape()[2:])),
         ranges=context.ranges,
     )
-    acc = _with_bias(context, group, node, build, c, Local("acc", wide_type(node.type.dtype)))
+    real: Expr | None = None
+    if narrow:
+        real = Local("acc", f32)
+        if isinstance(bias, Constant):
+            shifts = View(context.weight(bias, ("f32",), bias.data.astype(np.float32), f32), bias.shape, (1,))
+            real = Call("add", (real, build.load(shifts, c)), f32)
+        acc: Expr = Call("cast", (real,), node.type.dtype)
+    else:
+        acc = _with_bias(context, group, node, build, c, Local("acc", kind))
     template = Depthwise(
         rows=tuple(rows[:-1]),
         x=rows[-1],
@@ -217,8 +281,9 @@ def _depthwise(
         a=build.load(view, view.at([*where, c])),
         w=build.load(weights, tap * channels + c),
         row_block=block,
-        stores=Epilogue(context, group).stores(build, index, acc),
-        accumulator=wide_type(node.type.dtype),
+        stores=Epilogue(context, group).stores(build, index, acc, real),
+        accumulator=kind,
+        narrow=node.x.dtype != node.type.dtype,
     )
     flops = multiply(2, multiply(product(node.type.shape), product(axis.extent for axis in taps)))
     context.run(build.launch(template.grid, template, origin=group.node.origin, flops=flops))

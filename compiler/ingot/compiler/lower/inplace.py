@@ -14,7 +14,7 @@ from typing import Any, cast
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.loops import Kernel, Load, Store
-from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat, Step, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
 
 
 def share_storages(program: Program) -> Program:
@@ -31,7 +31,7 @@ def share_storages(program: Program) -> Program:
     last = {storage: end for storage, (_, end) in live.items()}
     for step in program.steps:
         if isinstance(step, Launch):
-            for result, operand in _pairs(step):
+            for result, operand in pairs(step):
                 have, wanted = owner(operand), owner(result)
                 if have is wanted or have.kind != "temp" or wanted.kind != "temp":
                     continue
@@ -46,14 +46,14 @@ def share_storages(program: Program) -> Program:
     return dataclasses.replace(
         program,
         storages=tuple(s for s in program.storages if s not in merged),
-        steps=tuple(_renamed(step, names) for step in program.steps),
+        steps=tuple(renamed(step, names) for step in program.steps),
     )
 
 
 def _length(step: Step) -> int:
     """How many positions `lifetimes` gives a step."""
     match step:
-        case Launch():
+        case Launch() | Bind() | Stop():
             return 1
         case Branch(then=then, otherwise=otherwise):
             return 1 + sum(map(_length, then)) + sum(map(_length, otherwise))
@@ -61,7 +61,7 @@ def _length(step: Step) -> int:
             return 2 + sum(map(_length, body))
 
 
-def _pairs(launch: Launch) -> list[tuple[Storage, Storage]]:
+def pairs(launch: Launch) -> list[tuple[Storage, Storage]]:
     """(result, operand) storages of a launch whose elements are walked alike."""
     offsets, order = _accesses(launch.kernel)
     arguments = dict(zip((b.name for b in launch.kernel.buffers), launch.buffers, strict=True))
@@ -108,7 +108,8 @@ def _accesses(kernel: Kernel) -> tuple[Mapping[str, set[Dim]], list[str]]:
     return found, order
 
 
-def _renamed(step: Step, names: Mapping[Storage, Storage]) -> Step:
+def renamed(step: Step, names: Mapping[Storage, Storage]) -> Step:
+    """`step` with other storages in the place of some."""
     def argument(item: Argument | None) -> Argument | None:
         return item if item is None else Argument(names.get(item.storage, item.storage), item.offset)
 
@@ -122,8 +123,8 @@ def _renamed(step: Step, names: Mapping[Storage, Storage]) -> Step:
             return dataclasses.replace(
                 step,
                 condition=certain(step.condition),
-                then=tuple(_renamed(s, names) for s in step.then),
-                otherwise=tuple(_renamed(s, names) for s in step.otherwise),
+                then=tuple(renamed(s, names) for s in step.then),
+                otherwise=tuple(renamed(s, names) for s in step.otherwise),
             )
         case Repeat():
             return dataclasses.replace(
@@ -131,5 +132,9 @@ def _renamed(step: Step, names: Mapping[Storage, Storage]) -> Step:
                 counter=certain(step.counter),
                 trip=argument(step.trip),
                 condition=argument(step.condition),
-                body=tuple(_renamed(s, names) for s in step.body),
+                body=tuple(renamed(s, names) for s in step.body),
             )
+        case Bind():
+            return dataclasses.replace(step, value=certain(step.value))
+        case Stop():
+            return step

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ingot.compiler.ir.dims import product
-from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, describe, node_of
+from ingot.compiler.ir.dims import Dim, product
+from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, describe, node_of, subgraphs_of
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.attention import lower_attention
+from ingot.compiler.lower.carried import carry_in_place
 from ingot.compiler.lower.context import Context, LoweringError, body_of
 from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.control import lower_control
 from ingot.compiler.lower.convolution import conv_halo, lower_conv
+from ingot.compiler.lower.custom import lower_custom
 from ingot.compiler.lower.indexing import lower_indexing
 from ingot.compiler.lower.inplace import share_storages
 from ingot.compiler.lower.machine import Machine
@@ -22,6 +24,7 @@ from ingot.compiler.lower.pooling import lower_window
 from ingot.compiler.lower.recurrent import lower_recurrent
 from ingot.compiler.lower.reduction import lower_reduction
 from ingot.compiler.lower.resample import lower_resample
+from ingot.compiler.lower.suppression import lower_suppression
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import composite, linear, movement, reduction
 from ingot.compiler.ops.fused import Fused
@@ -36,7 +39,7 @@ def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
 
     Raises LoweringError for an op that has no kernel.
     """
-    context = Context(machine, reorder, graph.ranges)
+    context = Context(machine, bound_symbols(graph), reorder, dict(graph.ranges))
     for x in graph.inputs:
         storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
         context.views[x] = View(storage, x.shape, dense_strides(x.shape))
@@ -57,38 +60,54 @@ def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
         have = context.view(value)
         if have.storage is not view.storage or have.offset != view.offset:
             copy(context, have, view, node_of(value).origin, "output")
-    made = Program(graph.name, tuple(context.storages), tuple(context.steps), graph.ranges, tuple(context.faults))
-    return share_storages(made)
+    made = Program(graph.name, tuple(context.storages), tuple(context.steps), context.ranges, tuple(context.faults))
+    return carry_in_place(share_storages(made))
+
+
+def bound_symbols(graph: Graph) -> frozenset[str]:
+    """The symbols that are bound in `graph` or in its sub-graphs."""
+    inner = (bound_symbols(body) for node in graph.nodes() for body in subgraphs_of(node))
+    return frozenset(graph.sizes()).union(*inner)
 
 
 def _lower_graph(context: Context, graph: Graph) -> None:
     """Lower a sub-graph whose inputs have views already; its results have views afterwards."""
+    context.ranges.update(graph.ranges)
     _plan(context, graph)
     _lower_nodes(context, graph)
 
 
 def _lower_nodes(context: Context, graph: Graph) -> None:
+    names: dict[Node, list[str]] = {}
+    for name, value in graph.sizes().items():
+        names.setdefault(node_of(value), []).append(name)
     for node in graph.nodes():
-        if isinstance(node, (Input, Constant)):
-            continue
-        if node not in context.placements:
-            views = view_of(context, node)
-            if views is not None:
-                for value, view in zip(node.results(), views, strict=True):
-                    if value in context.placements:
-                        copy(context, view, context.destination(value), node.origin)
-                    else:
-                        context.views[value] = view
-                continue
-        elif isinstance(node, (movement.Transpose, movement.Expand, movement.Slice, movement.Reshape)):
-            views = view_of(context, node)
-            place = context.placements[node]
-            if views is not None:
-                context.views[node] = place
-                if views[0].storage is not place.storage:
-                    copy(context, views[0], place, node.origin)
-                continue
-        _lower_node(context, node)
+        if not isinstance(node, (Input, Constant)):
+            _lower_placed(context, node)
+        for name in names.get(node, ()):
+            if name not in context.bound:
+                context.bind(name, context.view(graph.bound[name]), node)
+
+
+def _lower_placed(context: Context, node: Node) -> None:
+    if node not in context.placements:
+        views = view_of(context, node)
+        if views is not None:
+            for value, view in zip(node.results(), views, strict=True):
+                if value in context.placements:
+                    copy(context, view, context.destination(value), node.origin)
+                else:
+                    context.views[value] = view
+            return
+    elif isinstance(node, (movement.Transpose, movement.Expand, movement.Slice, movement.Reshape)):
+        views = view_of(context, node)
+        place = context.placements[node]
+        if views is not None:
+            context.views[node] = place
+            if views[0].storage is not place.storage:
+                copy(context, views[0], place, node.origin)
+            return
+    _lower_node(context, node)
 
 
 def _lower_node(context: Context, node: Node) -> None:
@@ -96,7 +115,7 @@ def _lower_node(context: Context, node: Node) -> None:
         return
     if lower_window(context, node) or lower_resample(context, node) or lower_recurrent(context, node):
         return
-    if lower_indexing(context, node):
+    if lower_indexing(context, node) or lower_suppression(context, node) or lower_custom(context, node):
         return
     body, outer = body_of(node)
     operands: Mapping[Value, Value] = dict(zip(body.inputs, outer, strict=True))
@@ -136,7 +155,9 @@ def _plan(context: Context, graph: Graph) -> None:
         elif isinstance(node, movement.Reshape):
             _place_reshaped(context, node, uses)
         elif (
-            isinstance(node, movement.Transpose) and node in context.placements and _is_placeable(context, node.x, uses)
+            isinstance(node, movement.Transpose)
+            and node in context.placements
+            and _is_placeable(context, node.x, uses, context.placements[node].storage.size)
         ):
             inverse = tuple(sorted(range(node.rank), key=node.perm.__getitem__))
             context.placements[node.x] = context.placements[node].transpose(inverse)
@@ -147,7 +168,8 @@ def _plan(context: Context, graph: Graph) -> None:
 def _place_reshaped(context: Context, node: movement.Reshape, uses: Mapping[Value, int]) -> None:
     """Let the producer of a reshaped value write it in its final order, looking through a transpose between."""
     x = node.x
-    if not _is_placeable(context, x, uses):
+    size = context.placements[node].storage.size if node in context.placements else node.type.size
+    if not _is_placeable(context, x, uses, size):
         return
     if isinstance(x, movement.Transpose) and node not in context.placements:
         context.placements[node] = context.temp(node.type, origin=node.origin)
@@ -157,11 +179,12 @@ def _place_reshaped(context: Context, node: movement.Reshape, uses: Mapping[Valu
             context.placements[x] = reshaped
 
 
-def _is_placeable(context: Context, value: Value, uses: Mapping[Value, int]) -> bool:
-    """Whether `value`, or what it is another view of, may be written where its only reader wants it."""
+def _is_placeable(context: Context, value: Value, uses: Mapping[Value, int], size: Dim) -> bool:
+    """Whether `value`, or what it is another view of, may be written where its only reader wants it: in a storage of
+    `size` elements."""
     while value not in context.placements and value not in context.halos and uses.get(value) == 1:
         if not isinstance(value, (movement.Transpose, movement.Reshape)):
-            return _is_kernel(value)
+            return _is_kernel(value) and context.may_hold(size, value)
         value = value.x
     return False
 
@@ -195,7 +218,7 @@ def _place_parts(context: Context, node: movement.Concat, uses: Mapping[Value, i
     for part in node.parts:
         size = part.type.shape[node.axis]
         starts = tuple(start if a == node.axis else 0 for a in range(node.rank))
-        if _is_placeable(context, part, uses):
+        if _is_placeable(context, part, uses, target.storage.size):
             context.placements[part] = target.slice(starts, part.type.shape, (1,) * node.rank)
         start = start + size
 

@@ -23,6 +23,7 @@ class Machine:
     l2_rate: float = 24.0
     l3_rate: float = 16.0
     cycles_per_microsecond: int = 3000
+    dot: int = 1  # 8-bit products that one instruction sums for each lane
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of a vector register."""

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
-from ingot.compiler.ir.graph import Constant
+from ingot.compiler.ir.graph import Constant, Node
 from ingot.compiler.ir.loops import Axis, Local
 from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Epilogue,
     Group,
     in_wide_type,
     launch_contraction,
+    narrow_product,
     pack_at_run_time,
     wide_type,
     widened,
 )
 from ingot.compiler.lower.packing import pack_panels
+from ingot.compiler.lower.pointwise import copy
 from ingot.compiler.lower.tiles import choose_contraction
-from ingot.compiler.lower.views import View
+from ingot.compiler.lower.views import View, step_of
 from ingot.compiler.ops import linear
 
 
@@ -29,13 +35,17 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     a, out = in_wide_type(context, context.view(a_value), group.node), node.type.shape
     *lead, m, n = out
     depth = node.a.type.shape[-1]
+    narrow = narrow_product(context, a_value, b_value)
+    if narrow is not None:
+        depth = narrow.filled(depth)
+        a = _filled(context, a, depth, group.node)
     shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
     rows_total = product((*lead, m)) if shared else m
     tile = choose_contraction(
         context.machine,
         rows=rows_total,
         columns=n,
-        depth=depth,
+        depth=depth // narrow.dot if narrow else depth,
         batch=1 if shared else product(lead),
         ranges=context.ranges,
     )
@@ -44,7 +54,12 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     build = kernel(context, group.node)
     column, run = Axis("_n", n), Axis("_k", depth)
     a_offset = a.broadcast_at([*index, symbol("_k")], (*out[:-1], depth))
-    if isinstance(b_value, Constant):
+    if narrow is not None and isinstance(b_value, Constant):
+        matrices = np.zeros((*b_value.data.shape[:-2], depth, b_value.data.shape[-1]), narrow.dtype.to_numpy())
+        matrices[..., : b_value.data.shape[-2], :] = b_value.data
+        key = ("panels", tile.width, narrow.dot)
+        packed = context.weight(b_value, key, pack_panels(matrices, tile.width, narrow.dot), narrow.dtype)
+    elif isinstance(b_value, Constant):
         matrices = pack_panels(widened(b_value), tile.width)
         packed = context.weight(b_value, ("panels", tile.width), matrices, wide_type(b_value.dtype))
     else:
@@ -59,7 +74,7 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     for axis in range(len(b_value.type.shape) - 3, -1, -1):
         extent = b_value.type.shape[axis]
         if extent != 1:
-            b_offset = b_offset + index[axis + skip] * step
+            b_offset = b_offset + multiply(index[axis + skip], multiply(step, step_of(extent, lead[axis + skip])))
         step = multiply(step, extent)
     template = Contraction(
         batch=() if shared else tuple(axes[:-1]),
@@ -76,6 +91,21 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         panel_block=tile.panel_block,
         stores=(),
         accumulator=wide_type(node.type.dtype),
+        dot=narrow.dot if narrow else 1,
+        narrow=narrow is not None,
     )
     stores = Epilogue(context, group).stores(build, [*index, symbol("_n")], Local("acc", template.accumulator))
     launch_contraction(context, group, build, replace(template, stores=stores))
+
+
+def _filled(context: Context, a: View, depth: int, node: Node) -> View:
+    """`a` with a last axis of `depth` elements next to each other, those past its own zero."""
+    *lead, own = a.shape
+    if own == depth and a.strides[-1] == 1:
+        return a
+    halo = (*((0, 0) for _ in lead), (0, depth - own))
+    whole = context.temp(TensorType(a.storage.dtype, a.shape), halo, node.origin)
+    if own != depth:
+        context.run(zero_border(context.unique("border"), whole, halo, node.origin))
+    copy(context, a, whole, node.origin, "fill")
+    return replace(whole, shape=(*lead, depth))

@@ -8,24 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def pack_panels(matrices: NDArray[Any], width: int) -> NDArray[Any]:
-    """[..., K, N] -> flat [..., ceil(N / width), K, width], zero past column N."""
+def pack_panels(matrices: NDArray[Any], width: int, dot: int = 1) -> NDArray[Any]:
+    """[..., K, N] -> flat [..., ceil(N / width), K / dot, width, dot], zero past column N; K is a multiple of `dot`."""
     *batch, depth, columns = matrices.shape
     panels = -(-columns // width)
-    packed = np.zeros((*batch, panels, depth, width), matrices.dtype)
+    packed = np.zeros((*batch, panels, depth // dot, width, dot), matrices.dtype)
+    groups = np.swapaxes(matrices.reshape(*batch, depth // dot, dot, columns), -1, -2)
     for p in range(panels):
-        part = matrices[..., p * width : (p + 1) * width]
-        packed[..., p, :, : part.shape[-1]] = part
+        part = groups[..., p * width : (p + 1) * width, :]
+        packed[..., p, :, : part.shape[-2], :] = part
     return packed.reshape(-1)
 
 
-def pack_conv(w: NDArray[Any], group: int, width: int) -> NDArray[Any]:
-    """[O, I/g, *kernel] -> flat [g, panel, *kernel, I/g, width] panels of the implicit GEMM."""
+def pack_conv(w: NDArray[Any], group: int, width: int, dot: int = 1) -> NDArray[Any]:
+    """[O, I/g, *kernel] -> flat [g, panel, *kernel, I/g, width] panels of the implicit GEMM, `dot` rows together."""
     out, inner, *kernel = w.shape
     grouped = w.reshape(group, out // group, inner, *kernel)
     spatial = tuple(range(3, 3 + len(kernel)))
     matrix = grouped.transpose(0, *spatial, 2, 1).reshape(group, int(np.prod(kernel)) * inner, out // group)
-    return pack_panels(matrix, width)
+    return pack_panels(matrix, width, dot)
 
 
 def pack_depthwise(w: NDArray[Any]) -> NDArray[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, operands_of
 from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Let, Local, Stmt
@@ -71,7 +73,9 @@ def translate_node(value: Value, operand: Callable[[Value], Expr]) -> Expr:
 
 
 def scalar_constant(value: Constant) -> Const:
-    """The literal of a constant with one element."""
+    """The literal of a constant with one element: of an opaque type, its bits."""
+    if value.dtype.kind == "opaque":
+        return Const(int(value.data.reshape(-1).view(np.uint8)[0]), value.dtype)
     item = value.data.reshape(-1)[0]
     return Const(item.item() if hasattr(item, "item") and value.data.dtype.kind != "V" else float(item), value.dtype)
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from ingot.compiler.ir.graph import Constant, Value
 from ingot.compiler.ir.loops import Call, Const, Expr
+from ingot.compiler.ops.pointwise import Add, Cast, Mul, Relu
 from ingot.compiler.ops.quantised import NARROW, Dequantize, Quantize, integer_range, working_type
-from ingot.runtime.dtypes import DType
+from ingot.runtime.dtypes import DType, f32
+
+LEAST, MOST = 1e-12, 1e12
 
 
 def _converted(value: Expr, source: DType, target: DType) -> Expr:
@@ -21,11 +27,41 @@ def _is_zero(value: Expr) -> bool:
     return isinstance(value, Const) and value.value == 0
 
 
+def _is_product(value: Value, scale: float) -> bool:
+    """Whether `value` is made of an integer and constants in a way that neither it nor its quotient by `scale` can come
+    near the ends of f32."""
+    match value:
+        case Cast(x=x):
+            return x.dtype.is_integer and LEAST < abs(scale) < MOST
+        case Mul(inner, Constant(data=data)):
+            sizes = np.abs(data)
+            return bool(((sizes > LEAST) & (sizes < MOST)).all()) and isinstance(inner, Cast) and _is_product(inner, scale)
+        case Add(inner, Constant(data=data)):
+            return bool((np.abs(data) < MOST).all()) and _is_product(inner, scale)
+        case Relu(x=inner):
+            return _is_product(inner, scale)
+        case _:
+            return False
+
+
+def _divided(x: Expr, scale: float) -> Expr:
+    """x / scale, rounded correctly, without a division: the remainder of the product with the rounded reciprocal corrects
+    it (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990)."""
+    inverse = Const(float(np.float32(1) / np.float32(scale)), f32)
+    near = Call("mul", (x, inverse), f32)
+    rest = Call("fma", (near, Const(-scale, f32), x), f32)
+    return Call("fma", (rest, inverse, near), f32)
+
+
 def quantise(node: Quantize, args: Sequence[Expr]) -> Expr:
     """``cast(min(max(round(x / scale) + zero_point, low), high))`` in the working type."""
     kind = working_type(node.x.dtype)
     x, scale = (_converted(a, node.x.dtype, kind) for a in args[:2])
-    steps: Expr = Call("round", (Call("div", (x, scale), kind),), kind)
+    if isinstance(scale, Const) and kind == f32 and _is_product(node.x, float(scale.value)):
+        divided = _divided(x, float(np.float32(scale.value)))
+    else:
+        divided = Call("div", (x, scale), kind)
+    steps: Expr = Call("round", (divided,), kind)
     if node.zero_point is not None and not _is_zero(args[2]):
         steps = Call("add", (steps, _converted(args[2], node.to, kind)), kind)
     low, high = (Const(float(bound), kind) for bound in integer_range(node.to))

@@ -1,8 +1,6 @@
 """Recurrent layers: the input's part of all steps as one contraction, then a kernel that walks the steps.
 
-The recurrent weights are packed in panels of as many units as a vector has lanes, the gates of a unit side by side:
-``[direction, panel, k, gate, lane]``. So a panel gives all gates of its units at once and the cell is computed where
-the sums are, in registers. The hidden state has two copies that take turns.
+The hidden state has two copies that take turns.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import numpy as np
 
 from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, minimum, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, constant, describe
-from ingot.compiler.ir.loops import Axis, Call, Const, For, Let, Local, When
+from ingot.compiler.ir.loops import Axis, Call, Const, For, Let, Local, Stmt, When
 from ingot.compiler.ir.program import Argument, Launch, Repeat
 from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.cells import Arithmetic
@@ -21,9 +19,10 @@ from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.nest import KernelBuilder, index_value, zero
+from ingot.compiler.lower.panels import Panels
 from ingot.compiler.lower.pointwise import copy, fill, materialise
 from ingot.compiler.lower.tiles import MOST_CHUNKS
-from ingot.compiler.lower.timesteps import Cell, Gates, Phase, StepWriter, Storages
+from ingot.compiler.lower.timesteps import Cell, Phase, StepWriter, Storages
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import recurrent as ops
 from ingot.compiler.ops.fused import Fused
@@ -31,8 +30,9 @@ from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.pointwise import Add
 from ingot.runtime.dtypes import boolean, f32, f64, i64
 
-ROW_BLOCK = 8  # batch rows of a grid point: they share what a step reads of the weights
-ROW_TILE = 4  # of them at a time in registers, with the sums of two gates
+ROW_BLOCK = 8  # batch rows of a grid point whose weights do not stay close: they share what a step reads of them
+ROW_TILE = 4  # of them at a time in registers
+OTHERS = 4  # vector registers that do not hold sums: three weights and an element of the state
 STEP_MICROSECONDS = 4  # of work, at least, before a step is cut: threads meet after every one
 LEAST_CHUNKS = 4  # that a step must be worth, for each grid point of the kernel that does all of them
 
@@ -61,6 +61,7 @@ class _Layer:
         self.width = context.machine.lanes(self.kind.bytes)
         self.hidden, self.gates = node.hidden, _GATES[type(node)]
         self.directions, self.steps, self.batch = node.directions, node.steps, node.batch
+        self.dense_weights: View | None = None
         self.state_shape: Shape = (self.directions, self.batch, self.hidden)
 
     def lower(self) -> None:
@@ -86,7 +87,7 @@ class _Layer:
         phases = self._phases()
         lowest = max(1, bounds(self.batch, context.ranges)[0])
         chunks = [self._chunks(phase, lowest) for phase in phases]
-        step_by_step = max(chunks) >= LEAST_CHUNKS * -(-lowest // ROW_BLOCK)
+        step_by_step = max(chunks) >= LEAST_CHUNKS * -(-lowest // self._block)
         if step_by_step:  # a loop of the program may run no step
             fill(context, y, zero(y.storage.dtype), node.origin, "result")
         alike = self.directions == 1 or node.functions(0) == node.functions(1)
@@ -230,52 +231,80 @@ class _Layer:
         """Whether this is a GRU that applies the reset gate to the candidate's sum, not to the state before it."""
         return isinstance(self.node, ops.GRU) and self.node.linear_before_reset
 
-    def _panels(self, gates: str) -> View:
-        """The recurrent weights of some gates: [D, panel, k, gate, lane]."""
+    def _packed(self, panels: Panels) -> View:
+        """The recurrent weights of some gates, packed: [D, size]."""
         r, h, w = self.node.r, self.hidden, self.width
-        panels = -(-h // w)
-        shape = (self.directions, panels, h, len(gates), w)
-        rows = [self.gates.index(gate) for gate in gates]
+        shape = (self.directions, panels.size)
+        rows = [self.gates.index(gate) for gate in panels.gates]
         if isinstance(r, Constant):
             every = r.data.astype(self.kind.to_numpy(), copy=False).reshape(self.directions, len(self.gates), h, h)
-            padded = np.zeros((self.directions, len(gates), panels * w, h), self.kind.to_numpy())
-            padded[:, :, :h] = every[:, rows]
-            packed = padded.reshape(self.directions, len(gates), panels, w, h).transpose(0, 2, 4, 1, 3)
-            storage = self.context.weight(r, ("recurrent", gates, w), packed, self.kind)
+            storage = self.context.weight(r, ("recurrent", panels), panels.pack(every[:, rows]), self.kind)
             return View(storage, shape, dense_strides(shape))
-        source = materialise(self.context, self._operand(r), self.node.origin)
-        split = source.reshape((self.directions, len(self.gates), h, h))
-        assert split is not None
+        split = self._dense_weights()
         target = self._temp(shape)
+        if h % w:
+            fill(self.context, target, zero(self.kind), self.node.origin, "packed")
         build = KernelBuilder(self.context.unique("pack"))
-        d, p, k, v = (symbol(name) for name in ("_d", "_p", "_k", "_v"))
-        stores = tuple(
-            build.store(target, target.at([d, p, k, i, v]), build.load(split, split.at([d, row, p * w + v, k])))
-            for i, row in enumerate(rows)
-        )
-        lanes = minimum(w, h - p * w) if h % w else w
-        body = For("_k", h, (For("_v", lanes, stores),))
-        grid = (Axis("_d", self.directions), Axis("_p", panels))
-        self.context.run(build.launch(grid, (body,), origin=self.node.origin))
+        d, g, k, v = (symbol(name) for name in ("_d", "_g", "_k", "_v"))
+
+        def stores(first: Dim, count: int, k: Dim, v: Dim) -> tuple[Stmt, ...]:
+            made: list[Stmt] = []
+            for block in panels.blocks(count):
+                for column, (gate, panel) in enumerate(block.members):
+                    unit = (first + panel) * w + v
+                    value = build.load(split, split.at([d, self.gates.index(gate), unit, k]))
+                    made.append(build.store(target, target.at([d, panels.offset(first, block, column, k, v)]), value))
+            return tuple(made)
+
+        body: list[Stmt] = []
+        if panels.whole:
+            loop = For("_k", h, (For("_v", w, stores(g * panels.together, panels.together, k, v)),))
+            body.append(For("_g", panels.whole, (loop,)))
+        for n, (first, count, lanes) in enumerate(panels.rest()):
+            names = f"_k{n}", f"_v{n}"
+            inside = stores(first, count, symbol(names[0]), symbol(names[1]))
+            body.append(For(names[0], h, (For(names[1], lanes, inside),)))
+        self.context.run(build.launch((Axis("_d", self.directions),), tuple(body), origin=self.node.origin))
         return target
+
+    def _dense_weights(self) -> View:
+        """Recurrent weights that are known at run time, dense: [D, G, H, H]."""
+        if self.dense_weights is None:
+            dense = materialise(self.context, self._operand(self.node.r), self.node.origin)
+            self.dense_weights = dense.reshape((self.directions, len(self.gates), self.hidden, self.hidden))
+            assert self.dense_weights is not None
+        return self.dense_weights
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _phases(self) -> tuple[Phase, ...]:
         match self.node:
             case ops.LSTM(input_forget=True):
-                return (self._phase("lstm", "io", "c"),)
+                return (self._phase("lstm", "ioc"),)
             case ops.LSTM():
-                return (self._phase("lstm", "io", "fc"),)
+                return (self._phase("lstm", "iofc"),)
             case ops.GRU(linear_before_reset=True):
-                return (self._phase("gru", "zr", "h"),)
+                return (self._phase("gru", "zrh"),)
             case ops.GRU():
                 return self._phase("reset", "zr"), self._phase("candidate", "h")
             case _:
                 return (self._phase("rnn", "h"),)
 
-    def _phase(self, cell: Cell, *groups: str) -> Phase:
-        return Phase(cell, tuple(Gates(letters, self._panels(letters)) for letters in groups))
+    def _phase(self, cell: Cell, gates: str) -> Phase:
+        accumulators = self.context.machine.vector_registers - OTHERS
+        panels = Panels.choose(gates, self.hidden, self.width, rows=self._rows, accumulators=accumulators)
+        return Phase(cell, panels, self._packed(panels))
+
+    @property
+    def _block(self) -> int:
+        """Batch rows of a grid point: as few as make a tile where the weights stay in the cache."""
+        weights = len(self.gates) * self.hidden * self.hidden * self.kind.bytes
+        return ROW_TILE if weights <= self.context.machine.l2 // 2 else ROW_BLOCK
+
+    @property
+    def _rows(self) -> int:
+        """Batch rows of a tile."""
+        return min(ROW_TILE, self.batch) if isinstance(self.batch, int) else ROW_TILE
 
     def _walk(self, at: Storages, phases: Sequence[Phase], chunks: Sequence[int], start: int, count: int) -> None:
         """All steps of `count` directions from `start` on: one kernel for all of them, or where a step is so much work
@@ -286,7 +315,7 @@ class _Layer:
 
         def writer(build: KernelBuilder) -> StepWriter:
             functions = self.node.functions(start)
-            return StepWriter(build, at, self.m, self.gates, functions, direction, flip, symbol("_t"), ROW_TILE)
+            return StepWriter(build, at, self.m, self.gates, functions, direction, flip, symbol("_t"), self._rows)
 
         if chunks:
             self._step_by_step(phases, chunks, grid, writer)
@@ -301,11 +330,12 @@ class _Layer:
         build = kernel(self.context, self.node)
         first: Dim = 0
         rows = batch
-        if not isinstance(batch, int) or batch > ROW_BLOCK:
-            grid = (*grid, Axis("_b", ceil_divide(batch, ROW_BLOCK)))
-            first = symbol("_b") * ROW_BLOCK
-            even = isinstance(batch, int) and batch % ROW_BLOCK == 0
-            rows = ROW_BLOCK if even else minimum(ROW_BLOCK, batch - first)
+        block = self._block
+        if not isinstance(batch, int) or batch > block:
+            grid = (*grid, Axis("_b", ceil_divide(batch, block)))
+            first = symbol("_b") * block
+            even = isinstance(batch, int) and batch % block == 0
+            rows = block if even else minimum(block, batch - first)
         write = writer(build)
         body = tuple(s for phase in phases for s in write.phase(phase, first, rows))
         loop = For("_t", self.steps, body)
@@ -319,7 +349,7 @@ class _Layer:
         grid: tuple[Axis, ...],
         writer: Callable[[KernelBuilder], StepWriter],
     ) -> None:
-        """A grid point is a direction and a panel."""
+        """A grid point is a direction and a group of panels."""
         context, origin = self.context, self.node.origin
         trip, counter = (context.temp(TensorType(i64, ()), origin=origin) for _ in range(2))
         build = KernelBuilder(context.unique("steps"))
@@ -328,21 +358,22 @@ class _Layer:
         launches: list[Launch] = []
         for phase, parts in zip(phases, chunks, strict=True):
             build = kernel(context, self.node)
-            body = (Let("_t", build.load(counter, 0)), *writer(build).any_panel(phase, "_p", self.batch))
-            panels = -(-self.hidden // phase.width)
-            axis = Axis("_p", panels, -(-panels // max(1, parts)))
+            write = writer(build)
+            body = (Let("_t", build.load(counter, 0)), *write.any_group(phase, "_p", self.batch))
+            groups = phase.panels.groups
+            axis = Axis("_p", groups, -(-groups // max(1, parts)))
             launches.append(build.launch((*grid, axis), body, origin=origin, flops=self._work((phase,))))
         context.steps.append(Repeat(Argument(counter.storage), Argument(trip.storage), None, tuple(launches), origin))
 
     def _work(self, phases: Sequence[Phase]) -> Dim:
         """Floating-point operations of a step of all directions."""
-        gates = sum(len(gates.letters) for phase in phases for gates in phase.groups)
+        gates = sum(len(phase.panels.gates) for phase in phases)
         return product((2, self.batch, self.directions, gates, self.hidden, self.hidden))
 
     def _chunks(self, phase: Phase, batch: int) -> int:
         """Chunks that a phase of one direction and step is worth."""
         machine = self.context.machine
-        weights = sum(len(gates.letters) for gates in phase.groups) * self.hidden * self.hidden
+        weights = len(phase.panels.gates) * self.hidden * self.hidden
         size = weights * self.kind.bytes
         reading = size / (machine.l2_rate if size <= machine.l2 // 2 else machine.l3_rate)
         cycles = max(reading, weights * batch / (machine.fma_rate * self.width))

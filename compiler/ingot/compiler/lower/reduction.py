@@ -72,7 +72,11 @@ class RowKernel:
         self.context, self.node, self.body, self.outer = context, node, body, outer
         self.domain = domain_of(body)
         self.names = loop_names(len(self.domain.shape))
-        self.index: list[Dim] = [symbol(n) for n in self.names]
+        # Along a reduced axis of extent 1 nothing varies: row values may be read there outside of the loop over it.
+        self.index: list[Dim] = [
+            0 if axis in self.domain.axes and extent == 1 else symbol(name)
+            for axis, (name, extent) in enumerate(zip(self.names, self.domain.shape, strict=True))
+        ]
         self.builder: KernelBuilder = kernel(context, node)
         self.sources: dict[Value, View] = {x: context.view(outer[x]) for x in body.inputs}
         for n in body.nodes():

@@ -188,8 +188,8 @@ def choose_depthwise(
     """`row_block` of a depthwise convolution: rows of a chunk, each of `columns` positions of `channels` channels."""
     known = ranges or {}
     line, count = typical(columns, known) * typical(channels, known), typical(rows, known)
-    # Loads and stores bound small filters, multiply-adds large ones.
-    cycles = max(1.0, line / machine.lanes_f32 * max(taps / machine.fma_rate, 4.0))
+    # A tap is a load and a multiply-add; the loads come from the second-level cache or beyond.
+    cycles = max(1.0, line / machine.lanes_f32 * max(taps / machine.load_rate * 1.8, 4.0))
     enough = max(1, int(CHUNK_MICROSECONDS * machine.cycles_per_microsecond / cycles))
     block = max(enough, _ceil(count, MOST_CHUNKS))
     if isinstance(rows, int):

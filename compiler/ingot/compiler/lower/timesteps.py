@@ -1,12 +1,13 @@
 """The kernels that walk a recurrent layer's steps.
 
-A *tile* is one panel of units for a few batch rows: the gates' sums over the state before, then the cell, all in
-registers. A *phase* is a pass over all panels; a step has one, or two where a gate needs what all units have computed.
+A *tile* is some panels of units for a few batch rows: the recurrent sums of all gates, a register tile of columns at a
+time, put by in scratch memory, then the cell. A *phase* is a pass over all panels; a step has one, or two where a gate
+needs what all units have computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,12 +30,12 @@ from ingot.compiler.ir.loops import (
 from ingot.compiler.lower import cells
 from ingot.compiler.lower.cells import Arithmetic
 from ingot.compiler.lower.nest import KernelBuilder, index_value
+from ingot.compiler.lower.panels import Columns, Panels
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.recurrent import Activation
 from ingot.runtime.dtypes import boolean, i64
 
 CHAINS = 8  # sums in flight that keep the multipliers busy
-KEPT = 4  # sums that stay in registers while others are made
 
 Cell = Literal["lstm", "gru", "reset", "candidate", "rnn"]
 
@@ -61,26 +62,15 @@ class Storages:
 
 
 @dataclass(frozen=True)
-class Gates:
-    """Gates whose sums are made together, with their weights [D, panel, k, gate, lane]."""
-
-    letters: str
-    packed: View
-
-
-@dataclass(frozen=True)
 class Phase:
-    """Sums for gates, over the state or for the cell "candidate" over `Storages.reset`; then the cell."""
+    """Sums for gates, over the state or for the cell "candidate" over `Storages.reset`; then the cell.
+
+    `weights` [D, size] are packed as `panels` says.
+    """
 
     cell: Cell
-    groups: tuple[Gates, ...]
-
-    @property
-    def width(self) -> int:
-        """Units of a panel."""
-        lanes = self.groups[0].packed.shape[4]
-        assert isinstance(lanes, int)
-        return lanes
+    panels: Panels
+    weights: View
 
 
 @dataclass(frozen=True)
@@ -90,6 +80,16 @@ class Row:
     number: Dim
     place: Dim
     valid: Local | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a tile is about: panels of a phase, from number `first` on; the last of them has `lanes` units."""
+
+    phase: Phase
+    first: Dim
+    count: int
+    lanes: int
 
 
 @dataclass(frozen=True)
@@ -134,49 +134,52 @@ class StepWriter:
 
     def phase(self, phase: Phase, first: Dim, count: Dim) -> tuple[Stmt, ...]:
         """All panels of a phase, for `count` batch rows from `first` on."""
-        whole, rest = self._split(phase)
         statements: list[Stmt] = []
-        if whole:
-            panel = self.names.new("p")
-            statements.append(For(panel, whole, self.panel(phase, symbol(panel), phase.width, first, count)))
-        if rest:
-            statements += self.panel(phase, whole, rest, first, count)
-        return tuple(statements)
+        if phase.panels.whole:
+            group = self.names.new("p")
+            statements.append(For(group, phase.panels.whole, self._group(phase, group, first, count)))
+        return (*statements, *self._rest(phase, first, count))
 
-    def any_panel(self, phase: Phase, panel: str, count: Dim) -> tuple[Stmt, ...]:
-        """The panel that the grid variable `panel` says, for batch rows 0 .. count."""
-        whole, rest = self._split(phase)
-        full = self.panel(phase, symbol(panel), phase.width, 0, count) if whole else ()
-        if not rest:
-            return full
-        last = self.panel(phase, whole, rest, 0, count)
-        if not whole:
-            return last
-        return (When(Call("lt", (Index(symbol(panel)), Const(whole, i64)), boolean), full, last),)
+    def any_group(self, phase: Phase, group: str, count: Dim) -> tuple[Stmt, ...]:
+        """The group of panels that the grid variable says, for batch rows 0 .. count."""
+        whole = phase.panels.whole
+        full = self._group(phase, group, 0, count) if whole else ()
+        last = self._rest(phase, 0, count)
+        if not last or not whole:
+            return full or last
+        return (When(Call("lt", (Index(symbol(group)), Const(whole, i64)), boolean), full, last),)
 
-    def _split(self, phase: Phase) -> tuple[int, int]:
-        """Whole panels, and units in the one after them."""
-        return divmod(self.hidden, phase.width)
+    def _group(self, phase: Phase, group: str, first: Dim, count: Dim) -> tuple[Stmt, ...]:
+        """The group that a variable says; every other step counts from the end, and meets in the cache what the step
+        before has read last."""
+        panels, number = phase.panels, self.names.new("group")
+        back = self.time % 2 * (panels.whole - 1 - 2 * symbol(group))
+        part = Part(phase, symbol(number) * panels.together, panels.together, panels.width)
+        return (Let(number, Index(symbol(group) + back)), *self.rows_of(part, first, count))
 
-    def panel(self, phase: Phase, panel: Dim, lanes: Dim, first: Dim, count: Dim) -> tuple[Stmt, ...]:
-        """One panel of `lanes` units, for `count` batch rows from `first` on, in tiles of as many rows as may be."""
+    def _rest(self, phase: Phase, first: Dim, count: Dim) -> tuple[Stmt, ...]:
+        """What whole groups leave over."""
+        parts = [Part(phase, *rest) for rest in phase.panels.rest()]
+        return tuple(s for part in parts for s in self.rows_of(part, first, count))
+
+    def rows_of(self, part: Part, first: Dim, count: Dim) -> tuple[Stmt, ...]:
+        """A part for `count` batch rows from `first` on, in tiles of as many rows as may be."""
         statements: list[Stmt] = []
         rows = self.rows
         while rows and count != 0:
             tiles = count // rows
-            statements += self._repeated(phase, panel, lanes, first, tiles, rows)
+            statements += self._repeated(part, first, tiles, rows)
             first, count = first + tiles * rows, count - tiles * rows
             rows = count if isinstance(count, int) else rows // 2
         return tuple(statements)
 
-    def _repeated(self, phase: Phase, panel: Dim, lanes: Dim, first: Dim, tiles: Dim, rows: int) -> Sequence[Stmt]:
+    def _repeated(self, part: Part, first: Dim, tiles: Dim, rows: int) -> Sequence[Stmt]:
         if tiles == 0:
             return ()
         if tiles == 1:
-            return self.tile(phase, panel, lanes, [first + i for i in range(rows)])
+            return self.tile(part, first, rows)
         name = self.names.new("q")
-        start = first + symbol(name) * rows
-        return (For(name, tiles, self.tile(phase, panel, lanes, [start + i for i in range(rows)])),)
+        return (For(name, tiles, self.tile(part, first + symbol(name) * rows, rows)),)
 
     def row(self, number: Dim) -> tuple[Row, list[Stmt]]:
         """A batch row, after the statements that define its place and whether it is valid."""
@@ -203,63 +206,80 @@ class StepWriter:
 
     # -- tiles --------------------------------------------------------------------------------------------------------
 
-    def tile(self, phase: Phase, panel: Dim, lanes: Dim, numbers: Sequence[Dim]) -> tuple[Stmt, ...]:
-        """One panel for the batch rows `numbers`."""
-        statements: list[Stmt] = []
-        rows: list[Row] = []
-        for number in numbers:
-            row, before = self.row(number)
-            rows.append(row)
-            statements += before
-        lane, body = self.names.new("v"), list[Stmt]()
-        totals: list[dict[str, Expr]] = [{} for _ in rows]
-        for gates in phase.groups:
-            for row, total in zip(self._sums(phase, gates, panel, lane, rows, body), totals, strict=True):
-                total.update(row)
-            if gates is not phase.groups[-1] and len(rows) * len(gates.letters) > KEPT:
-                # Sums that registers cannot hold during the next group's: loops of their own, and scratch between them.
-                scratch, loop, lane, totals = self._put_by(phase.width, lane, lanes, body, totals)
-                statements += [scratch, loop]
-                body = []
-        unit = panel * phase.width + symbol(lane)
-        for row, total in zip(rows, totals, strict=True):
-            body += _Unit(self, row, unit).cell(phase.cell, total)
-        return (*statements, For(lane, lanes, tuple(body), "vector"))
+    def tile(self, part: Part, first: Dim, rows: int) -> tuple[Stmt, ...]:
+        """A part for `rows` batch rows from `first` on: sums in scratch memory [row, gate, unit], then the cells."""
+        panels = part.phase.panels
+        gates, width = panels.gates, panels.width
+        units = part.count * width
+        name = self.names.new("sums")
+        statements: list[Stmt] = [Scratch(name, self.m.dtype, rows * len(gates) * units)]
+        statements += [self._sums(part, block, first, rows, name) for block in panels.blocks(part.count)]
+        number = self.names.new("n")
+        row, before = self.row(first + symbol(number))
+        lanes = (part.count - 1) * width + part.lanes
+        for write in _CELLS[part.phase.cell]:
+            lane = self.names.new("v")
+            at = symbol(number) * (len(gates) * units) + symbol(lane)
+            sums = {gate: Load(name, at + i * units) for i, gate in enumerate(gates)}
+            unit = _Unit(self, row, part.first * width + symbol(lane), sums)
+            write(unit)
+            before.append(For(lane, lanes, tuple(unit.statements), "vector"))
+        return (*statements, For(number, rows, tuple(before)))
 
-    def _put_by(
-        self, width: int, lane: str, lanes: Dim, body: Sequence[Stmt], totals: Sequence[Mapping[str, Expr]]
-    ) -> tuple[Scratch, For, str, list[dict[str, Expr]]]:
-        """End a vector loop by storing its sums: the scratch buffer, the loop, the next loop's lane, the sums there."""
-        name, after = self.names.new("scratch"), self.names.new("v")
-        slots = [(row, gate, value) for row, total in enumerate(totals) for gate, value in total.items()]
-        stores = [Store(name, symbol(lane) + i * width, value) for i, (_, _, value) in enumerate(slots)]
-        moved: list[dict[str, Expr]] = [{} for _ in totals]
-        for i, (row, gate, _) in enumerate(slots):
-            moved[row][gate] = Load(name, symbol(after) + i * width)
-        scratch = Scratch(name, self.m.dtype, len(slots) * width)
-        return scratch, For(lane, lanes, (*body, *stores), "vector"), after, moved
-
-    def _sums(
-        self, phase: Phase, gates: Gates, panel: Dim, lane: str, rows: Sequence[Row], body: list[Stmt]
-    ) -> list[dict[str, Expr]]:
-        """The sums of some gates for each row, after statements that are added to `body`."""
-        unit = panel * phase.width + symbol(lane)
-        chains = max(1, min(CHAINS // (len(gates.letters) * len(rows)), self.hidden))
+    def _sums(self, part: Part, block: Columns, first: Dim, rows: int, scratch: str) -> Stmt:
+        """The recurrent sums of some columns for all rows."""
+        panels, members = part.phase.panels, block.members
+        lane = self.names.new("v")
+        chains = max(1, min(CHAINS // (len(members) * rows), self.hidden))
         sums = [
-            {gate: [Local(self.names.new("s"), self.m.dtype) for _ in range(chains)] for gate in gates.letters}
-            for _ in rows
+            [[Local(self.names.new("s"), self.m.dtype) for _ in range(chains)] for _ in members] for _ in range(rows)
         ]
-        for row, mine in zip(rows, sums, strict=True):
-            for gate, (first, *others) in mine.items():
-                body.append(Let(first.name, self._first(phase, row, gate, unit)))
-                body += [Let(other.name, self.m.literal(0)) for other in others]
-        body += self._reduction(phase, gates, panel, lane, rows, sums, chains)
-        return [{gate: self.m.sum(*chain) for gate, chain in mine.items()} for mine in sums]
+        body: list[Stmt] = [Let(s.name, self.m.literal(0)) for row in sums for column in row for s in column]
+        whole, rest = divmod(self.hidden, chains)
+        k = self.names.new("k")
+        terms = [self._term(part, block, lane, first, symbol(k) * chains + c, sums, c) for c in range(chains)]
+        body.append(For(k, whole, tuple(s for term in terms for s in term)))
+        if rest:
+            k = self.names.new("k")
+            term = self._term(part, block, lane, first, symbol(k) + whole * chains, sums, 0)
+            body.append(For(k, rest, tuple(term)))
+        for r, row in enumerate(sums):
+            for (gate, panel), chain in zip(members, row, strict=True):
+                number = (r * len(panels.gates) + panels.gates.index(gate)) * part.count + panel
+                body.append(Store(scratch, number * panels.width + symbol(lane), self.m.sum(*chain)))
+        return For(lane, part.lanes if part.count == 1 else panels.width, tuple(body), "vector")
 
-    def _first(self, phase: Phase, row: Row, gate: str, unit: Dim) -> Expr:
-        """What the sum of a gate starts from."""
-        apart = phase.cell == "gru" and gate == "h"  # this sum is multiplied before the input's part is added
-        return self.m.sum(None if apart else self.input(row, gate, unit), self.bias(gate, unit))
+    def _term(
+        self,
+        part: Part,
+        block: Columns,
+        lane: str,
+        first: Dim,
+        k: Dim,
+        sums: Sequence[Sequence[Sequence[Local]]],
+        chain: int,
+    ) -> list[Stmt]:
+        """Add element k of the state times the weights to chain number `chain` of all sums."""
+        statements: list[Stmt] = []
+        weights: list[Expr] = []
+        packed = part.phase.weights
+        for column in range(len(block.members)):
+            offset = part.phase.panels.offset(part.first, block, column, k, symbol(lane))
+            weight = self.build.load(packed, packed.at([self.direction, offset]))
+            weights.append(self._named("w", weight, statements) if len(sums) > 1 else weight)
+        for r, row in enumerate(sums):
+            number = first + r
+            source = self.state(self.at.reset, number, k) if part.phase.cell == "candidate" else self.past(number, k)
+            value = self._named("a", source, statements)
+            for weight, mine in zip(weights, row, strict=True):
+                product = Call("mul", (value, weight), self.m.dtype)
+                statements.append(Accumulate(mine[chain].name, "add", product))
+        return statements
+
+    def _named(self, stem: str, value: Expr, statements: list[Stmt]) -> Local:
+        name = self.names.new(stem)
+        statements.append(Let(name, value))
+        return Local(name, self.m.dtype)
 
     def input(self, row: Row, gate: str, unit: Dim) -> Load:
         """The input's part of a gate's sum."""
@@ -273,67 +293,30 @@ class StepWriter:
             return None
         return self.build.load(bias, bias.at([self.direction, self.all_gates.index(gate), unit]))
 
-    def past(self, row: Row, unit: Dim) -> Load:
+    def past(self, row: Dim, unit: Dim) -> Load:
         """The hidden state before the step."""
-        return self.build.load(self.at.h, self.at.h.at([self.time % 2, self.direction, row.number, unit]))
+        return self.build.load(self.at.h, self.at.h.at([self.time % 2, self.direction, row, unit]))
 
-    def state(self, view: View | None, row: Row, unit: Dim) -> Load:
+    def state(self, view: View | None, row: Dim, unit: Dim) -> Load:
         """An element of one of the storages [D, N, H]."""
         assert view is not None
-        return self.build.load(view, view.at([self.direction, row.number, unit]))
+        return self.build.load(view, view.at([self.direction, row, unit]))
 
     def keep_state(self, view: View | None, row: Row, unit: Dim, value: Expr) -> Store:
         """Write an element of one of the storages [D, N, H]."""
         assert view is not None
         return self.build.store(view, view.at([self.direction, row.number, unit]), value)
 
-    def _reduction(
-        self,
-        phase: Phase,
-        gates: Gates,
-        panel: Dim,
-        lane: str,
-        rows: Sequence[Row],
-        sums: Sequence[Mapping[str, Sequence[Local]]],
-        chains: int,
-    ) -> list[Stmt]:
-        """The sums over the units of the state before, in as many chains as there are locals a sum."""
-        whole, rest = divmod(self.hidden, chains)
-
-        def term(k: Dim, chain: int) -> list[Stmt]:
-            statements: list[Stmt] = []
-            values: list[Expr] = []
-            for row in rows:
-                source = self.state(self.at.reset, row, k) if phase.cell == "candidate" else self.past(row, k)
-                values.append(self._named("a", source, statements))
-            for position, gate in enumerate(gates.letters):
-                offset = gates.packed.at([self.direction, panel, k, position, symbol(lane)])
-                load = self.build.load(gates.packed, offset)
-                weight = self._named("w", load, statements) if len(rows) > 1 else load
-                for value, mine in zip(values, sums, strict=True):
-                    product = Call("mul", (value, weight), self.m.dtype)
-                    statements.append(Accumulate(mine[gate][chain].name, "add", product))
-            return statements
-
-        k = self.names.new("k")
-        body = [s for chain in range(chains) for s in term(symbol(k) * chains + chain, chain)]
-        loops: list[Stmt] = [For(k, whole, tuple(body))]
-        if rest:
-            k = self.names.new("k")
-            loops.append(For(k, rest, tuple(term(symbol(k) + whole * chains, 0))))
-        return loops
-
-    def _named(self, stem: str, value: Expr, statements: list[Stmt]) -> Local:
-        name = self.names.new(stem)
-        statements.append(Let(name, value))
-        return Local(name, self.m.dtype)
-
 
 class _Unit:
-    """One unit of one row: the statements from its gates' sums on."""
+    """One unit of one row: the statements from its gates' recurrent sums on.
 
-    def __init__(self, writer: StepWriter, row: Row, unit: Dim) -> None:
-        self.writer, self.row, self.unit = writer, row, unit
+    A cell is written as loops of at most three functions that follow from each other: processors overlap the work of
+    iterations only as far as they look ahead.
+    """
+
+    def __init__(self, writer: StepWriter, row: Row, unit: Dim, sums: Mapping[str, Load]) -> None:
+        self.writer, self.row, self.unit, self.sums = writer, row, unit, sums
         self.m, self.functions = writer.m, writer.functions
         self.statements: list[Stmt] = []
 
@@ -343,53 +326,46 @@ class _Unit:
         self.statements.append(Let(name, value))
         return Local(name, self.m.dtype)
 
-    def cell(self, cell: Cell, sums: Mapping[str, Expr]) -> list[Stmt]:
-        """The statements."""
-        w, m, at = self.writer, self.m, self.writer.at
-        match cell:
-            case "lstm":
-                self.lstm(sums)
-            case "rnn":
-                self.commit(cells.rnn(m, self.functions, sums["h"]))
-            case "gru":
-                z, r = (self.keep(gate, m.gate(self.functions[0], sums[gate])) for gate in "zr")
-                total = m.call("fma", r, sums["h"], w.input(self.row, "h", self.unit))
-                old = self.keep("old", w.past(self.row, self.unit))
-                self.commit(cells.gru_candidate(m, self.functions, total, z, old), old)
-            case "reset":
-                z, r = (m.gate(self.functions[0], sums[gate]) for gate in "zr")
-                product = m.call("mul", r, w.past(self.row, self.unit))
-                self.statements.append(w.keep_state(at.z, self.row, self.unit, z))
-                self.statements.append(w.keep_state(at.reset, self.row, self.unit, product))
-            case "candidate":
-                z = w.state(at.z, self.row, self.unit)
-                old = self.keep("old", w.past(self.row, self.unit))
-                self.commit(cells.gru_candidate(m, self.functions, sums["h"], z, old), old)
-        return self.statements
+    def put_by(self, gate: str, value: Expr) -> None:
+        """Put `value` where the sum of a gate was, for the next loop."""
+        place = self.sums[gate]
+        self.statements.append(Store(place.buffer, place.offset, value))
 
-    def lstm(self, sums: Mapping[str, Expr]) -> None:
-        """The LSTM cell and its state."""
-        w, at = self.writer, self.writer.at
-        peepholes: dict[str, Expr] = {}
-        if at.peepholes is not None:
-            for i, gate in enumerate("iof"):
-                offset = at.peepholes.at([w.direction, self.unit + i * w.hidden])
-                peepholes[gate] = w.build.load(at.peepholes, offset)
-        old = self.keep("c", w.state(at.c, self.row, self.unit))
-        h, new = cells.lstm(self.m, self.functions, sums, peepholes, old, self.keep)
-        if self.row.valid is not None:
-            new = self.m.call("select", self.row.valid, new, old)
-        self.statements.append(w.keep_state(at.c, self.row, self.unit, new))
-        self.commit(h)
+    def recurrent(self, gate: str) -> Expr:
+        """The recurrent part of a gate's sum, with the bias that the step adds."""
+        return self.m.sum(self.sums[gate], self.writer.bias(gate, self.unit))
 
-    def commit(self, h: Expr, old: Local | None = None) -> None:
+    def total(self, gate: str) -> Expr:
+        """A gate's sum."""
+        return self.m.sum(self.recurrent(gate), self.writer.input(self.row, gate, self.unit))
+
+    def past(self) -> Expr:
+        """The hidden state before."""
+        return self.keep("old", self.writer.past(self.row.number, self.unit))
+
+    def state(self, view: View | None) -> Expr:
+        """The unit's element of a storage [D, N, H]."""
+        return self.writer.state(view, self.row.number, self.unit)
+
+    def keep_state(self, view: View | None, value: Expr) -> None:
+        """Write the unit's element of a storage [D, N, H]."""
+        self.statements.append(self.writer.keep_state(view, self.row, self.unit, value))
+
+    def peephole(self, gate: str) -> Expr | None:
+        """The weight of an LSTM's cell state in a gate's sum."""
+        w, view = self.writer, self.writer.at.peepholes
+        if view is None:
+            return None
+        return w.build.load(view, view.at([w.direction, self.unit + "iof".index(gate) * w.hidden]))
+
+    def commit(self, h: Expr, old: Expr | None = None) -> None:
         """Write the new hidden state to its other copy and to the result."""
         w, at, valid = self.writer, self.writer.at, self.row.valid
-        shown = h = self.keep("h", h)
+        h = self.keep("h", h)
         kept: Expr = h
-        result: Expr = shown
+        result: Expr = h
         if valid is not None:
-            kept = self.m.call("select", valid, h, old or w.past(self.row, self.unit))
+            kept = self.m.call("select", valid, h, old or w.past(self.row.number, self.unit))
             result = self.m.call("select", valid, h, self.m.literal(0))
         there = at.h.at([1 - w.time % 2, w.direction, self.row.number, self.unit])
         self.statements.append(w.build.store(at.h, there, kept))
@@ -398,3 +374,52 @@ class _Unit:
             result = Call("cast", (result,), dtype)
         place = at.y.at([self.row.place, w.direction, self.row.number, self.unit])
         self.statements.append(w.build.store(at.y, place, result))
+
+
+def _lstm_state(u: _Unit) -> None:
+    gates = {gate: u.total(gate) for gate in u.sums if gate != "o"}
+    peepholes = {gate: u.peephole(gate) for gate in "if"}
+    old = u.keep("c", u.state(u.writer.at.c))
+    new = cells.lstm_state(u.m, u.functions, gates, peepholes, old, u.keep)
+    if u.row.valid is not None:
+        new = u.m.call("select", u.row.valid, new, old)
+    u.keep_state(u.writer.at.c, new)
+
+
+def _lstm_output(u: _Unit) -> None:
+    c = u.keep("c", u.state(u.writer.at.c))
+    u.commit(cells.lstm_output(u.m, u.functions, u.total("o"), u.peephole("o"), c))
+
+
+def _rnn(u: _Unit) -> None:
+    u.commit(cells.rnn(u.m, u.functions, u.total("h")))
+
+
+def _gru_candidate_sum(u: _Unit) -> None:
+    reset = u.m.gate(u.functions[0], u.total("r"))
+    u.put_by("h", u.m.call("fma", reset, u.recurrent("h"), u.writer.input(u.row, "h", u.unit)))
+
+
+def _gru(u: _Unit) -> None:
+    old, z = u.past(), u.keep("z", u.m.gate(u.functions[0], u.total("z")))
+    u.commit(cells.gru_candidate(u.m, u.functions, u.sums["h"], z, old), old)
+
+
+def _gru_gates(u: _Unit) -> None:
+    z, reset = (u.m.gate(u.functions[0], u.total(gate)) for gate in "zr")
+    u.keep_state(u.writer.at.z, z)
+    u.keep_state(u.writer.at.reset, u.m.call("mul", reset, u.past()))
+
+
+def _gru_last(u: _Unit) -> None:
+    z, old = u.state(u.writer.at.z), u.past()
+    u.commit(cells.gru_candidate(u.m, u.functions, u.total("h"), z, old), old)
+
+
+_CELLS: Mapping[Cell, Sequence[Callable[[_Unit], None]]] = {
+    "lstm": (_lstm_state, _lstm_output),
+    "gru": (_gru_candidate_sum, _gru),
+    "reset": (_gru_gates,),
+    "candidate": (_gru_last,),
+    "rnn": (_rnn,),
+}

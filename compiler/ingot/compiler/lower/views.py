@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ingot.compiler.ir.dims import Dim, multiply, product
+from ingot.compiler.ir.dims import Dim, maximum, multiply, product
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.types import Shape
 
@@ -59,8 +59,9 @@ class View:
         result = self.offset
         skip = len(reference) - len(self.shape)
         for axis, (extent, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
-            if extent != 1 or reference[axis + skip] == 1:
-                result = result + multiply(index[axis + skip], stride)
+            wanted = reference[axis + skip]
+            step = 1 if wanted == 1 else step_of(extent, wanted)
+            result = result + multiply(index[axis + skip], multiply(stride, step))
         return result
 
     def transpose(self, perm: Sequence[int]) -> View:
@@ -81,7 +82,7 @@ class View:
         skip = len(shape) - len(self.shape)
         strides: list[Dim] = [0] * skip
         for axis, (extent, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
-            strides.append(stride if extent == shape[axis + skip] and extent != 1 else 0)
+            strides.append(multiply(stride, step_of(extent, shape[axis + skip])) if extent != 1 else 0)
         return replace(self, shape=shape, strides=tuple(strides))
 
     def reshape(self, shape: Shape) -> View | None:
@@ -92,6 +93,19 @@ class View:
         return None if strides is None else replace(self, shape=shape, strides=strides)
 
 
+def step_of(extent: Dim, wanted: Dim) -> Dim:
+    """How many elements an axis of `extent`, broadcast to `wanted`, goes on from one index to the next: 1 or 0.
+
+    Whether a symbolic extent is stretched to a constant is known when the model runs: the step is 0 unless the two are
+    equal then, so that nothing beyond the storage is read whatever they are.
+    """
+    if extent == wanted:
+        return 1
+    if extent == 1 or (isinstance(extent, int) and isinstance(wanted, int)):
+        return 0
+    return maximum(1 - maximum(extent - wanted, wanted - extent), 0)
+
+
 def _reshape_strides(old: Shape, strides: Shape, new: Shape) -> Shape | None:
     """Strides of `new` over elements laid out as (old, strides): matches groups of axes with equal products."""
     kept = [(d, s) for d, s in zip(old, strides, strict=True) if d != 1]
@@ -99,7 +113,7 @@ def _reshape_strides(old: Shape, strides: Shape, new: Shape) -> Shape | None:
     i = j = 0
     while i < len(kept) or j < len(new):
         if j < len(new) and new[j] == 1:
-            result.append(0)
+            result.append(1)  # not 0: kernels that write vectors along such an axis need places for their lanes
             j += 1
             continue
         match = _match_group([d for d, _ in kept[i:]], list(new[j:]))

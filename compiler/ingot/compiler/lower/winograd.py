@@ -30,6 +30,7 @@ from ingot.compiler.lower.views import View
 from ingot.compiler.ops.linear import Conv
 from ingot.runtime.dtypes import boolean, f32
 
+FILTERS_AT_ONCE = 16384  # of 3x3 each, which transformed are some 5 MB
 FLOPS_A_CHUNK = 800_000  # some 8 us of work
 Matrix = NDArray[np.float64]
 
@@ -50,8 +51,14 @@ class Algorithm:
 
     def transformed(self, w: NDArray[np.float32]) -> NDArray[np.float32]:
         """[O, I, 3, 3] -> [(m+2)^2, I, O], computed in f64."""
-        u = np.einsum("ak,oikl,bl->aboi", self.filters, w.astype(np.float64), self.filters, optimize=True)
-        return u.transpose(0, 1, 3, 2).reshape(self.reach**2, w.shape[1], w.shape[0]).astype(np.float32)
+        out, inner = w.shape[:2]
+        transformed = np.empty((self.reach**2, inner, out), np.float32)
+        both = np.kron(self.filters, self.filters)  # G g G^T as one matrix on the nine taps
+        step = max(1, FILTERS_AT_ONCE // out)
+        for first in range(0, inner, step):
+            part = w[:, first : first + step].astype(np.float64).transpose(2, 3, 1, 0).reshape(9, -1)
+            transformed[:, first : first + step] = (both @ part).reshape(self.reach**2, -1, out)
+        return transformed
 
 
 F2 = Algorithm(

@@ -13,6 +13,7 @@ from ingot.compiler.ops import (
     recurrent,
     reduction,
     resample,
+    suppression,
     transposed,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "recurrent",
     "reduction",
     "resample",
+    "suppression",
     "transposed",
 ]

@@ -1,12 +1,17 @@
-"""Operators on the bits of integers."""
+"""Operators on bits: those of integers, and the same bits as elements of another type."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from ingot.compiler.ir.graph import Array, op
+from ingot.compiler.ir.scalars import reinterpreted
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ops.checks import fail
 from ingot.compiler.ops.pointwise import Binary, Unary
-from ingot.runtime.dtypes import Kind
+from ingot.runtime.dtypes import DType, Kind
 
 INTEGER: frozenset[Kind] = frozenset(("signed", "unsigned"))
 
@@ -76,3 +81,22 @@ class ShiftRight(Binary):
         outside = (b < 0) | (b >= bits)
         half = np.right_shift(a, np.where(outside, b.dtype.type(bits // 2), b))
         return np.where(outside, np.right_shift(half, b.dtype.type(bits // 2)), half)
+
+
+@op("bit_cast")
+class BitCast(Unary):
+    """The bits of each element of x as an element of the type `to`, which has the same size. ONNX BitCast.
+
+    This is how opaque types are made and read. Any byte but 0 is true.
+    """
+
+    to: DType
+    scalar = "bitcast"
+
+    def infer(self) -> Sequence[TensorType]:
+        if self.x.dtype.bits != self.to.bits:
+            fail(self, f"{self.x.type} has elements of {self.x.dtype.bits} bits, {self.to} has {self.to.bits}")
+        return (TensorType(self.to, self.x.type.shape),)
+
+    def compute(self, *operands: Array) -> Array:
+        return reinterpreted(operands[0], self.to.to_numpy())

@@ -34,6 +34,7 @@ from ingot.compiler.ops.pointwise import (
     Sigmoid,
     Sqrt,
     Sub,
+    Tanh,
     Where,
     sigmoid,
 )
@@ -285,7 +286,9 @@ class Elu(FloatComposite):
 
     def expand(self) -> Value:
         x = self.x
-        below = Mul(Sub(Exp(x), scalar(1.0, x)), scalar(self.alpha, x))
+        # exp(x) - 1 = tanh(x / 2) * (exp(x) + 1), which keeps its digits where x is small
+        grown = Mul(Tanh(Mul(x, scalar(0.5, x))), Add(Exp(x), scalar(1.0, x)))
+        below = Mul(grown, scalar(self.alpha, x))
         return Where(Less(x, scalar(0.0, x)), below, x)
 
 

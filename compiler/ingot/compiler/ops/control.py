@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from ingot.compiler.ir.dims import Dim, Expr
+from ingot.compiler.ir.dims import Dim, Expr, substitute, symbols
 from ingot.compiler.ir.graph import Array, Graph, Node, Value, op
 from ingot.compiler.ir.interpret import evaluate_results
 from ingot.compiler.ir.types import TensorType
@@ -27,6 +28,18 @@ def fits(given: TensorType, wanted: TensorType) -> bool:
     )
 
 
+def _with_dim(given: TensorType, axis: int, dim: Dim) -> TensorType:
+    return TensorType(given.dtype, (*given.shape[:axis], dim, *given.shape[axis + 1 :]))
+
+
+def _with_open(given: TensorType, declared: TensorType, inner: Collection[str]) -> TensorType:
+    """`given` with the dims of `declared` that mention symbols of `inner`."""
+    if given.rank != declared.rank or not inner:
+        return given
+    pairs = zip(given.shape, declared.shape, strict=True)
+    return TensorType(given.dtype, tuple(want if symbols(want) & set(inner) else have for have, want in pairs))
+
+
 def check_inputs(node: Node, graph: Graph, given: Sequence[TensorType], what: str) -> None:
     """The inputs of `graph` have the types given, in order."""
     wanted = [i.declared for i in graph.inputs]
@@ -37,17 +50,40 @@ def check_inputs(node: Node, graph: Graph, given: Sequence[TensorType], what: st
             fail(node, f"input {i} ({graph.inputs[i].label}) of {what} is declared {want} but gets {have}")
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Axis `axis` of result `result` of an If has the extent `dim`, which need not be the same in both branches: the
+    i64 scalar that is result `source` tells it. `dim` is a symbol that the graph around binds to that."""
+
+    dim: Dim
+    result: int
+    axis: int
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """An extent of carried values that changes from iteration to iteration: the i64 scalar that is carried value number
+    `source`. In the body it is `inner`, a symbol that the body binds to that carried value; in the types of the results
+    `outer`, a symbol that the graph around binds to that result."""
+
+    inner: Dim
+    outer: Dim
+    source: int
+
+
 @op("if")
 class If(Node):
     """The results of `then_graph` where `condition` (bool, one element) holds, else of `else_graph`.
 
-    Both graphs take the captures as inputs and give results of the same types.
+    Both graphs take the captures as inputs and give results of the same types, but for `extents`.
     """
 
     condition: Value
     captures: tuple[Value, ...]
     then_graph: Graph
     else_graph: Graph
+    extents: tuple[Extent, ...] = ()
 
     def infer(self) -> Sequence[TensorType]:
         if self.condition.dtype != boolean or any(d != 1 for d in self.condition.shape):
@@ -59,6 +95,13 @@ class If(Node):
         right = [v.type for v in self.else_graph.results]
         if len(left) != len(right):
             fail(self, f"the then-graph gives {len(left)} results, the else-graph {len(right)}")
+        for each in self.extents:
+            if not (0 <= each.result < len(left) and 0 <= each.source < len(left)):
+                fail(self, f"{each} speaks of a result that there is not")
+            if any(t[each.source] != TensorType(i64, ()) or each.axis >= t[each.result].rank for t in (left, right)):
+                fail(self, f"{each} does not fit: an axis and an i64 scalar are needed")
+            for types in (left, right):
+                types[each.result] = _with_dim(types[each.result], each.axis, each.dim)
         for i, (a, b) in enumerate(zip(left, right, strict=True)):
             if a != b:
                 fail(self, f"result {i} is {a} in the then-graph and {b} in the else-graph: both must agree")
@@ -95,7 +138,9 @@ class Loop(Node):
 
     Body inputs are (iteration i64 [], condition bool [], *carried, *captures), its outputs (condition bool [],
     *carried, *scan elements). Results are the final carried values and each scan's elements stacked on a new axis 0,
-    whose extent is ``scans[i]``. `trip` (i64, one element) None is unbounded, `condition` None is true at the start.
+    whose extent is ``scans[i]``, at least the number of iterations; rows that no iteration gives are 0. Dims in the
+    carried inputs of the body that mention an `inner` of `growth` change from iteration to iteration. `trip` (i64, one
+    element) None is unbounded, `condition` None is true at the start.
     """
 
     trip: Value | None
@@ -104,6 +149,7 @@ class Loop(Node):
     captures: tuple[Value, ...]
     body: Graph
     scans: Dims
+    growth: tuple[Growth, ...] = ()
 
     def infer(self) -> Sequence[TensorType]:
         if self.trip is None and self.condition is None:
@@ -112,18 +158,27 @@ class Loop(Node):
             if value is not None and (value.dtype != dtype or any(d != 1 for d in value.shape)):
                 fail(self, f"the {what} is {value.type}: one {dtype} is needed")
         carried = [v.type for v in self.carried]
+        n = len(carried)
+        declared = [i.declared for i in self.body.inputs[2 : 2 + n]]
+        inner = frozenset(s for each in self.growth for s in symbols(each.inner))
+        outer = {s: each.outer for each in self.growth for s in symbols(each.inner)}
+        for each in self.growth:
+            if not 0 <= each.source < n or carried[each.source] != TensorType(i64, ()):
+                fail(self, f"{each} does not fit: its source is no carried i64 scalar")
+        for i, want in enumerate(declared[: len(carried)]):
+            carried[i] = _with_open(carried[i], want, inner)
         given = [TensorType(i64, ()), TensorType(boolean, ()), *carried, *(v.type for v in self.captures)]
         check_inputs(self, self.body, given, "the body")
         results = [v.type for v in self.body.results]
-        n = len(carried)
         if len(results) != 1 + n + len(self.scans):
             fail(self, f"the body gives {len(results)} results, {1 + n + len(self.scans)} are needed")
         if results[0].dtype != boolean or any(d != 1 for d in results[0].shape):
             fail(self, f"the body's condition is {results[0]}: one bool is needed")
         for i, (have, want) in enumerate(zip(results[1 : 1 + n], carried, strict=True)):
-            if not fits(have, want):
+            if not fits(_with_open(have, declared[i], inner), want):
                 fail(self, f"carried value {i} starts as {want} but the body gives {have}")
         scanned = [TensorType(t.dtype, (d, *t.shape)) for t, d in zip(results[1 + n :], self.scans, strict=True)]
+        carried = [TensorType(t.dtype, tuple(substitute(d, outer) for d in t.shape)) for t in carried]
         return [*carried, *scanned]
 
     def evaluate(self, *operands: Array) -> Sequence[Array]:
@@ -145,9 +200,13 @@ class Loop(Node):
             iteration += 1
         stacked: list[Array] = []
         for rows, declared in zip(scanned, self.types[n:], strict=True):
-            if rows:
-                stacked.append(np.stack(rows))
-            else:  # a dim that only the body would have told is 0 as well
-                shape = tuple(0 if isinstance(d, Expr) else d for d in declared.shape[1:])
-                stacked.append(np.zeros((0, *shape), declared.dtype.to_numpy()))
+            # A dim that only the body would have told is 0 as well.
+            shape = rows[0].shape if rows else tuple(0 if isinstance(d, Expr) else d for d in declared.shape[1:])
+            length = declared.shape[0] if isinstance(declared.shape[0], int) else len(rows)
+            whole = np.zeros((length, *shape), declared.dtype.to_numpy())
+            if len(rows) > length:
+                fail(self, f"there are {len(rows)} iterations, but room for the elements of {length}")
+            for i, row in enumerate(rows):
+                whole[i] = row
+            stacked.append(whole)
         return (*carried, *stacked)

@@ -1,4 +1,4 @@
-"""Writing at indices and choosing the largest elements."""
+"""Writing at indices, choosing the largest elements and finding the true ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ingot.compiler.ir.graph import Array, Node, Value, op
 from ingot.compiler.ir.types import IrError, TensorType, broadcast_shapes
 from ingot.compiler.ops.checks import fail, ints, require_axis, require_kind, same_dtype
 from ingot.compiler.ops.pointwise import NUMBER
-from ingot.runtime.dtypes import i64
+from ingot.runtime.dtypes import boolean, i64
 
 Combination: TypeAlias = Literal["none", "add", "mul", "max", "min"]
 _COMBINE: Mapping[str, np.ufunc] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -111,3 +111,24 @@ class TopK(Node):
         order = np.argsort(ranks, axis=self.axis, kind="stable")
         chosen = np.take(order, range(k), self.axis).astype(np.int64)
         return np.take_along_axis(x, chosen, self.axis), chosen
+
+
+@op("compact")
+class Compact(Node):
+    """The i64 positions of the true elements of `x`, a list of bools, in order: [count].
+
+    `count` is how many there are, a dim that is bound to their number.
+    """
+
+    x: Value
+    count: Dim
+
+    def infer(self) -> Sequence[TensorType]:
+        if self.x.dtype != boolean or self.x.rank != 1:
+            fail(self, f"the operand is {self.x.type}: a list of bools is needed")
+        if isinstance(self.count, int) and self.count < 0:
+            fail(self, f"{self.count} elements cannot be found")
+        return (TensorType(i64, (self.count,)),)
+
+    def evaluate(self, *operands: Array) -> Sequence[Array]:
+        return (np.flatnonzero(operands[0]).astype(np.int64),)

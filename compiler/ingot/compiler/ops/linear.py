@@ -1,4 +1,7 @@
-"""Contractions and pooling. Float products are accumulated in f64 and rounded once; integers wrap."""
+"""Contractions and pooling. Float products are accumulated in f64 and rounded once; integers wrap.
+
+Products of u8 by i8 are summed in i32, which is their result: the one mixture of element types.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from ingot.compiler.ops.checks import equal_dims, fail, ints, require_kind, same
 from ingot.compiler.ops.numeric import cast
 from ingot.compiler.ops.pointwise import NUMBER
 from ingot.compiler.ops.reduction import lowest
+from ingot.runtime.dtypes import DType, i8, i32, u8
 
 Window: TypeAlias = tuple[slice, ...]
 
@@ -24,6 +28,11 @@ Window: TypeAlias = tuple[slice, ...]
 def accumulate_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that products of `dtype` are summed in."""
     return dtype if dtype.kind in "iu" else np.dtype(np.float64)
+
+
+def product_dtype(node: Node, x: Value, w: Value) -> DType:
+    """The element type of sums of products of `x` by `w`."""
+    return i32 if (x.dtype, w.dtype) == (u8, i8) else same_dtype(node, x, w)
 
 
 @op("mat_mul")
@@ -35,7 +44,7 @@ class MatMul(Node):
 
     def infer(self) -> Sequence[TensorType]:
         a, b = self.a, self.b
-        dtype = same_dtype(self, a, b)
+        dtype = product_dtype(self, a, b)
         require_kind(self, a, NUMBER, "an operand")
         if a.rank < 2 or b.rank < 2:
             fail(self, f"operands {a.type} and {b.type} need rank 2 or more: reshape vectors to matrices")
@@ -48,9 +57,10 @@ class MatMul(Node):
 
     def evaluate(self, *operands: Array) -> Sequence[Array]:
         a, b = operands
-        wide = accumulate_dtype(a.dtype)
+        kind = self.type.dtype.to_numpy()
+        wide = accumulate_dtype(kind)
         with np.errstate(all="ignore"):
-            return (np.matmul(a.astype(wide, copy=False), b.astype(wide, copy=False)).astype(a.dtype, copy=False),)
+            return (np.matmul(a.astype(wide, copy=False), b.astype(wide, copy=False)).astype(kind, copy=False),)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -173,8 +183,10 @@ class Conv(Windowed):
 
     def infer(self) -> Sequence[TensorType]:
         x, w = self.x, self.w
-        dtype = same_dtype(self, *operands_of(self))
+        dtype = product_dtype(self, x, w)
         require_kind(self, x, NUMBER, "the operand")
+        if self.bias is not None and self.bias.dtype != dtype:
+            fail(self, f"the bias {self.bias.type} must be {dtype}, as the sums of products of {x.type} are")
         if w.rank != x.rank:
             fail(self, f"the weight {w.type} must have the rank of {x.type}")
         if not all(isinstance(d, int) for d in w.shape[2:]):
@@ -199,7 +211,7 @@ class Conv(Windowed):
         x, w = operands[:2]
         if self.channels_last:
             x = np.moveaxis(x, -1, 1)
-        wide = accumulate_dtype(x.dtype)
+        wide = accumulate_dtype(self.type.dtype.to_numpy())
         x, w = x.astype(wide, copy=False), w.astype(wide, copy=False)
         n, m, group = x.shape[0], w.shape[0], self.group
         spatial = x.shape[2:]
@@ -218,7 +230,7 @@ class Conv(Windowed):
                 result = result + operands[2].astype(wide).reshape(m, *(1,) * len(out))
         if self.channels_last:
             result = np.ascontiguousarray(np.moveaxis(result, 1, -1))
-        return (result.astype(self.x.dtype.to_numpy(), copy=False),)
+        return (result.astype(self.type.dtype.to_numpy(), copy=False),)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -379,6 +379,9 @@ class Cast(Unary):
     accepts = ANY
 
     def infer(self) -> Sequence[TensorType]:
+        require_kind(self, self.x, ANY, "the operand")
+        if self.to.kind == "opaque":
+            fail(self, f"elements of {self.to} are made from bits, not by a cast")
         return (TensorType(self.to, self.x.type.shape),)
 
     def compute(self, *operands: Array) -> Array:

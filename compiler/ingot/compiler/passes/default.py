@@ -7,6 +7,7 @@ from ingot.compiler.ops.composite import Attention
 from ingot.compiler.passes.expand import expand
 from ingot.compiler.passes.fold_norm import FOLD_NORM
 from ingot.compiler.passes.fuse import fuse
+from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.layout import LAYOUT
 from ingot.compiler.passes.recognise import recognise
 from ingot.compiler.passes.simplify import simplify
@@ -23,6 +24,7 @@ def expand_composites(graph: Graph, *, trace: Trace | None = None) -> Graph:
 
 
 PASSES: tuple[Pass, ...] = (
+    rules(*INTEGERS, name="integers"),
     as_pass(simplify),
     as_pass(recognise),
     rules(*FOLD_NORM, name="fold_norm"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -11,11 +12,11 @@ from ingot.compiler.ir.dims import Expr
 from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, Value, constant, operands_of, subgraphs_of
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.ops.control import If, Loop
-from ingot.compiler.ops.movement import DimValues, Expand, Gather, Reshape
+from ingot.compiler.ops.movement import DimValues, Expand, Gather, Reshape, Transpose
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.shape_arithmetic import contents, known_dims
 from ingot.compiler.passes.constants import has_symbolic_attributes, users
-from ingot.compiler.rewrite import Patch, Rule, substitute
+from ingot.compiler.rewrite import Patch, Rule, rebuild, substitute
 from ingot.runtime.dtypes import boolean, i64
 
 SMALL = 1 << 16  # elements that folding may always make
@@ -42,10 +43,12 @@ def fold_constants(node: Node, graph: Graph) -> Patch | None:
         results = node.evaluate(*(v.data for v in operands if isinstance(v, Constant)))
     except IrError:  # an index out of range and the like: the error belongs to the run that gets there
         return None
-    return {node.result(i): _constant(array) for i, array in enumerate(results)}
+    return {node.result(i): _constant(array, node) for i, array in enumerate(results)}
 
 
-def _constant(array: Array) -> Constant:
+def _constant(array: Array, node: Node) -> Constant:
+    if isinstance(node, Transpose):  # stays a view of the weight: packing reads it in any order, and copies it anyway
+        return constant(array)
     return constant(np.ascontiguousarray(array).reshape(array.shape))
 
 
@@ -111,7 +114,8 @@ def inline_if(node: If, graph: Graph) -> Patch | None:
     chosen = _known_bool(node.condition)
     if chosen is None:
         return None
-    return _patched(node, _inlined(node.then_graph if chosen else node.else_graph, node.captures))
+    graph = node.then_graph if chosen else node.else_graph
+    return None if graph.sizes() else _patched(node, _inlined(graph, node.captures))
 
 
 def inline_loop(node: Loop, graph: Graph) -> Patch | None:
@@ -125,7 +129,7 @@ def inline_loop(node: Loop, graph: Graph) -> Patch | None:
         return _patched(
             node, (*node.carried, *(constant(np.zeros(t.static_shape(), t.dtype.to_numpy())) for t in types))
         )
-    if trips != (1,) or not starts:
+    if trips != (1,) or not starts or node.body.sizes():
         return None
     given = (constant(0, i64), constant(True, boolean), *node.carried, *node.captures)
     results = _inlined(node.body, given)[1:]
@@ -151,17 +155,16 @@ def capture_constants(node: If | Loop, graph: Graph) -> Patch | None:
     closed = [_with_inputs(g, {g.inputs[skip + i]: node.captures[i] for i in gone}) for g in graphs]
     new: Node
     if isinstance(node, If):
-        new = If(node.condition, captures, closed[0], closed[1])
+        new = dataclasses.replace(node, captures=captures, then_graph=closed[0], else_graph=closed[1], origin=())
     else:
-        new = Loop(node.trip, node.condition, node.carried, captures, closed[0], node.scans)
+        new = dataclasses.replace(node, captures=captures, body=closed[0], origin=())
     return _patched(node, new.results())
 
 
 def _with_inputs(graph: Graph, values: dict[Value, Value]) -> Graph:
     """`graph` with these inputs replaced by values that need no inputs."""
-    results = substitute(graph.results, values)
-    outputs = tuple((name, v) for (name, _), v in zip(graph.outputs, results, strict=True))
-    return Graph(tuple(i for i in graph.inputs if i not in values), outputs, graph.name, graph.ranges)
+    changed = rebuild(graph, values)
+    return dataclasses.replace(changed, inputs=tuple(i for i in graph.inputs if i not in values))
 
 
 RULES: tuple[Rule, ...] = (inline_if, inline_loop, capture_constants, fold_shape_arithmetic, fold_constants)

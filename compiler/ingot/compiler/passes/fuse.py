@@ -18,8 +18,10 @@ from ingot.compiler.ir.graph import (
     Input,
     Node,
     Value,
+    dependencies_of,
     node_of,
     operands_of,
+    sizes_of,
     subgraphs_of,
     with_operands,
 )
@@ -143,7 +145,8 @@ class _Grouping:
         outside = {x for n in inside for x in operands_of(n) if node_of(x) not in inside}
         if sum(1 for x in outside if not isinstance(x, Constant)) > OPERAND_LIMIT:
             return
-        if self._reaches({node_of(x) for x in outside}, part, group):
+        needed = {x for n in inside for x in sizes_of(n, self.graph.bound)}
+        if self._reaches({node_of(x) for x in (*outside, *needed)}, part, group):
             return
         for node in part.nodes:
             group.add(node)
@@ -173,6 +176,7 @@ class _Grouping:
             if group is None or not group.admits(node) or (group.anchor and self._is_only_reduced(node)):
                 continue
             others = [p for p in producers if self.of.get(p) is not group]
+            others += [node_of(x) for x in sizes_of(node, self.graph.bound)]
             if self._reaches(others, group) or self._operands(group, node) > OPERAND_LIMIT:
                 continue
             return group
@@ -203,7 +207,7 @@ class _Grouping:
             below = mine.nodes if mine is not None else [node]
             for member in below:
                 seen.add(member)
-                for x in operands_of(member):
+                for x in dependencies_of(member, self.graph.bound):
                     if self._may_reach(node_of(x), first):
                         stack.append(node_of(x))
         return False
@@ -224,7 +228,8 @@ class _Grouping:
             else:
                 _build(unit, mapping, self.users)
         outputs = tuple((name, mapping[value]) for name, value in self.graph.outputs)
-        return dataclasses.replace(self.graph, outputs=outputs)
+        bound = {name: mapping[value] for name, value in self.graph.sizes().items()}
+        return dataclasses.replace(self.graph, outputs=outputs, bound=bound)
 
 
 def _users(graph: Graph) -> dict[Value, set[Node | None]]:
@@ -232,7 +237,7 @@ def _users(graph: Graph) -> dict[Value, set[Node | None]]:
     for node in graph.nodes():
         for x in operands_of(node):
             users.setdefault(x, set()).add(node)
-    for value in graph.results:
+    for value in (*graph.results, *graph.sizes().values()):
         users.setdefault(value, set()).add(None)
     return users
 
@@ -255,7 +260,7 @@ def _units(graph: Graph, of: dict[Node, Group]) -> list[list[Node]]:
             stack.append((node, True))
             inside = set(unit)
             for member in unit:
-                for x in operands_of(member):
+                for x in dependencies_of(member, graph.bound):
                     if node_of(x) not in done and node_of(x) not in inside:
                         stack.append((node_of(x), False))
     return result

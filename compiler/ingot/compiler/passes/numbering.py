@@ -20,6 +20,7 @@ from ingot.compiler.ir.graph import (
     subgraphs_of,
     with_operands,
 )
+from ingot.compiler.rewrite import substitute
 
 CONTENT_LIMIT = 1 << 16  # bytes up to which constants are compared by content, beyond by the memory they lie in
 
@@ -48,7 +49,9 @@ def merge_equal(graph: Graph) -> Graph:
     if not mapping:
         return graph
     outputs = tuple((name, mapping.get(v, v)) for name, v in graph.outputs)
-    return dataclasses.replace(graph, outputs=outputs)
+    bound = {name: mapping.get(v, v) for name, v in graph.sizes().items()}
+    watched = dict(zip(graph.watched, substitute(tuple(graph.watched.values()), mapping), strict=True))
+    return dataclasses.replace(graph, outputs=outputs, bound=bound, watched=watched)
 
 
 def _with_bodies(node: Node) -> Node:

@@ -63,7 +63,9 @@ def concat_of_slices(node: Concat, graph: Graph) -> Patch | None:
         if not isinstance(part, Slice) or (whole is not None and part.x is not whole):
             return None
         whole, start = part.x, part.starts[node.axis]
-        if part.type != _part(whole, node.axis, start, part.sizes[node.axis]).type or any(s != 1 for s in part.steps):
+        if any(s != 1 for s in part.steps):  # before `_part`, which a slice read backwards does not fit
+            return None
+        if part.type != _part(whole, node.axis, start, part.sizes[node.axis]).type:
             return None
         if start != end or any(s != 0 for a, s in enumerate(part.starts) if a != node.axis):
             return None

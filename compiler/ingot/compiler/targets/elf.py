@@ -5,8 +5,9 @@ generated for reloc='pic', codemodel='small' needs no more, on x86-64 and on AAr
 file: the runtime's loader, dlopen, C linkers, gdb, objdump and perf all read it.
 
 Memory is laid out as R (headers, symbols, constants), RX (code), RW protected after relocation (pointer tables, dynamic
-section, GOT), RW (data, bss). The file is dense: a segment's address is the next page plus its file offset within the
-page. Formats: System V ABI (gABI 4.1) chapters 4 and 5, with the processor supplements.
+section, GOT), RW (data, bss), and R for a tail of data that may be of any size. The file is dense: a segment's address
+is the next page plus its file offset within the page; the tail begins a page of its own, in the file as well.
+Formats: System V ABI (gABI 4.1) chapters 4 and 5, with the processor supplements.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from ingot.compiler.targets.elf_object import (
     SHT_STRTAB,
     SHT_SYMTAB,
     SMALL_CODE_MODEL,
+    STB_GLOBAL,
     STB_LOCAL,
+    STB_WEAK,
     STT_FILE,
     STT_FUNC,
     STT_GNU_IFUNC,
+    STT_OBJECT,
     STT_SECTION,
     STT_TLS,
     LinkError,
@@ -45,10 +49,8 @@ from ingot.compiler.targets.elf_object import (
 from ingot.compiler.targets.elf_relocations import REFUSED, RULES, OutOfRangeError, Rule, Value
 from ingot.runtime import elf
 
-__all__ = ["LinkError", "link"]
+__all__ = ["Link", "LinkError", "Output", "Strings", "Tail", "link", "resolved"]
 
-_STB_GLOBAL: Final = 1
-_STB_WEAK: Final = 2
 _SHT_HASH: Final = 5
 _SHT_DYNAMIC: Final = 6
 _SHT_DYNSYM: Final = 11
@@ -65,7 +67,10 @@ _SEGMENTS: Final = (
     (_PROTECTED, elf.PF_R | elf.PF_W, SHF_ALLOC | SHF_WRITE),
     (_WRITABLE, elf.PF_R | elf.PF_W, SHF_ALLOC | SHF_WRITE),
 )
-_LOADED_FLAGS: Final = MappingProxyType({name: flags for names, _, flags in _SEGMENTS for name in names})
+_LOADED_FLAGS: Final = MappingProxyType({
+    **{name: flags for names, _, flags in _SEGMENTS for name in names}, ".tail": SHF_ALLOC,
+})  # fmt: skip
+_TAIL: Final = ".tail"
 _NOT_LOADED: Final = (".symtab", ".strtab", ".shstrtab")
 # Type, section that sh_link names, size of one entry, alignment.
 _TABLES: Final = MappingProxyType({
@@ -81,8 +86,19 @@ _TABLES: Final = MappingProxyType({
 })  # fmt: skip
 
 
-def link(objects: Sequence[bytes], *, soname: str, exports: Collection[str]) -> bytes:
+@dataclass(frozen=True)
+class Tail:
+    """Read-only data of `size` bytes behind everything else, aligned to a page; objects know it as `symbol`. It may be
+    larger than the reach of the small code model, because its address is taken from the GOT."""
+
+    symbol: str
+    size: int
+
+
+def link(objects: Sequence[bytes], *, soname: str, exports: Collection[str], tail: Tail | None = None) -> bytes:
     """Link relocatable objects of one machine into a closed shared object named `soname`.
+
+    With a `tail` the result ends where the content of the tail belongs: whoever writes the file appends it.
 
     Global symbols resolve across the objects (a strong definition wins over weak ones, else the first weak one); local
     symbols stay apart even when they have the same name. Only `exports`, which must be functions, can be found from
@@ -92,19 +108,7 @@ def link(objects: Sequence[bytes], *, soname: str, exports: Collection[str]) -> 
     missing or not functions, thread-local storage, constructors, absolute addresses in read-only sections, relocations
     of an unknown type or out of range.
     """
-    if not soname or not soname.isprintable():
-        raise LinkError([f"{soname!r} is no name for a shared object"])
-    if not objects:
-        raise LinkError(["there are no objects"])
-    problems: list[str] = []
-    inputs = [read_object(f"object {index}", data, problems) for index, data in enumerate(objects)]
-    if len({each.machine for each in inputs}) > 1:
-        raise LinkError(["the objects are for different machines"])
-    job = _Link(inputs, soname, sorted(set(exports)), problems)
-    job.place_sections()
-    job.define_symbols()
-    job.scan_relocations()
-    job.stop_on_problems()
+    job = resolved(objects, soname=soname, exports=exports, tail=tail)
     job.write_tables()
     job.assign_addresses()
     job.relocate()
@@ -113,8 +117,27 @@ def link(objects: Sequence[bytes], *, soname: str, exports: Collection[str]) -> 
     return job.write_file()
 
 
+def resolved(objects: Sequence[bytes], *, soname: str, exports: Collection[str], tail: Tail | None) -> Link:
+    """A link whose sections have places, whose symbols are known and whose relocations can be made. Raises LinkError
+    as `link` does."""
+    if not soname or not soname.isprintable():
+        raise LinkError([f"{soname!r} is no name for a shared object"])
+    if not objects:
+        raise LinkError(["there are no objects"])
+    problems: list[str] = []
+    inputs = [read_object(f"object {index}", data, problems) for index, data in enumerate(objects)]
+    if len({each.machine for each in inputs}) > 1:
+        raise LinkError(["the objects are for different machines"])
+    job = Link(inputs, soname, sorted(set(exports)), problems, tail)
+    job.place_sections()
+    job.define_symbols()
+    job.scan_relocations()
+    job.stop_on_problems()
+    return job
+
+
 @dataclass
-class _Output:
+class Output:
     """One section of the result; `size` exceeds the content only for .bss, which has none."""
 
     name: str
@@ -125,18 +148,20 @@ class _Output:
     offset: int = 0
 
     def fill(self, content: bytes | bytearray) -> None:
+        """Make `content` all of it."""
         self.content[:] = content
         self.size = len(content)
 
 
-class _Strings:
-    """A string table; equal strings share one entry."""
+class Strings:
+    """A string table, `content`; equal strings share one entry."""
 
     def __init__(self) -> None:
         self.content = bytearray(1)
         self._offsets = {"": 0}
 
     def add(self, text: str) -> int:
+        """The offset of `text`, which is added where it is new."""
         offset = self._offsets.get(text)
         if offset is None:
             offset = self._offsets[text] = len(self.content)
@@ -144,16 +169,24 @@ class _Strings:
         return offset
 
 
-class _Link:
+class Link:
     """One link in progress; its steps are called once each, in the order in which they stand here."""
 
-    def __init__(self, objects: list[RelocatableObject], soname: str, exports: list[str], problems: list[str]) -> None:
+    def __init__(
+        self,
+        objects: list[RelocatableObject],
+        soname: str,
+        exports: list[str],
+        problems: list[str],
+        tail: Tail | None,
+    ) -> None:
         self.objects = objects
+        self.tail = tail
         self.machine = objects[0].machine
         self.soname = soname
         self.exports = exports
         self.problems = problems
-        self.outputs = {name: _Output(name, 8) for names, _, _ in _SEGMENTS for name in names}
+        self.outputs = {name: Output(name, 8) for names, _, _ in _SEGMENTS for name in names}
         self.starts: dict[Section, int] = {}
         self.definitions: dict[str, Symbol] = {}
         self.got: dict[Symbol, int] = {}
@@ -189,6 +222,12 @@ class _Link:
 
     def define_symbols(self) -> None:
         """Collect the global definitions and check the exports among them."""
+        if self.tail is not None:
+            output = self.outputs[_TAIL] = Output(_TAIL, elf.SEGMENT_ALIGNMENT[self.machine], size=self.tail.size)
+            section = Section("the tail", _TAIL, output.alignment, None, self.tail.size)
+            self.starts[section] = 0
+            symbol = Symbol(self.tail.symbol, STB_GLOBAL, STT_OBJECT, SHN_ABS, section, 0, self.tail.size)
+            self._define("the tail", symbol)
         for each in self.objects:
             for symbol in each.symbols:
                 self._define(each.label, symbol)
@@ -212,25 +251,22 @@ class _Link:
             self.problems.append(f"{where} is an indirect function, which only a dynamic linker can resolve")
         elif symbol.binding == STB_LOCAL or symbol.index == SHN_UNDEF:
             return
-        elif symbol.binding not in (_STB_GLOBAL, _STB_WEAK):
+        elif symbol.binding not in (STB_GLOBAL, STB_WEAK):
             self.problems.append(f"{where} has the unknown binding {symbol.binding}")
         elif symbol.section is None:
             kind = "a common symbol: initialise it" if symbol.index == SHN_COMMON else "not in loaded code or data"
             self.problems.append(f"{where} is {kind}")
         else:
             known = self.definitions.setdefault(symbol.name, symbol)
-            if known is not symbol and symbol.binding == _STB_GLOBAL:
-                if known.binding == _STB_GLOBAL:
+            if known is not symbol and symbol.binding == STB_GLOBAL:
+                if known.binding == STB_GLOBAL:
                     self.problems.append(f"{where} is defined a second time")
                 self.definitions[symbol.name] = symbol
 
     def scan_relocations(self) -> None:
         """Check every relocation and find the GOT entries and dynamic relocations that they need."""
         for each in self.objects:
-            targets = [
-                symbol.section and symbol if symbol.binding == STB_LOCAL else self.definitions.get(symbol.name)
-                for symbol in each.symbols
-            ]
+            targets = self.targets(each)
             for section, table in each.relocations:
                 for offset, info, addend in elf.RELOCATION.iter_unpack(table):
                     kind: int = info & 0xFFFFFFFF
@@ -250,6 +286,13 @@ class _Link:
                             self._report_undefined(each, each.symbols[index])
                         else:
                             self._add_relocation(section, offset, rule, target, addend)
+
+    def targets(self, source: RelocatableObject) -> list[Symbol | None]:
+        """What each symbol of an object stands for; None where it stands for nothing that is loaded."""
+        return [
+            symbol.section and symbol if symbol.binding == STB_LOCAL else self.definitions.get(symbol.name)
+            for symbol in source.symbols
+        ]
 
     def _report_undefined(self, source: RelocatableObject, symbol: Symbol) -> None:
         if symbol.name == _GLOBAL_OFFSET_TABLE:
@@ -276,7 +319,7 @@ class _Link:
 
     def write_tables(self) -> None:
         """Write what does not depend on addresses, and give the rest its size."""
-        strings = _Strings()
+        strings = Strings()
         self.name_offsets = [strings.add(name) for name in self.exports]
         self.soname_offset = strings.add(self.soname)
         dynamic_relocations = len(self.pointers) + len(self.got)
@@ -295,7 +338,7 @@ class _Link:
         groups = [([present[name] for name in names if name in present], flags) for names, flags, _ in _SEGMENTS]
         groups = [(members, flags) for members, flags in groups if members]
         others: list[tuple[int, ...]] = []
-        offset = elf.HEADER.size + elf.PROGRAM_HEADER.size * (len(groups) + 3)
+        offset = elf.HEADER.size + elf.PROGRAM_HEADER.size * (len(groups) + 3 + (self.tail is not None))
         end = 0
         for members, flags in groups:
             # Aligning the offset aligns the address too, because no section asks for more than a page.
@@ -319,6 +362,11 @@ class _Link:
             self.segments.append((elf.PT_LOAD, flags, start, address, address, offset - start, end - address, page))
         if end > elf.MAX_IMAGE_BYTES:
             raise LinkError(["the image is larger than 2 GiB, beyond the small code model"])
+        if self.tail is not None:
+            self.outputs[_TAIL].address = address = elf.round_up(end, page)
+            end = address + self.tail.size
+            place = (0, address, address, self.tail.size, self.tail.size, page)  # the offset comes last of all
+            self.segments.append((elf.PT_LOAD, elf.PF_R, *place))
         for output in self.outputs.values():
             if not output.size:
                 output.address = end  # objects without size have an address too, of no memory
@@ -390,7 +438,7 @@ class _Link:
                 self.numbers[output.name] = len(self.numbers)
         symbols = [bytes(elf.SYMBOL.size)]
         for name, offset in zip(self.exports, self.name_offsets, strict=True):
-            symbols.append(self._symbol_entry(self.definitions[name], offset, _STB_GLOBAL))
+            symbols.append(self._symbol_entry(self.definitions[name], offset, STB_GLOBAL))
         self.outputs[".dynsym"].fill(b"".join(symbols))
         self.outputs[".dynamic"].fill(self._dynamic_section())
 
@@ -402,7 +450,7 @@ class _Link:
 
     def _debug_symbols(self) -> tuple[bytes, int, bytes]:
         """Symbol table of everything that has a name, the number of its local symbols, its string table."""
-        strings = _Strings()
+        strings = Strings()
         entries = [bytes(elf.SYMBOL.size)]
         exported = {self.definitions[name] for name in self.exports}
         for each in self.objects:
@@ -415,7 +463,7 @@ class _Link:
                     entries.append(self._symbol_entry(symbol, strings.add(symbol.name), STB_LOCAL))
         local = len(entries)
         for name in self.exports:
-            entries.append(self._symbol_entry(self.definitions[name], strings.add(name), _STB_GLOBAL))
+            entries.append(self._symbol_entry(self.definitions[name], strings.add(name), STB_GLOBAL))
         return b"".join(entries), local, bytes(strings.content)
 
     def write_file(self) -> bytes:
@@ -423,16 +471,24 @@ class _Link:
         symbols, local, strings = self._debug_symbols()
         sections = [output for output in self.outputs.values() if output.size]
         offset = self.loaded_bytes
-        names = _Strings()
+        names = Strings()
         for name in (*(output.name for output in sections), *_NOT_LOADED):
             names.add(name)
         for name, content in zip(_NOT_LOADED, (symbols, strings, bytes(names.content)), strict=True):
-            output = _Output(name, offset=elf.round_up(offset, 8))
+            output = Output(name, offset=elf.round_up(offset, 8))
             output.fill(content)
             self.numbers[name] = len(self.numbers)
             sections.append(output)
             offset = output.offset + output.size
         headers_offset = elf.round_up(offset, 8)
+        end = headers_offset + SECTION_HEADER.size * (len(sections) + 1)
+        if self.tail is not None:
+            output = self.outputs[_TAIL]
+            output.offset = end = elf.round_up(end, output.alignment)
+            self.segments = [
+                (*each[:2], end, *each[3:]) if each[3] == output.address and each[0] == elf.PT_LOAD else each
+                for each in self.segments
+            ]
         result = bytearray(headers_offset)
         result[: elf.HEADER.size] = elf.HEADER.pack(
             elf.IDENTIFICATION, elf.ET_DYN, self.machine, 1, 0, elf.HEADER.size, headers_offset, 0, elf.HEADER.size,
@@ -449,7 +505,7 @@ class _Link:
             place = (output.address, output.offset, output.size)
             fields = (names.add(output.name), kind, _LOADED_FLAGS.get(output.name, 0), *place)
             headers.append(SECTION_HEADER.pack(*fields, self.numbers[linked], info, alignment, entry_size))
-        return bytes(result) + b"".join(headers)
+        return (bytes(result) + b"".join(headers)).ljust(end, b"\0")
 
 
 def _hash_table(names: Sequence[str]) -> bytes:

@@ -3,30 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from ingot.compiler.targets.target import Target, TargetError
 
+if TYPE_CHECKING:
+    from ingot.compiler.artifact import Artifact
+    from ingot.compiler.ir.program import Program
+    from ingot.compiler.targets.cpu.c_interface.library import Library
+    from ingot.compiler.targets.cpu.features import Level
+    from ingot.compiler.targets.interpreter.session import Interpreted
+    from ingot.compiler.targets.null.outline import Outline
+
 # The level that "cpu" stands for: what nearly every machine of the architecture in use today runs.
 PORTABLE: Mapping[str, str] = {"x86-64": "x86-64-v3", "aarch64": "aarch64"}
+
+
+Product: TypeAlias = "Artifact | Interpreted | Outline"
 
 
 def target_names() -> tuple[str, ...]:
     """What `find_target` takes."""
     from ingot.compiler.targets.cpu import features
 
-    return ("cpu", *features.names())
+    return ("cpu", *features.names(), "interpreter", "null")
 
 
-def find_target(name: str) -> Target:
-    """The target called `name`: "cpu" is the portable level of this machine's architecture. Raises TargetError."""
+def find_target(name: str) -> Target[Product]:
+    """The target called `name`: "cpu" is the portable level of this machine's architecture, the others are levels,
+    "interpreter", which runs programs without code, and "null", which says what would be made. Raises TargetError."""
+    match name:
+        case "interpreter":
+            from ingot.compiler.targets.interpreter.target import InterpreterTarget
+
+            return InterpreterTarget()
+        case "null":
+            from ingot.compiler.targets.null.target import NullTarget
+
+            return NullTarget(_level("cpu"))
+        case _:
+            from ingot.compiler.targets.cpu.target import CpuTarget
+
+            return CpuTarget(_level(name))
+
+
+def find_library_target(name: str) -> Target[Library]:
+    """The target that makes libraries for C for the level called `name`, or "cpu". Raises TargetError."""
+    from ingot.compiler.targets.cpu.target import LibraryTarget
+
+    if name in ("interpreter", "null"):
+        raise TargetError(f"no library for C can be made for the target {name}: name a level, or cpu")
+    return LibraryTarget(_level(name))
+
+
+def check_routines(name: str, program: Program) -> None:
+    """Compile the routines of custom operators in `program` for the target called `name`. Raises CustomOpError, for
+    what would be refused when the program is built."""
+    if name != "interpreter":
+        from ingot.compiler.targets.cpu.compiled_routines import called_routines, compile_routines
+
+        compile_routines(called_routines(program), _level("cpu" if name == "null" else name))
+
+
+def _level(name: str) -> Level:
     from ingot.compiler.ir.types import IrError
     from ingot.compiler.targets.cpu import features
-    from ingot.compiler.targets.cpu.target import CpuTarget
 
     if name not in target_names():
         raise TargetError(f"no target {name!r}; there are {', '.join(target_names())}")
     try:
-        level = features.level(PORTABLE[features.host_arch()] if name == "cpu" else name)
+        return features.level(PORTABLE[features.host_arch()] if name == "cpu" else name)
     except IrError as error:
         raise TargetError(str(error)) from None
-    return CpuTarget(level)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from ingot.compiler.artifact import TargetDescription
-from ingot.compiler.ir.dims import Serial
+from ingot.compiler.cache import Cache
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
 
@@ -17,27 +16,42 @@ class TargetError(ValueError):
 
 
 @dataclass(frozen=True)
-class Generated:
-    """Machine code: a closed shared object per level, what it is called with, and where it runs. `kernels` are the
-    different functions that the launches call."""
+class Labels:
+    """What a model is called, as it came; `inputs` and `outputs` are in the order of the program's. `provenance` says
+    how it was made, as JSON can hold it."""
 
-    code: Mapping[str, bytes]
-    arguments: Sequence[Sequence[Serial]]
-    description: TargetDescription
-    kernels: int
+    name: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    provenance: Mapping[str, Any]
 
 
-class Target(Protocol):
-    """A kind of machine that programs are compiled for."""
+P = TypeVar("P", covariant=True)
+
+
+class Target(Protocol[P]):
+    """A kind of machine that programs are compiled for, and what is made for it: a P, such as an `Artifact`."""
 
     @property
     def machine(self) -> Machine:
         """What schedules are chosen for."""
         ...
 
-    def generate(
-        self, program: Program, *, jobs: int | None = None, progress: Callable[[int, int], None] | None = None
-    ) -> Generated:
-        """The machine code of `program`. `jobs`: processes to use (default: one a core); `progress` is told how many
-        kernels are done of how many."""
+    @property
+    def text(self) -> str:
+        """All of the target that its product depends on, besides the compiler's sources: part of the cache's keys."""
+        ...
+
+    def build(
+        self,
+        program: Program,
+        labels: Labels,
+        *,
+        jobs: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        cache: Cache | None = None,
+    ) -> P:
+        """What is made of `program`. `jobs`: processes to use (default: one a core); `progress` is told how many
+        kernels are done of how many; `cache` gives those that were compiled before and keeps the others. Raises
+        TargetError for a program that the target cannot hold."""
         ...

@@ -6,7 +6,7 @@ import math
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,11 @@ POINT = (Axis("p", 1),)
 pytestmark = pytest.mark.skipif(EMULATOR is None, reason="qemu-aarch64 is not installed")
 
 
-def program_of(kernel: Kernel, buffers: Mapping[str, Array], values: Mapping[str, int]) -> bytes:
-    """A static executable that runs every chunk of `kernel` and writes all buffers to its standard output."""
+def program_of(
+    kernel: Kernel, buffers: Mapping[str, Array], values: Mapping[str, int], routines: Sequence[bytes] = ()
+) -> bytes:
+    """A static executable that runs every chunk of `kernel` and writes all buffers to its standard output; `routines`
+    are the objects of what it calls."""
     module = objects.new_module("program", LEVEL)
     function = emit.emit_kernel(module, kernel, LEVEL, "kernel")
     start = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "_start")
@@ -82,7 +85,7 @@ def program_of(kernel: Kernel, buffers: Mapping[str, Array], values: Mapping[str
     b.call(call, [I64(EXIT), I64(0), I64(0), I64(0)])
     b.unreachable()
     exports = ["_start", "system_call"]
-    code = bytearray(elf.link([objects.object_code(module, LEVEL)], soname="program", exports=exports))
+    code = bytearray(elf.link([objects.object_code(module, LEVEL), *routines], soname="program", exports=exports))
     layout = read_layout(bytes(code), machine=EM_AARCH64, page_size=4096)
     struct.pack_into("<Q", code, 24, layout.symbols["_start"])  # e_entry
     address = layout.symbols["system_call"]
@@ -105,10 +108,12 @@ def system_call(module: ir.Module, table: ir.Value) -> ir.Function:
     return function
 
 
-def check(kernel: Kernel, buffers: Mapping[str, Array], tmp_path: Any, **values: int) -> None:
+def check(
+    kernel: Kernel, buffers: Mapping[str, Array], tmp_path: Any, routines: Sequence[bytes] = (), **values: int
+) -> None:
     assert EMULATOR is not None
     path = tmp_path / "program"
-    path.write_bytes(program_of(kernel, buffers, values))
+    path.write_bytes(program_of(kernel, buffers, values, routines))
     path.chmod(0o755)
     done = subprocess.run([EMULATOR, str(path)], capture_output=True, check=False)
     assert done.returncode == 0, done

@@ -280,7 +280,7 @@ def test_equal_kernels_are_compiled_once(loaded: Loaded) -> None:
     )
     assert seen == [(k + 1, 5) for k in range(5)]  # plus_one and its twin are one
     assert code == loaded.code
-    assert set(loaded.image.symbols) == {"ingot_run", "ingot_call", *EXPORTS}
+    assert set(loaded.image.symbols) == {"ingot_run", "ingot_call", "ingot_profile", *EXPORTS}
 
 
 def many_kernels() -> Program:
@@ -299,7 +299,7 @@ def many_kernels() -> Program:
 
 def test_bytes_do_not_depend_on_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bytes from this process and from others, whose hash seeds differ."""
-    monkeypatch.setattr(codegen, "PARALLEL", 4)
+    monkeypatch.setattr(workers, "KERNELS_A_CHILD", 4)
     program, level = many_kernels(), features.host_level()
     progress: list[int] = []
     several = codegen.compile_program(program, level, jobs=2, progress=lambda done, _: progress.append(done))
@@ -309,7 +309,7 @@ def test_bytes_do_not_depend_on_processes(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_other_processes_report_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """A malformed kernel among good ones."""
-    monkeypatch.setattr(codegen, "PARALLEL", 4)
+    monkeypatch.setattr(workers, "KERNELS_A_CHILD", 4)
     program = many_kernels()
     x = program.storages[0]
     lost = (Store("x", symbol("lost"), Const(1.0, f32)),)
@@ -320,9 +320,9 @@ def test_other_processes_report_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dead_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codegen, "PARALLEL", 4)
+    monkeypatch.setattr(workers, "KERNELS_A_CHILD", 4)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(workers.WorkerError, match="the process compiling kernel scale_"):
+    with pytest.raises(workers.WorkerError, match="a process that compiles kernels ended"):
         codegen.compile_program(many_kernels(), features.host_level(), jobs=2)
 
 

@@ -34,6 +34,12 @@ def scatter(scope: Scope, node: ops.Scatter) -> Written:
     return scope.cast(result, compute, node.data.dtype)
 
 
+@TABLE.exports(ops.Compact)
+def compact(scope: Scope, node: ops.Compact) -> Written:
+    found = scope.add("NonZero", scope.name(node.x))  # [1, count]
+    return scope.add("Gather", found, scope.constant(0, "first", i64), axis=0)
+
+
 @TABLE.exports(ops.TopK)
 def top_k(scope: Scope, node: ops.TopK) -> Written:
     compute = scope.compute_type("TopK", node.x.dtype, node)

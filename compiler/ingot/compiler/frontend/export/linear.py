@@ -28,6 +28,8 @@ Windowed: TypeAlias = ops.Conv | ConvTranspose | ops.MaxPool | ops.AveragePool
 
 @TABLE.exports(ops.MatMul)
 def mat_mul(scope: Scope, node: ops.MatMul) -> Written:
+    if node.a.dtype != node.b.dtype:
+        return scope.add("MatMulInteger", scope.name(node.a), scope.name(node.b))
     return scope.apply("MatMul", node, node.a, node.b)
 
 
@@ -71,9 +73,28 @@ def _windowed(
 
 @TABLE.exports(ops.Conv)
 def conv(scope: Scope, node: ops.Conv) -> Written:
+    if node.x.dtype != node.w.dtype:
+        return _conv_of_bytes(scope, node)
     if not node.x.dtype.is_float:
         return _conv_of_integers(node)
     return _windowed(scope, node, "Conv", (node.w, node.bias), group=node.group if node.group > 1 else None)
+
+
+def _conv_of_bytes(scope: Scope, node: ops.Conv) -> str:
+    """u8 by i8: ConvInteger, which has no bias."""
+    rank, x = node.rank, scope.name(node.x)
+    if node.channels_last:
+        x = scope.add("Transpose", x, perm=_first(rank))
+    group = node.group if node.group > 1 else None
+    result = scope.add("ConvInteger", x, scope.name(node.w), **_window(node), group=group)
+    if node.channels_last:
+        result = scope.add("Transpose", result, perm=_last(rank))
+    if node.bias is None:
+        return result
+    bias = scope.name(node.bias)
+    if not node.channels_last:
+        bias = scope.add("Reshape", bias, scope.shape((node.w.shape[0], *(1,) * (rank - 2))))
+    return scope.add("Add", result, bias)
 
 
 @TABLE.exports(ConvTranspose)

@@ -13,7 +13,7 @@ from ingot.compiler.frontend.export.functions import DOMAIN, VERSION
 from ingot.compiler.frontend.export.rows import TABLE
 from ingot.compiler.frontend.export.scope import Export, Scope, little_endian, tensor_header, value_info
 from ingot.compiler.frontend.topology import names_read
-from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, describe, subgraphs_of
+from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, describe, node_of, subgraphs_of
 from ingot.runtime import __version__
 
 OLDEST = 13
@@ -68,6 +68,7 @@ def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Wri
         raise ExportError(f"opset {opset} cannot be written: opsets {OLDEST} to {newest} can")
     labels, outputs = [i.label for i in graph.inputs], [n for n, _ in graph.outputs]
     _require_names(graph, labels, outputs)
+    _require_known_sizes(graph)
     _require_rows(graph)
     export = Export(TABLE, opset, functions, ranges=graph.ranges)
     export.names.reserve((*labels, *outputs))
@@ -89,6 +90,17 @@ def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Wri
         value_info=[value_info(n, t) for n, t in export.types.items() if n in typed],
     )
     return Written(_model(proto, export), tuple(export.constants.values()))
+
+
+def _require_known_sizes(graph: Graph) -> None:
+    for name, value in graph.sizes().items():
+        raise ExportError(
+            f"the size {name} comes from data (by {describe(node_of(value))}): graphs with such sizes cannot be "
+            "written as ONNX; take out the part before it with ingot cut"
+        )
+    for node in graph.nodes():
+        for body in subgraphs_of(node):
+            _require_known_sizes(body)
 
 
 def _live(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ingot.compiler.frontend.export.errors import ExportError
 from ingot.compiler.frontend.export.scope import Scope
 from ingot.compiler.frontend.export.table import Row, Table, Written
-from ingot.compiler.ir.graph import Constant, Node, Value, constant, operands_of
+from ingot.compiler.frontend.weights import CODES, PACKED
+from ingot.compiler.ir.graph import Constant, Node, Value, constant, describe, operands_of
 from ingot.compiler.ops import bitwise
 from ingot.compiler.ops import pointwise as ops
 from ingot.runtime import dtypes
@@ -147,6 +149,19 @@ def pow_(scope: Scope, node: ops.Pow) -> Written:
     power = scope.compute_type("Pow", exponent, node)
     operands = scope.cast(scope.name(node.a), base, wide), scope.cast(scope.name(node.b), exponent, power)
     return scope.cast(scope.add("Pow", *operands), wide, base)
+
+
+@TABLE.exports(bitwise.BitCast)
+def bit_cast(scope: Scope, node: bitwise.BitCast) -> Written:
+    """Between integers a Cast, which wraps; otherwise the operator that opset 26 has."""
+    have, want = node.x.dtype, node.to
+    if have.is_integer and want.is_integer:
+        return scope.cast(scope.name(node.x), have, want)
+    if {have, want} & PACKED.keys():
+        raise ExportError(f"{describe(node)}: in ONNX no type has the size of {have.name} and of {want.name}")
+    if scope.opset < 26:
+        raise ExportError(f"{describe(node)}: BitCast needs opset 26 or later")
+    return scope.add("BitCast", scope.name(node.x), to=CODES[want])
 
 
 # -- shifts -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from ingot.compiler.frontend.export import (
     quantised,
     recurrent,
     reduction,
+    suppression,
 )
 from ingot.compiler.frontend.export.table import Table
 
@@ -23,5 +24,6 @@ FAMILIES = {
     "quantised": quantised.TABLE,
     "recurrent": recurrent.TABLE,
     "reduction": reduction.TABLE,
+    "suppression": suppression.TABLE,
 }
 TABLE = Table(FAMILIES.values())

@@ -16,8 +16,14 @@ from ingot.compiler.frontend.operators import (
     reduction,
     resize,
     sampling,
+    scan,
+    sequence,
     signal,
     slicing,
+    suppression,
+    text,
+    training,
+    unique,
 )
 from ingot.compiler.frontend.operators.table import Table
 
@@ -37,8 +43,14 @@ FAMILIES = {
     "reduction": reduction.TABLE,
     "resize": resize.TABLE,
     "sampling": sampling.TABLE,
+    "scan": scan.TABLE,
+    "sequence": sequence.TABLE,
     "signal": signal.TABLE,
     "slicing": slicing.TABLE,
+    "suppression": suppression.TABLE,
+    "text": text.TABLE,
+    "training": training.TABLE,
+    "unique": unique.TABLE,
 }
 TABLE = Table(FAMILIES.values())
 

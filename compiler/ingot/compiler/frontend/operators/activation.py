@@ -11,6 +11,8 @@ from ingot.compiler.ops.movement import Reshape
 TABLE = Table()
 onnx_op = TABLE.onnx_op
 
+SELU_ALPHA, SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875  # the standard rounds them to f32
+
 
 @onnx_op("LeakyRelu")
 def leaky_relu(ctx: Context) -> Results:
@@ -24,13 +26,21 @@ def elu(ctx: Context) -> Results:
     return ctx.build(composite.Elu, ctx.operand(0), ctx.attribute("alpha", 1.0))
 
 
+@onnx_op("Celu")
+def celu(ctx: Context) -> Results:
+    """``alpha * elu(x / alpha)``; the standard's own function gives a scalar an axis."""
+    x = ctx.operand(0)
+    alpha = ctx.constant(ctx.attribute("alpha", 1.0), x.dtype)
+    return ctx.build(ops.Mul, ctx.build(composite.Elu, ctx.build(ops.Div, x, alpha), 1.0), alpha)
+
+
 @onnx_op("Selu")
 def selu(ctx: Context) -> Results:
     """``gamma * elu(x, alpha)``"""
     ctx.ignore("consumed_inputs")
     x = ctx.operand(0)
-    body = ctx.build(composite.Elu, x, ctx.attribute("alpha", 1.6732632423543772))
-    return ctx.build(ops.Mul, body, ctx.constant(ctx.attribute("gamma", 1.0507009873554805), x.dtype))
+    body = ctx.build(composite.Elu, x, ctx.attribute("alpha", SELU_ALPHA))
+    return ctx.build(ops.Mul, body, ctx.constant(ctx.attribute("gamma", SELU_GAMMA), x.dtype))
 
 
 @onnx_op("HardSigmoid")

@@ -14,8 +14,10 @@ from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import Conv, MatMul
-from ingot.compiler.ops.movement import Reshape, Transpose
+from ingot.compiler.ops.movement import Reshape, Slice, Transpose
+from ingot.compiler.ops.reduction import ArgMax, ReduceSum
 from ingot.compiler.ops.transposed import ConvTranspose
+from ingot.runtime.dtypes import i64
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -205,3 +207,50 @@ def column_to_image(ctx: Context) -> Results:
     columns = ctx.build(Reshape, x, (x.shape[0], x.shape[1], *places))
     weight = ctx.constant(filters, x.dtype)
     return ctx.build(ConvTranspose, columns, weight, None, strides, pads, dilations, tuple(beyond), channels, False)
+
+
+LARGEST_DETERMINANT = 32  # rows: each is one elimination step in the graph
+
+
+@onnx_op("Det", since=11)
+def determinant(ctx: Context) -> Results:
+    """Gaussian elimination with partial pivoting, one row after the other; the product of the pivots."""
+    x = ctx.operand(0)
+    size = x.shape[-1] if x.rank > 1 else 0
+    if x.rank < 2 or not x.dtype.is_float:
+        raise ctx.error(f"Det of {x.type}: matrices of floats are needed")
+    ctx.equal(x.shape[-1], x.shape[-2])
+    if not isinstance(size, int) or not 1 <= size <= LARGEST_DETERMINANT or x.shape[-2] != size:
+        raise ctx.unsupported(f"Det of {x.type}", f"square matrices of 1 to {LARGEST_DETERMINANT} rows are supported")
+    batch = x.shape[:-2]
+    rows = ctx.build(Reshape, x, (dims.product(batch), size, size))
+    result: Value | None = None
+    for left in range(size, 0, -1):
+        pivot, rows, sign = _eliminated(ctx, rows, left)
+        factor = ctx.build(ops.Mul, pivot, sign)
+        result = factor if result is None else ctx.build(ops.Mul, result, factor)
+    assert result is not None
+    return ctx.build(Reshape, result, batch)
+
+
+def _eliminated(ctx: Context, rows: Value, size: int) -> tuple[Value, Value, Value]:
+    """The pivot of the first column [batch, 1, 1], what is left of the other rows and columns, and -1 where rows were
+    exchanged."""
+    batch, zero = rows.shape[0], ctx.constant(0, rows.dtype)
+
+    def cut(value: Value, row: int, column: int, height: int, width: int) -> Value:
+        return ctx.build(Slice, value, (0, row, column), (batch, height, width), (1, 1, 1))
+
+    largest = ctx.build(ArgMax, ctx.build(ops.Abs, cut(rows, 0, 0, size, 1)), 1, True, False)
+    chosen = ctx.build(ops.Equal, ctx.constant(np.arange(size).reshape(size, 1)), largest)
+    pivot_row = ctx.build(ReduceSum, ctx.build(ops.Where, chosen, rows, zero), (1,), True)
+    pivot = cut(pivot_row, 0, 0, 1, 1)
+    moved = ctx.build(ops.Equal, largest, ctx.constant(0, i64))
+    sign = ctx.build(ops.Where, moved, ctx.constant(1, rows.dtype), ctx.constant(-1, rows.dtype))
+    if size == 1:
+        return pivot, rows, sign
+    others = cut(ctx.build(ops.Where, chosen, cut(rows, 0, 0, 1, size), rows), 1, 0, size - 1, size)
+    ratio = ctx.build(ops.Div, cut(others, 0, 0, size - 1, 1), pivot)
+    ratio = ctx.build(ops.Where, ctx.build(ops.Equal, pivot, zero), zero, ratio)  # the whole column is 0
+    taken = ctx.build(ops.Mul, ratio, cut(pivot_row, 0, 1, 1, size - 1))
+    return pivot, ctx.build(ops.Sub, cut(others, 0, 1, size - 1, size - 1), taken), sign

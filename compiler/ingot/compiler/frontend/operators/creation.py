@@ -8,6 +8,7 @@ import numpy as np
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.sizes import as_i64
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
@@ -25,6 +26,8 @@ onnx_op = TABLE.onnx_op
 @onnx_op("Constant")
 def constant(ctx: Context) -> Results:
     data = ctx.tensor("value")
+    if data is None:
+        data = ctx.sparse_tensor("sparse_value")
     if data is not None:
         return Constant(data, origin=ctx.origin)
     real, integer = ctx.maybe("value_float", float), ctx.maybe("value_int", int)
@@ -38,7 +41,7 @@ def constant(ctx: Context) -> Results:
     reals = ctx.floats("value_floats")
     if reals is not None:
         return ctx.constant(np.array(reals, np.float32))
-    raise ctx.unsupported("a constant that is sparse or holds strings")
+    raise ctx.unsupported("a constant that holds strings")
 
 
 @onnx_op("ConstantOfShape", since=9)
@@ -81,15 +84,30 @@ def _range_length(ctx: Context, start: Value, limit: Value, step: Value) -> Dim:
             return dims.ceil_divide(ctx.assumptions.largest(span, 0), abs(delta))
     arrays = [ctx.array(v) for v in (start, limit, step)]
     if any(a is None for a in arrays):
-        raise ctx.unsupported(
-            "a Range computed from data, so shapes would not be known before the model runs",
-            "make it depend on shapes and constants only",
-        )
+        return _computed_length(ctx, start, limit, step)
     first, last, delta = (a.item() for a in arrays if a is not None)
     count = (last - first) / delta if delta else math.nan
     if not math.isfinite(count):
         raise ctx.error(f"a Range from {first} to {last} in steps of {delta}")
     return max(math.ceil(count), 0)
+
+
+def _computed_length(ctx: Context, start: Value, limit: Value, step: Value) -> Dim:
+    """The length of a range whose bounds depend on data."""
+    zero = ctx.constant(0, start.dtype)
+    ctx.require(ctx.build(ops.Not, ctx.build(ops.Equal, step, zero)), "a Range has step 0")
+    span = ctx.build(ops.Sub, limit, start)
+    if start.dtype.is_integer:
+        whole = ctx.build(ops.Div, span, step)
+        rest = ctx.build(ops.Sub, span, ctx.build(ops.Mul, whole, step))
+        ahead = ctx.build(ops.Equal, ctx.build(ops.Less, span, zero), ctx.build(ops.Less, step, zero))
+        partial = ctx.build(ops.And, ctx.build(ops.Not, ctx.build(ops.Equal, rest, zero)), ahead)
+        count = ctx.build(ops.Add, as_i64(ctx, whole), ctx.build(ops.Cast, partial, dtypes.i64))
+    else:
+        wide = [ctx.build(ops.Cast, v, dtypes.f64) if v.dtype != dtypes.f64 else v for v in (span, step)]
+        count = ctx.build(ops.Cast, ctx.build(ops.Ceil, ctx.build(ops.Div, *wide)), dtypes.i64)
+    (count,) = ctx.checked(ctx.build(ops.Max, count, ctx.constant(0, dtypes.i64)))
+    return ctx.size(count, "the length of a Range")
 
 
 def _whole(value: Value) -> Dim | None:
@@ -142,9 +160,8 @@ def one_hot(ctx: Context) -> Results:
     folded = ctx.known(depth) if depth.dtype.is_integer else None
     if folded is None:
         array = ctx.array(depth)
-        if array is None:
-            raise ctx.unsupported("OneHot with a depth computed from data", "make the depth constant")
-        folded = (int(array.item()),)
+        wide = ctx.build(ops.Cast, depth, dtypes.i64) if depth.dtype != dtypes.i64 else depth
+        folded = (int(array.item()) if array is not None else ctx.size(wide, "the depth"),)
     axis = ctx.axis(ctx.attribute("axis", -1), indices.rank + 1)
     wide: Value = ctx.build(ops.Cast, indices, dtypes.i64) if indices.dtype != dtypes.i64 else indices
     wide = ctx.build(Reshape, wide, (*wide.shape[:axis], 1, *wide.shape[axis:]))

@@ -14,8 +14,9 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
-from ingot.compiler.ops.indexing import Scatter, TopK
-from ingot.compiler.ops.movement import Gather, Reshape, Slice, Transpose
+from ingot.compiler.ops.indexing import Compact, Scatter, TopK
+from ingot.compiler.ops.movement import Concat, Gather, Reshape, Slice, Transpose
+from ingot.compiler.ops.reduction import ReduceSum
 from ingot.runtime import dtypes
 
 TABLE = Table()
@@ -107,10 +108,12 @@ def top_k_attribute(ctx: Context) -> Results:
 
 @onnx_op("TopK", since=10)
 def top_k_input(ctx: Context) -> Results:
-    found = ctx.dims(1, "the number of elements")
+    x = ctx.operand(0)
+    found = ctx.elements(ctx.operand(1), "the number of elements")
     if len(found) != 1:
         raise ctx.error(f"TopK needs one number of elements, not {len(found)}")
-    return _top_k(ctx, found[0])
+    extent = x.shape[ctx.axis(ctx.attribute("axis", -1), x.rank)]
+    return _top_k(ctx, ctx.size(found[0], "the number of elements", extent))
 
 
 def _top_k(ctx: Context, k: Dim) -> Results:
@@ -119,6 +122,48 @@ def _top_k(ctx: Context, k: Dim) -> Results:
     x = ctx.operand(0)
     axis = ctx.axis(ctx.attribute("axis", -1), x.rank)
     return ctx.build(TopK, x, k, axis, bool(ctx.attribute("largest", 1))).results()
+
+
+@onnx_op("NonZero", since=9)
+def non_zero(ctx: Context) -> Results:
+    """Positions of the elements other than 0, one row an axis; a scalar counts as a list of one."""
+    x = ctx.operand(0)
+    shape = x.shape or (1,)
+    places = true_places(ctx, ctx.build(Reshape, _as_condition(ctx, x), (x.type.size,)))
+    rows: list[Value] = []
+    for axis, extent in enumerate(shape):
+        stride = dims.product(shape[axis + 1 :])
+        row = places if stride == 1 else ctx.build(ops.Div, places, ctx.dim_values((stride,), True))
+        row = row if axis == 0 else ctx.build(ops.Mod, row, ctx.dim_values((extent,), True))
+        rows.append(ctx.build(Reshape, row, (1, *places.shape)))
+    return rows[0] if len(rows) == 1 else ctx.build(Concat, tuple(rows), 0)
+
+
+@onnx_op("Compress", since=9)
+def compress(ctx: Context) -> Results:
+    """The elements along an axis, or of the flattened input, where the condition holds."""
+    x, condition, axis = ctx.operand(0), ctx.operand(1), ctx.maybe("axis", int)
+    if condition.rank != 1 or condition.dtype != dtypes.boolean:
+        raise ctx.error(f"the condition is {condition.type}: a list of bools is needed")
+    if axis is None:
+        x, axis = ctx.build(Reshape, x, (x.type.size,)), 0
+    axis = ctx.axis(axis, x.rank)
+    return ctx.build(Gather, x, true_places(ctx, condition), axis)
+
+
+def _as_condition(ctx: Context, x: Value) -> Value:
+    """Whether each element is other than 0."""
+    if x.dtype == dtypes.boolean:
+        return x
+    return ctx.build(ops.Not, ctx.build(ops.Equal, x, ctx.constant(0, x.dtype)))
+
+
+def true_places(ctx: Context, mask: Value) -> Value:
+    """The i64 positions of the true elements of a list of bools: as many as there are."""
+    count = ctx.build(ReduceSum, ctx.build(ops.Cast, mask, dtypes.i64), (0,), False)
+    (extent,) = mask.shape
+    most = extent if isinstance(extent, int) else None
+    return ctx.build(Compact, mask, ctx.size(count, "the number of elements found", most))
 
 
 @onnx_op("TensorScatter", since=24)

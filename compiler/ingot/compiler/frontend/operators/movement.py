@@ -6,9 +6,11 @@ from ingot.compiler.frontend.assumptions import spell
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.dims import Dim, Expr
 from ingot.compiler.ir.graph import Value
+from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Concat, Pad, Reshape, Split, Transpose
+from ingot.runtime import dtypes
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -25,7 +27,9 @@ def reshape_attribute(ctx: Context) -> Results:
 
 @onnx_op("Reshape", since=5)
 def reshape(ctx: Context) -> Results:
-    return reshape_to(ctx, ctx.operand(0), ctx.dims(1, "the shape"), bool(ctx.attribute("allowzero", 0)))
+    x, wanted, allow_zero = ctx.operand(0), ctx.operand(1), bool(ctx.attribute("allowzero", 0))
+    known = ctx.known(wanted)
+    return reshape_to(ctx, x, known, allow_zero) if known is not None else _reshape_by(ctx, x, wanted, allow_zero)
 
 
 def reshape_to(ctx: Context, x: Value, wanted: Dims, allow_zero: bool) -> Value:
@@ -50,6 +54,37 @@ def reshape_to(ctx: Context, x: Value, wanted: Dims, allow_zero: bool) -> Value:
     else:
         ctx.equal(x.type.size, dims.product(shape))
     return x if tuple(shape) == x.shape else ctx.build(Reshape, x, tuple(shape))
+
+
+def _reshape_by(ctx: Context, x: Value, wanted: Value, allow_zero: bool) -> Value:
+    """As `reshape_to`, for a shape that depends on data: 0 and -1 are told apart when the model runs."""
+    zero, one, open_ = (ctx.constant(n, dtypes.i64) for n in (0, 1, -1))
+    size = ctx.dim_values((x.type.size,), True)
+    extents = list(ctx.elements(wanted, "the shape"))
+    if not allow_zero:
+        for axis, extent in enumerate(extents):
+            if ctx.known(extent) is None and axis < x.rank:
+                own = ctx.dim_values((x.shape[axis],), True)
+                extents[axis] = ctx.build(ops.Where, ctx.build(ops.Equal, extent, zero), own, extent)
+            elif ctx.known(extent) == (0,):
+                if axis >= x.rank:
+                    raise ctx.error(f"the shape copies axis {axis}, which {x.type} does not have")
+                extents[axis] = ctx.dim_values((x.shape[axis],), True)
+    given: Value = one
+    for extent in extents:
+        part = ctx.build(ops.Where, ctx.build(ops.Equal, extent, open_), one, extent)
+        given = ctx.build(ops.Mul, given, part)
+    rest = ctx.build(ops.Div, size, ctx.build(ops.Max, given, one))
+    shape: list[Dim] = []
+    total: Value = one
+    for extent in extents:
+        known = ctx.known(extent)
+        if known is None or known == (-1,):
+            extent = ctx.build(ops.Where, ctx.build(ops.Equal, extent, open_), rest, extent)
+        total = ctx.build(ops.Mul, total, extent)
+        shape.append(ctx.size(extent, "an extent of the shape"))
+    ctx.require(ctx.build(ops.Equal, total, size), f"{x.type} does not reshape to {spell(shape)}")
+    return ctx.build(Reshape, ctx.checked(x)[0], tuple(shape))
 
 
 @onnx_op("Flatten")
@@ -162,10 +197,44 @@ def space_to_depth(ctx: Context) -> Results:
 
 @onnx_op("Expand", since=8)
 def expand(ctx: Context) -> Results:
-    x, wanted = ctx.operand(0), ctx.dims(1, "the shape")
+    x = ctx.operand(0)
+    found = ctx.known(ctx.operand(1))
+    wanted = _kept(ctx, x, found) if found is not None else _expanded(ctx, x)
     if any(isinstance(d, int) and d < 0 for d in wanted):
         raise ctx.error(f"{x.type} does not expand to {spell(wanted)}: a dim is negative")
-    return ctx.expand(x, ctx.common_shape(x.shape, wanted))
+    shape = ctx.common_shape(x.shape, wanted)
+    return ctx.expand(ctx.checked(x)[0], shape)
+
+
+def _kept(ctx: Context, x: Value, wanted: Dims) -> Dims:
+    """`wanted` with the operand's extents where no more than 1 is asked for: the first row of something, say, which has
+    none when that is empty."""
+    shape = list(wanted)
+    for axis, dim in enumerate(wanted, x.rank - len(wanted)):
+        own = x.shape[axis] if axis >= 0 else 1
+        if isinstance(dim, Expr) and own not in (1, dim) and dims.bounds(dim, ctx.assumptions.ranges)[1] <= 1:
+            asked = ctx.dim_values((dim,), True)
+            stays = ctx.build(ops.Equal, asked, ctx.constant(1, dtypes.i64))
+            same = ctx.build(ops.Equal, asked, ctx.dim_values((own,), True))
+            ctx.require(ctx.build(ops.Or, stays, same), f"{x.type} does not expand to {spell(wanted)}")
+            shape[axis - x.rank + len(wanted)] = own
+    return tuple(shape)
+
+
+def _expanded(ctx: Context, x: Value) -> Dims:
+    """The shape that an Expand by data asks for: where the operand has a fixed extent, 1 means that it stays."""
+    one = ctx.constant(1, dtypes.i64)
+    shape: list[Dim] = []
+    extents = ctx.elements(ctx.operand(1), "the shape")
+    for axis, extent in enumerate(extents, x.rank - len(extents)):
+        own = x.shape[axis] if axis >= 0 else 1
+        if not isinstance(own, int) or own == 1 or ctx.known(extent) is not None:
+            shape.append(ctx.size(extent, "the shape"))
+            continue
+        stays, same = (ctx.build(ops.Equal, extent, v) for v in (one, ctx.constant(own, dtypes.i64)))
+        ctx.require(ctx.build(ops.Or, stays, same), f"{x.type} does not expand: the shape must be {own} or 1")
+        shape.append(own)
+    return tuple(shape)
 
 
 @onnx_op("Tile")
@@ -256,7 +325,9 @@ def split_sizes(ctx: Context, sizes: Dims | None, count: int | None = None) -> R
         ctx.equal(total, extent)
     if len(sizes) < len(ctx.node.output):
         raise ctx.error(f"{len(sizes)} sizes for {len(ctx.node.output)} outputs")
-    return x if len(sizes) == 1 and sizes[0] == extent else ctx.build(Split, x, axis, sizes).results()
+    if len(sizes) == 1 and sizes[0] == extent:
+        return x
+    return ctx.build(Split, ctx.checked(x)[0], axis, sizes).results()
 
 
 # -- padding ----------------------------------------------------------------------------------------------------------

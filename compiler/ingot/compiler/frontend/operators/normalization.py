@@ -73,23 +73,52 @@ def hardmax(ctx: Context) -> Results:
 
 @onnx_op("BatchNormalization")
 def batch_normalization(ctx: Context) -> Results:
-    ctx.ignore("consumed_inputs", "momentum")
+    ctx.ignore("consumed_inputs")
+    momentum = ctx.attribute("momentum", 0.9)
     x, scale, bias, mean, var = (ctx.operand(i) for i in range(5))
     training = ctx.attribute("training_mode", 0) or (ctx.opset < 7 and not ctx.attribute("is_test", 0))
     ctx.ignore("is_test")
-    if training and sum(1 for name in ctx.node.output if name) > 1:
+    spatial = bool(ctx.attribute("spatial", 1))
+    if not ctx.attribute("training_mode", 0) and training and sum(1 for name in ctx.node.output if name) > 1:
         raise ctx.unsupported("BatchNormalization in training mode", "export the model for inference")
-    if ctx.attribute("training_mode", 0):
-        raise ctx.unsupported("BatchNormalization in training mode", "export the model for inference")
-    if not ctx.attribute("spatial", 1):
-        raise ctx.unsupported("BatchNormalization with spatial = 0")
+    if not spatial and tuple(scale.shape) != tuple(x.shape[1:]):
+        raise ctx.error(f"statistics {scale.type} do not fit {x.type}: without spatial, one for each element is needed")
+    if not spatial:  # as with spatial = 1 if every element were a channel
+        flat = (dims.product(x.shape[1:]),)
+        statistics = [ctx.build(Reshape, v, flat) for v in (scale, bias, mean, var)]
+        rows = ctx.build(Reshape, x, (x.shape[0], *flat))
+        normal = ctx.build(composite.BatchNorm, rows, *statistics, ctx.attribute("epsilon", 1e-5))
+        return ctx.build(Reshape, normal, x.shape)
     for value in (scale, bias, mean, var):
         if x.rank < 2 or value.rank != 1:
             raise ctx.error(f"statistics {value.type} do not fit {x.type}: one element a channel is needed")
         ctx.equal(value.shape[0], x.shape[1])
     epsilon = ctx.attribute("epsilon", 1e-5)
     statistics = [ctx.build(ops.Cast, v, x.dtype) if v.dtype != x.dtype else v for v in (scale, bias, mean, var)]
+    if ctx.attribute("training_mode", 0):
+        return _of_this_batch(ctx, x, scale, bias, mean, var, momentum, epsilon)
     return ctx.build(composite.BatchNorm, x, *statistics, epsilon)
+
+
+def _of_this_batch(
+    ctx: Context, x: Value, scale: Value, bias: Value, mean: Value, var: Value, momentum: float, epsilon: float
+) -> Results:
+    """Training: normalised by the batch's own statistics; they move the running ones, which are results too."""
+    axes = tuple(a for a in range(x.rank) if a != 1)
+    wide = ctx.build(ops.Cast, x, dtypes.f32) if x.dtype.bits == 16 else x
+    own_mean = ctx.build(ReduceMean, wide, axes, True)
+    centred = ctx.build(ops.Sub, wide, own_mean)
+    own_var = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
+    flat: list[Value] = [ctx.build(Reshape, v, (x.shape[1],)) for v in (own_mean, own_var)]
+
+    def moved(running: Value, own: Value) -> Value:
+        own = own if own.dtype == running.dtype else ctx.build(ops.Cast, own, running.dtype)
+        kept = ctx.build(ops.Mul, running, ctx.constant(momentum, running.dtype))
+        return ctx.build(ops.Add, kept, ctx.build(ops.Mul, own, ctx.constant(1 - momentum, running.dtype)))
+
+    parameters = [v if v.dtype == x.dtype else ctx.build(ops.Cast, v, x.dtype) for v in (scale, bias, *flat)]
+    normal = ctx.build(composite.BatchNorm, x, *parameters, epsilon)
+    return normal, moved(mean, flat[0]), moved(var, flat[1])
 
 
 @onnx_op("LayerNormalization", since=17)

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 
 from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.narrow import converted
 from ingot.compiler.frontend.operators.table import Results, Row, Table
-from ingot.compiler.frontend.weights import dtype_of
+from ingot.compiler.frontend.weights import PACKED, dtype_of
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import bitwise
 from ingot.compiler.ops import pointwise as ops
@@ -207,19 +208,26 @@ def cast_to_name(ctx: Context) -> Results:
 
 @onnx_op("Cast", since=6)
 def cast(ctx: Context) -> Results:
-    ctx.ignore("saturate", "round_mode")  # they concern 8-bit floats only
-    return ctx.build(ops.Cast, ctx.operand(0), dtype_of(ctx.attribute("to", 0), "the result of Cast"))
+    return converted(ctx, ctx.operand(0), dtype_of(ctx.attribute("to", 0), "the result of Cast"))
 
 
 @onnx_op("CastLike", since=15)
 def cast_like(ctx: Context) -> Results:
-    ctx.ignore("saturate", "round_mode")
-    return ctx.build(ops.Cast, ctx.operand(0), ctx.operand(1).dtype)
+    return converted(ctx, ctx.operand(0), ctx.operand(1).dtype)
+
+
+@onnx_op("BitCast", since=26)
+def bit_cast(ctx: Context) -> Results:
+    x, to = ctx.operand(0), dtype_of(ctx.attribute("to", 0), "the result of BitCast")
+    if x.dtype.bits != to.bits or {x.dtype, to} & PACKED.keys():
+        raise ctx.error(f"BitCast of {x.type} to {to.name}: the elements have different sizes")
+    return ctx.build(bitwise.BitCast, x, to)
 
 
 @onnx_op("Identity")
 def identity(ctx: Context) -> Results:
-    return ctx.operand(0)
+    item = ctx.item(0)
+    return ctx.operand(0) if item is None else item
 
 
 @onnx_op("Dropout")
@@ -237,7 +245,8 @@ def dropout(ctx: Context) -> Results:
         on = ctx.array(training)
         off = ratio is not None and (r := ctx.array(ratio)) is not None and not r.any()
         if not off and (on is None or on.any()):
-            raise ctx.unsupported("Dropout in training mode", "export the model for inference")
+            problem = "Dropout in training mode, or in a mode or by a ratio that is computed from data"
+            raise ctx.unsupported(problem, "export the model for inference")
     return x, _all_true(ctx, x)
 
 

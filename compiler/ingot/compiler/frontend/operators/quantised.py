@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.contraction import matrix_product, window
+from ingot.compiler.frontend.operators.narrow import INTEGERS, converted, readable
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
@@ -14,8 +15,8 @@ from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.movement import Expand, Reshape, Slice
-from ingot.compiler.ops.quantised import Dequantize, Quantize
-from ingot.runtime.dtypes import DType, f32, i32, u8
+from ingot.compiler.ops.quantised import Dequantize, Quantize, working_type
+from ingot.runtime.dtypes import DType, f4e2m1, f32, i32, u8
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -45,6 +46,8 @@ def _spread(ctx: Context, parameter: Value, x: Value, axis: int, block: int) -> 
 
 def quantise(ctx: Context, x: Value, scale: Value, zero_point: Value | None, to: DType) -> Value:
     """x in the integer type `to`; scale and zero point broadcast to it already."""
+    if to.kind == "opaque":
+        return quantise_narrow(ctx, x, scale, zero_point, to)
     if x.dtype != scale.dtype:  # opset 19 lets integers in, opset 23 a scale of another float type
         kind = scale.dtype if scale.dtype.is_float else f32
         x = x if x.dtype == kind else ctx.build(ops.Cast, x, kind)
@@ -56,7 +59,7 @@ def quantise(ctx: Context, x: Value, scale: Value, zero_point: Value | None, to:
 
 @onnx_op("QuantizeLinear", since=10)
 def quantize_linear(ctx: Context) -> Results:
-    ctx.ignore("saturate", "precision")  # 8-bit floats; the type of the division
+    ctx.ignore("precision")  # the type of the division
     x, scale, zero_point = ctx.operand(0), ctx.operand(1), ctx.optional(2)
     axis, block = ctx.attribute("axis", 1), ctx.attribute("block_size", 0)
     code = ctx.attribute("output_dtype", 0)
@@ -73,9 +76,36 @@ def dequantize_linear(ctx: Context) -> Results:
     spread = None if zero_point is None else _spread(ctx, zero_point, x, axis, block)
     scale = _spread(ctx, scale, x, axis, block)
     ctx.broadcast_to(x.shape, scale.shape)
-    result = ctx.build(Dequantize, x, scale, spread)
     to = dtype_of(code, "the result") if code else scale.dtype
+    if x.dtype.kind == "opaque":
+        if zero_point is not None and zero_point.dtype != x.dtype:
+            raise ctx.error(f"the zero point {zero_point.type} has not the element type of {x.type}")
+        x, spread = readable(ctx, x), None if spread is None else readable(ctx, spread)
+    if x.dtype.is_float:
+        wide = working_type(scale.dtype)
+        x, scale = (v if v.dtype == wide else ctx.build(ops.Cast, v, wide) for v in (x, scale))
+        if spread is not None:
+            x = ctx.pointwise(ops.Sub, x, spread if wide == f32 else ctx.build(ops.Cast, spread, wide))
+        result: Value = ctx.pointwise(ops.Mul, x, scale)
+    else:
+        result = ctx.build(Dequantize, x, scale, spread)
     return result if to == result.dtype else ctx.build(ops.Cast, result, to)
+
+
+def quantise_narrow(ctx: Context, x: Value, scale: Value, zero_point: Value | None, to: DType) -> Value:
+    """`quantise` to an opaque type: integers by way of bytes with a narrower range, floats by division alone."""
+    bounds = INTEGERS.get(to)
+    if bounds is not None:
+        byte = bounds.byte
+        wide = None if zero_point is None else readable(ctx, zero_point)
+        x = quantise(ctx, x, scale, wide, byte)
+        return converted(ctx, ctx.build(ops.Clip, x, *(ctx.constant(b, byte) for b in (bounds.low, bounds.high))), to)
+    kind = f32 if scale.dtype.bits < 32 else scale.dtype
+    x, scale = (v if v.dtype == kind else ctx.build(ops.Cast, v, kind) for v in (x, scale))
+    quotient = ctx.pointwise(ops.Div, x, scale)
+    if zero_point is not None and to == f4e2m1:
+        quotient = ctx.pointwise(ops.Add, quotient, ctx.build(ops.Cast, readable(ctx, zero_point), kind))
+    return converted(ctx, quotient, to)
 
 
 def _difference(ctx: Context, x: Value, zero_point: Value | None, along_rows: bool = False) -> Value:

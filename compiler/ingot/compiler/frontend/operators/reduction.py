@@ -1,4 +1,4 @@
-"""Reductions, with axes as an attribute (older opsets) or as an input; ArgMax, ArgMin and CumSum."""
+"""Reductions, with axes as an attribute (older opsets) or as an input; ArgMax, ArgMin, CumSum and CumProd."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ingot.compiler.frontend.operators.table import Results, Row, Table
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops import reduction
+from ingot.compiler.ops.movement import Concat, Slice
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -112,3 +113,32 @@ def cum_sum(ctx: Context) -> Results:
         raise ctx.error(f"CumSum needs one axis, not {list(axes)}")
     exclusive, reverse = bool(ctx.attribute("exclusive", 0)), bool(ctx.attribute("reverse", 0))
     return ctx.build(reduction.CumSum, x, ctx.axis(axes[0], x.rank), exclusive, reverse)
+
+
+@onnx_op("CumProd", since=26)
+def cum_prod(ctx: Context) -> Results:
+    """Products of 1, 2, 4 .. neighbours (Hillis, Steele 1986): each round multiplies by what lies that far before."""
+    x, axes = ctx.operand(0), ctx.fixed(1, "the axis")
+    if len(axes) != 1:
+        raise ctx.error(f"CumProd needs one axis, not {list(axes)}")
+    axis = ctx.axis(axes[0], x.rank)
+    extent, reverse = x.shape[axis], bool(ctx.attribute("reverse", 0))
+    if not isinstance(extent, int):
+        raise ctx.unsupported(f"CumProd along a symbolic axis of {x.type}", "pin it with shapes")
+    one = ctx.constant(1, x.dtype)
+
+    def moved(value: Value, distance: int) -> Value:
+        """Every element `distance` further on (back with `reverse`), ones in front."""
+        kept, ones = list(x.shape), list(x.shape)
+        kept[axis], ones[axis] = extent - distance, distance
+        starts = tuple(distance if reverse and a == axis else 0 for a in range(x.rank))
+        parts = [ctx.expand(one, tuple(ones)), ctx.build(Slice, value, starts, tuple(kept), (1,) * x.rank)]
+        return ctx.build(Concat, tuple(reversed(parts) if reverse else parts), axis)
+
+    if ctx.attribute("exclusive", 0) and extent:
+        x = moved(x, 1)
+    distance = 1
+    while distance < extent:
+        x = ctx.build(ops.Mul, x, moved(x, distance))
+        distance *= 2
+    return x

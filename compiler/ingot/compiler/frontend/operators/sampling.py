@@ -1,4 +1,4 @@
-"""GridSample and RoiAlign: an image read at places that the data gives.
+"""AffineGrid, GridSample, RoiAlign, MaxRoiPool and DeformConv: an image read at places that the data gives.
 
 Channels are made the last axis, so that every neighbour of a place is one row of a Gather; the rows are weighted and
 summed.
@@ -19,7 +19,8 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
-from ingot.compiler.ops.movement import Gather, Reshape, Slice, Transpose
+from ingot.compiler.ops.linear import MatMul
+from ingot.compiler.ops.movement import Concat, Gather, Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMean
 from ingot.runtime.dtypes import f32, i64
 
@@ -62,6 +63,34 @@ def _reflected(ctx: Context, place: Value, low: Value, high: Value) -> Value:
     folded = a(ops.Min, moved, a(ops.Sub, period, moved))
     outside = ctx.build(ops.Or, ctx.build(ops.Less, place, low), ctx.build(ops.Greater, place, high))
     return a.choose(outside, a(ops.Add, low, folded), place)
+
+
+@onnx_op("AffineGrid", since=20)
+def affine_grid(ctx: Context) -> Results:
+    """theta [N, r, r + 1] times the coordinates (x, y, .., 1) of each place, from -1 to 1: [N, *extents, r].
+
+    The standard's own body of the operator fails for one image.
+    """
+    theta, (images, _, *extents) = ctx.operand(0), ctx.dims(1, "the size")
+    rank, corners, a = len(extents), bool(ctx.attribute("align_corners", 0)), Arithmetic(ctx)
+    if rank not in (2, 3) or theta.rank != 3 or theta.shape[1:] != (rank, rank + 1) or not theta.dtype.is_float:
+        raise ctx.error(f"theta {theta.type} does not fit an image of {rank} axes")
+    ctx.equal(theta.shape[0], images)
+    ones = ctx.expand(a.number(1.0), (*extents, 1))
+    lines: list[Value] = []
+    for axis, extent in enumerate(extents):
+        gaps = a(ops.Max, a.dim(extent - 1), 1.0) if corners else a.dim(extent)
+        middle = a(ops.Mul, a.dim(extent - 1), 0.5)
+        place = a(ops.Sub, ctx.build(ops.Cast, counted(ctx, extent, i64), f32), middle)
+        line = a(ops.Div, a(ops.Mul, place, 2.0), gaps)
+        line = ctx.build(Reshape, line, (*(1,) * axis, extent, *(1,) * (rank - axis)))
+        lines.insert(0, ctx.expand(line, (*extents, 1)))
+    coordinates: Value = ctx.build(Concat, (*lines, ones), rank)
+    coordinates = ctx.build(Reshape, coordinates, (dims.product(extents), rank + 1))
+    if theta.dtype != f32:
+        coordinates = ctx.build(ops.Cast, coordinates, theta.dtype)
+    grid = ctx.build(MatMul, coordinates, ctx.build(Transpose, theta, (0, 2, 1)))
+    return ctx.build(Reshape, grid, (theta.shape[0], *extents, rank))
 
 
 @onnx_op("GridSample", since=16)
@@ -144,9 +173,7 @@ class _Line:
         """A whole place as an index; outside of the axis it weighs nothing, or stands for one inside."""
         ctx, a = self.ctx, Arithmetic(self.ctx)
         if self.padding == "zeros":
-            above = ctx.build(ops.GreaterOrEqual, place, a.number(0.0))
-            inside = ctx.build(ops.And, above, ctx.build(ops.LessOrEqual, place, a.dim(self.extent - 1)))
-            weight = a.choose(inside, a.number(1.0) if weight is None else weight, 0.0)
+            weight = _inside(ctx, place, self.extent, a.number(1.0) if weight is None else weight)
         elif self.padding == "reflection":
             place = ctx.build(ops.Round, _reflected(ctx, place, self.low, self.high))
         return _kept(ctx, place, self.extent), weight
@@ -208,3 +235,136 @@ def roi_align(ctx: Context) -> Results:
     assert total is not None
     pooled = ctx.build(ReduceMean if mode == "avg" else ReduceMax, total, (2, 4), False)
     return ctx.build(Transpose, pooled, (0, 3, 1, 2))
+
+
+@onnx_op("DeformConv", since=19)
+def deform_conv(ctx: Context) -> Results:
+    """A convolution whose taps lie where the offsets say (Dai et al. 2017), each weighted by a mask (Zhu et al. 2019).
+
+    All places that a filter reads are gathered as the columns of a matrix, which the filters multiply.
+    """
+    x, w, offset, bias, mask = ctx.operand(0), ctx.operand(1), ctx.operand(2), ctx.optional(3), ctx.optional(4)
+    group, parts = ctx.attribute("group", 1), ctx.attribute("offset_group", 1)
+    if x.rank != 4 or w.rank != 4 or offset.rank != 4 or not x.dtype.is_float:
+        raise ctx.unsupported(f"DeformConv of {x.type} by {w.type} with offsets {offset.type}", "rank 4 is supported")
+    fixed = (x.shape[1], *w.shape)
+    if not all(isinstance(d, int) for d in fixed):
+        raise ctx.unsupported(f"DeformConv of {x.type} by {w.type}", "channels and filters must be constant")
+    channels, filters, depth, height, width = (d for d in fixed if isinstance(d, int))
+    given = ctx.ints("kernel_shape") or (height, width)
+    strides, dilations = ctx.ints("strides") or (1, 1), ctx.ints("dilations") or (1, 1)
+    pads, taps = ctx.ints("pads") or (0, 0, 0, 0), height * width
+    if given != (height, width) or group < 1 or filters % group or depth * group != channels or channels % parts:
+        raise ctx.error(f"the filters {w.type} do not fit {x.type} in {group} groups and {parts} offset groups")
+    if len(strides) != 2 or len(dilations) != 2 or len(pads) != 4:
+        raise ctx.error(f"strides {list(strides)}, dilations {list(dilations)} and pads {list(pads)} need two axes")
+    ctx.equal(offset.shape[0], x.shape[0])
+    ctx.equal(offset.shape[1], 2 * parts * taps)
+    images, out = x.shape[0], offset.shape[2:]
+    moves = ctx.build(Reshape, offset, (images, parts, taps, 2, *out))
+    moves = moves if moves.dtype == f32 else ctx.build(ops.Cast, moves, f32)
+    columns = [
+        _read_deformed(ctx, x, moves, mask, part, (height, width), strides, pads, dilations) for part in range(parts)
+    ]
+    joined = columns[0] if parts == 1 else ctx.build(Concat, tuple(columns), 4)
+    turned = ctx.build(Transpose, joined, (0, 4, 1, 2, 3))
+    matrix = ctx.build(Reshape, turned, (images, group, depth * taps, dims.product(out)))
+    product = ctx.build(MatMul, ctx.build(Reshape, w, (group, filters // group, depth * taps)), matrix)
+    result: Value = ctx.build(Reshape, product, (images, filters, *out))
+    return result if bias is None else ctx.build(ops.Add, result, ctx.build(Reshape, bias, (filters, 1, 1)))
+
+
+def _read_deformed(
+    ctx: Context,
+    x: Value,
+    moves: Value,
+    mask: Value | None,
+    part: int,
+    kernel: tuple[int, int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+) -> Value:
+    """What the taps of all filters read from the channels of one offset group: [N, taps, rows, columns, channels].
+
+    `moves` is [N, groups, taps, 2, rows, columns].
+    """
+    images, groups, taps, _, *out = moves.shape
+    a, channels = Arithmetic(ctx), x.shape[1] // groups
+    own = ctx.build(Slice, x, (0, channels * part, 0, 0), (images, channels, *x.shape[2:]), (1,) * 4)
+    image = _Image(ctx, own)
+    numbers = ctx.build(Reshape, counted(ctx, images, i64), (images, 1, 1, 1))
+    lines: list[list[tuple[Value, Value]]] = []
+    for axis, extent in enumerate(image.spatial):
+        size = (images, 1, taps, 1, *out)
+        moved = ctx.build(Slice, moves, (0, part, 0, axis, 0, 0), size, (1,) * 6)
+        step = np.indices(kernel)[axis].reshape(-1, 1, 1) * dilations[axis] - pads[axis]
+        start = ctx.build(ops.Cast, counted(ctx, out[axis], i64), f32)
+        start = a(ops.Mul, ctx.build(Reshape, start, (out[axis], 1) if axis == 0 else (out[axis],)), strides[axis])
+        place = a(ops.Add, a(ops.Add, start, ctx.constant(step, f32)), ctx.build(Reshape, moved, (images, taps, *out)))
+        first = ctx.build(ops.Floor, place)
+        share = a(ops.Sub, place, first)
+        ends = (first, a(ops.Sub, a.number(1.0), share)), (a(ops.Add, first, 1.0), share)
+        lines.append([(_kept(ctx, at, extent), _inside(ctx, at, extent, weight)) for at, weight in ends])
+    total: Value | None = None
+    for (row, tall), (column, wide) in cartesian(*lines):
+        weight = a(ops.Mul, tall, wide)
+        if mask is not None:
+            own_mask = ctx.build(Reshape, mask, (images, groups, taps, *out))
+            cut = ctx.build(Slice, own_mask, (0, part, 0, 0, 0), (images, 1, taps, *out), (1,) * 5)
+            shown = ctx.build(Reshape, cut, (images, taps, *out))
+            weight = a(ops.Mul, weight, shown if shown.dtype == f32 else ctx.build(ops.Cast, shown, f32))
+        weight = weight if weight.dtype == x.dtype else ctx.build(ops.Cast, weight, x.dtype)
+        pixel = image.pixels(numbers, (row, column))
+        term = ctx.build(ops.Mul, pixel, ctx.build(Reshape, weight, (*weight.shape, 1)))
+        total = term if total is None else ctx.build(ops.Add, total, term)
+    assert total is not None
+    return total
+
+
+def _inside(ctx: Context, place: Value, extent: Dim, weight: Value) -> Value:
+    """`weight`, 0 where a whole place is outside of an axis."""
+    a = Arithmetic(ctx)
+    above = ctx.build(ops.GreaterOrEqual, place, a.number(0.0))
+    return a.choose(ctx.build(ops.And, above, ctx.build(ops.LessOrEqual, place, a.dim(extent - 1))), weight, 0.0)
+
+
+@onnx_op("MaxRoiPool")
+def max_roi_pool(ctx: Context) -> Results:
+    """The maximum of each bin of a region (Girshick 2015): over rows, then over columns, of those inside the bin.
+
+    A region is [image, left, top, right, bottom] and includes its last row and column; an empty bin gives 0.
+    """
+    x, rois, pooled = ctx.operand(0), ctx.operand(1), ctx.required_ints("pooled_shape")
+    scale = ctx.attribute("spatial_scale", 1.0)
+    if x.rank != 4 or rois.rank != 2 or len(pooled) != 2 or min(pooled) < 1 or x.dtype != f32:
+        raise ctx.error(f"regions {rois.type} and bins {list(pooled)} do not fit {x.type}: f32 of rank 4 is needed")
+    ctx.equal(rois.shape[1], 5)
+    a, count = Arithmetic(ctx), rois.shape[0]
+    columns = [ctx.build(Slice, rois, (0, i), (count, 1), (1, 1)) for i in range(5)]
+    # Halves round away from zero, as the C library's round does; coordinates are not negative.
+    left, top, right, bottom = (ctx.build(ops.Floor, a(ops.Add, a(ops.Mul, c, scale), 0.5)) for c in columns[1:])
+
+    def inside(start: Value, end: Value, bins: int, extent: Dim) -> Value:
+        """bool [regions, bins, extent]: which rows (or columns) lie in each bin."""
+        length = a(ops.Max, a(ops.Add, a(ops.Sub, end, start), 1.0), 1.0)
+        step = a(ops.Div, length, float(bins))
+        number = ctx.constant(np.arange(bins, dtype=np.float32).reshape(1, bins))
+        first = a(ops.Add, ctx.build(ops.Floor, a(ops.Mul, step, number)), start)
+        beyond = a(ops.Add, ctx.build(ops.Ceil, a(ops.Mul, step, a(ops.Add, number, 1.0))), start)
+        first, beyond = (ctx.build(Reshape, v, (count, bins, 1)) for v in (first, beyond))
+        place = ctx.build(ops.Cast, counted(ctx, extent, i64), f32)
+        return ctx.build(
+            ops.And, ctx.build(ops.GreaterOrEqual, place, first), ctx.build(ops.Less, place, beyond)
+        )
+
+    (tall, wide), (rows, width) = pooled, x.shape[2:]
+    images = ctx.build(Reshape, ctx.build(ops.Cast, columns[0], i64), (count,))
+    seen = ctx.build(Reshape, ctx.build(Gather, x, images, 0), (count, x.shape[1], 1, rows, width))
+    nothing = a.number(float("-inf"))
+    chosen = ctx.build(Reshape, inside(top, bottom, tall, rows), (count, 1, tall, rows, 1))
+    strips = ctx.build(ReduceMax, ctx.build(ops.Where, chosen, seen, nothing), (3,), False)
+    strips = ctx.build(Reshape, strips, (count, x.shape[1], tall, 1, width))
+    chosen = ctx.build(Reshape, inside(left, right, wide, width), (count, 1, 1, wide, width))
+    largest = ctx.build(ReduceMax, ctx.build(ops.Where, chosen, strips, nothing), (4,), False)
+    return ctx.build(ops.Where, ctx.build(ops.Equal, largest, nothing), a.number(0.0), largest)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.ir.graph import Value
+from ingot.compiler.frontend.sequences import Item
 
-Results: TypeAlias = Value | Sequence[Value | None]
+Results: TypeAlias = Item | Sequence[Item | None]
 Row: TypeAlias = Callable[[Context], Results]
 
 
@@ -47,6 +47,18 @@ class Table:
         versions = self._rows.get((domain, op_type), {})
         since = max((v for v in versions if v <= opset), default=None)
         return None if since is None else versions[since]
+
+    def knows(self, domain: str, op_type: str) -> bool:
+        """Whether there is a row for any opset."""
+        return (domain, op_type) in self._rows
+
+    def has_domain(self, domain: str) -> bool:
+        """Whether there is a row for any operator of a domain."""
+        return any(domain == known for known, _ in self._rows)
+
+    def forget(self, domain: str, op_type: str) -> None:
+        """Take out the rows of an operator."""
+        self._rows.pop((domain, op_type), None)
 
     def names(self) -> tuple[str, ...]:
         """All operators, sorted, those of other domains as ``domain.Op``."""

@@ -121,7 +121,7 @@ def parse_array(scanner: Scanner, resources: Mapping[str, Array]) -> Array:
 def _element(scanner: Scanner, dtype: DType) -> Any:
     if dtype.kind == "bool":
         return scanner.boolean()
-    if dtype.is_float:
+    if dtype.is_float or dtype.kind == "opaque":
         return parse_element(scanner.number(), dtype)
     start = scanner.at
     value = scanner.integer()

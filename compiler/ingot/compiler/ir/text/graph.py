@@ -9,6 +9,8 @@
       return %split#1 as "y"
     }
 
+A line ``bind n = %count`` before the return says which value a symbol is bound to.
+
 A node is named after its first origin, or after its op; what follows the semicolon is its whole origin. Leading
 operands stand without a field name. Types after the colon are checked against what the op infers.
 """
@@ -107,6 +109,7 @@ class _Writer:
             if isinstance(node, Input) and node not in known:
                 raise IrError(f"input {node.label!r} is used in graph {graph.name!r} but is not one of its inputs")
             lines.append(margin + self.node(node, names[node], show_value, indent + 1))
+        lines += [f"{margin}bind {name} = {show_value(value)}" for name, value in graph.sizes().items()]
         results = ", ".join(f"{show_value(v)} as {json.dumps(n, ensure_ascii=False)}" for n, v in graph.outputs)
         lines.append(f"{margin}return {results}".rstrip())
         return "\n".join(lines) + "\n" + "  " * indent + "}"
@@ -175,7 +178,7 @@ class _Reader:
         scanner.expect("{")
         if scanner.accept("dims"):
             ranges = parse_ranges(scanner)
-        while not scanner.sees("return"):
+        while not scanner.sees("return") and not scanner.sees("bind"):
             start = scanner.at
             label = scanner.match(_VALUE, "%name = ... or return")[1:]
             if label in values:
@@ -184,6 +187,14 @@ class _Reader:
             values[label] = node
             if isinstance(node, Input):
                 inputs.append(node)
+        bound: dict[str, Value] = {}
+        while scanner.accept("bind"):
+            start = scanner.at
+            symbol = scanner.word("a dim's name")
+            if symbol in bound:
+                scanner.fail("a dim that is not bound yet", start)
+            scanner.expect("=")
+            bound[symbol] = parse_value(scanner)
         scanner.expect("return")
         outputs: list[tuple[str, Value]] = []
         while not scanner.accept("}"):
@@ -192,7 +203,7 @@ class _Reader:
             value = parse_value(scanner)
             scanner.expect("as")
             outputs.append((scanner.string("the output's name in quotes"), value))
-        return Graph(tuple(inputs), tuple(outputs), name, ranges)
+        return Graph(tuple(inputs), tuple(outputs), name, ranges, bound)
 
     def node(self, scanner: Scanner, fields: Fields) -> Node:
         """``[:count] = op(fields) [: types] [; origin]`` after the name."""

@@ -46,6 +46,7 @@ from ingot.compiler.ir.loops import (
     Template,
     When,
 )
+from ingot.compiler.ir.routines import RoutineCall
 from ingot.compiler.ir.text.fields import Fields, Form, field_hints
 from ingot.compiler.ir.text.scanner import Scanner, show_name
 from ingot.compiler.ir.types import IrError
@@ -55,9 +56,12 @@ _INFINITE = frozenset(("inf", "nan"))
 Templates = Mapping[str, type[Any]]
 
 TEMPLATES: Templates = {
-    cls.__name__.lower(): cls
-    for cls in cast("list[type[Any]]", [c for c in vars(templates).values() if isinstance(c, type)])
-    if cls.__module__ == templates.__name__ and hasattr(cls, "nest")
+    **{
+        cls.__name__.lower(): cls
+        for cls in cast("list[type[Any]]", [c for c in vars(templates).values() if isinstance(c, type)])
+        if cls.__module__ == templates.__name__ and hasattr(cls, "nest")
+    },
+    "routinecall": RoutineCall,
 }
 
 

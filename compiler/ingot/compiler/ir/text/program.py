@@ -29,7 +29,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.loops import Kernel
-from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat, Step, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
 from ingot.compiler.ir.text.arrays import Array, parse_array, show_array
 from ingot.compiler.ir.text.fields import Fields, parse_ranges, show_ranges
 from ingot.compiler.ir.text.loops import TEMPLATES, Templates, read_kernel, show_kernel
@@ -40,6 +40,7 @@ from ingot.runtime.dtypes import from_numpy
 _RESERVED = frozenset(
     (
         *("program", "dims", "faults", "kernel", "launch", "if", "else", "repeat", "trip", "while", "as"),
+        *("bind", "stop"),
         *("input", "output", "weight", "temp", "status"),
     )
 )
@@ -119,6 +120,10 @@ def _show_steps(steps: Sequence[Step], indent: int) -> list[str]:
                 head += f" trip {_show_argument(trip)}" if trip is not None else ""
                 head += f" while {_show_argument(condition)}" if condition is not None else ""
                 lines += [head + " {", *_show_steps(body, indent + 1), f"{margin}}}{origin}"]
+            case Bind(symbol=symbol, value=value, fault=fault):
+                lines.append(f"{margin}bind {symbol} = {_show_argument(value)} fault {fault}{origin}")
+            case Stop():
+                lines.append(f"{margin}stop{origin}")
     return lines
 
 
@@ -209,7 +214,15 @@ class _Reader:
             condition = self.argument(scanner) if scanner.accept("while") else None
             scanner.expect("{")
             return Repeat(counter, trip, condition, self.steps(scanner), parse_origin(scanner))
-        scanner.fail("launch, if, repeat or '}'")
+        if scanner.accept("bind"):
+            symbol = scanner.word("a dim's name")
+            scanner.expect("=")
+            value = self.argument(scanner)
+            scanner.expect("fault")
+            return Bind(symbol, value, scanner.integer(), parse_origin(scanner))
+        if scanner.accept("stop"):
+            return Stop(parse_origin(scanner))
+        scanner.fail("launch, if, repeat, bind, stop or '}'")
 
     def launch(self, scanner: Scanner) -> Launch:
         start = scanner.at

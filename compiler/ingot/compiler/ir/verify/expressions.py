@@ -84,6 +84,10 @@ class Scope:
         shown = f"{fn}({', '.join(t.name for t in types)}) -> {result.name}"
         if fn == "cast":
             return result
+        if fn == "bitcast":
+            if types[0].bits != result.bits:
+                self.fail(f"{shown}: both types must have one size")
+            return result
         if fn == "select":
             if types[0] != boolean or types[1] != result or types[2] != result:
                 self.fail(f"{shown}: select is (bool, T, T) -> T")

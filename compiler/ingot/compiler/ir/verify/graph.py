@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.graph import Graph, Input, Node, describe, node_of, operands_of, subgraphs_of
+from ingot.compiler.ir.graph import Graph, Input, Node, dependencies_of, describe, node_of, subgraphs_of, symbols_of
 from ingot.compiler.ir.types import IrError, TensorType
+from ingot.runtime.dtypes import i64
 
 
 def verify_graph(graph: Graph) -> None:
@@ -14,12 +15,13 @@ def verify_graph(graph: Graph) -> None:
 
     No value depends on itself; inputs and outputs have unique names; only the graph's own inputs are used; every node
     infers the types that it carries (which includes that sub-graphs agree with their captures); a symbolic dim occurs
-    in the shape of an input, or alone as a dim of the node that brings it up; ranges are not empty.
+    in the shape of an input, is bound to an i64 scalar, or stands alone as a dim of the node that brings it up; ranges
+    are not empty.
     """
-    _verify(graph, frozenset())
+    _verify(graph, frozenset(), frozenset(s for x in graph.inputs for s in symbols_of(x)))
 
 
-def _verify(graph: Graph, outer: frozenset[str]) -> None:
+def _verify(graph: Graph, outer: frozenset[str], told: frozenset[str]) -> None:
     where = f"graph {graph.name!r}"
     _check_acyclic(graph, where)
     _check_unique((i.label for i in graph.inputs), f"{where} has two inputs named")
@@ -31,6 +33,12 @@ def _verify(graph: Graph, outer: frozenset[str]) -> None:
     known = set(outer)
     for node in graph.inputs:
         known |= _symbols(node.types)
+    for name, value in graph.sizes().items():
+        if value.dtype != i64 or value.rank:
+            raise IrError(f"{where}: {name} is bound to {value.type}, one i64 is needed")
+        if name in outer or name in told:
+            raise IrError(f"{where}: {name} is bound, but already has a value where this graph begins")
+    known |= graph.bound.keys()
     for node in graph.nodes():
         if isinstance(node, Input):
             if node not in own:
@@ -39,13 +47,13 @@ def _verify(graph: Graph, outer: frozenset[str]) -> None:
         _check_types(node, where)
         _check_symbols(node, known, where)
         for body in subgraphs_of(node):
-            _verify(body, frozenset(known))
+            _verify(body, frozenset(known), frozenset())
 
 
 def _check_acyclic(graph: Graph, where: str) -> None:
     done: set[Node] = set()
     active: set[Node] = set()
-    for root in graph.results:
+    for root in (*graph.results, *graph.bound.values()):
         stack = [node_of(root)]
         while stack:
             node = stack[-1]
@@ -53,7 +61,7 @@ def _check_acyclic(graph: Graph, where: str) -> None:
                 stack.pop()
                 continue
             active.add(node)
-            waiting = [n for n in map(node_of, operands_of(node)) if n not in done]
+            waiting = [n for n in map(node_of, dependencies_of(node, graph.bound)) if n not in done]
             if not waiting:
                 active.discard(node)
                 done.add(node)

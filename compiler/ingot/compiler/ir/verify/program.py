@@ -9,7 +9,7 @@ from typing import NoReturn
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.loops import Accumulate, Axis, Expr, For, Kernel, Let, Load, Stmt, Store, When
-from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat, Step, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.ir.verify.expressions import interval, stride_of, walk
 from ingot.compiler.ir.verify.kernel import verify_kernel
@@ -34,6 +34,7 @@ class _Checker:
         self.kernels: dict[str, Kernel] = {}
         inputs = [s.type for s in program.storages if s.kind == "input" and s.type is not None]
         self.symbols = {name for t in inputs for d in t.shape for name in dims.symbols(d)}
+        self.bound = program.bound()
 
     def fail(self, message: str) -> NoReturn:
         raise IrError(f"program {self.program.name}: {message}")
@@ -55,7 +56,12 @@ class _Checker:
 
     def storage(self, s: Storage) -> None:
         what = f"{s.kind} {s.name}"
-        self.dim(s.size, f"the size of {what}")
+        for dim in (s.size, *(s.type.shape if s.type is not None else ())):
+            unknown = sorted(dims.symbols(dim) - self.symbols - self.bound.keys())
+            if unknown:
+                self.fail(f"the size of {what}, {dims.show(dim)}, uses {', '.join(unknown)}, which nothing tells")
+            if s.kind not in ("temp", "output") and dims.symbols(dim) & self.bound.keys():
+                self.fail(f"the size of {what}, {dims.show(dim)}, is known during the run only")
         if s.kind in ("input", "output"):
             if s.type is None:
                 self.fail(f"{what} has no type")
@@ -77,7 +83,7 @@ class _Checker:
     def dim(self, dim: Dim, what: str) -> None:
         unknown = sorted(dims.symbols(dim) - self.symbols)
         if unknown:
-            self.fail(f"{what}, {dims.show(dim)}, uses {', '.join(unknown)}, which no input's shape tells")
+            self.fail(f"{what}, {dims.show(dim)}, uses {', '.join(unknown)}, which nothing tells before")
 
     def steps(self, steps: Sequence[Step], written: set[Storage]) -> set[Storage]:
         """Check `steps` given what is surely written before; what is surely written after."""
@@ -87,7 +93,11 @@ class _Checker:
                     written = self.launch(step, written)
                 case Branch(condition=condition, then=then, otherwise=otherwise):
                     self.element(condition, boolean, "a branch's condition", written)
-                    written = self.steps(then, set(written)) & self.steps(otherwise, set(written))
+                    before = set(self.symbols)
+                    written, other = self.steps(then, set(written)), set(written)
+                    after_then, self.symbols = self.symbols, before
+                    written &= self.steps(otherwise, other)
+                    self.symbols &= after_then
                 case Repeat(counter=counter, trip=trip, condition=condition, body=body):
                     if trip is not None:
                         self.element(trip, i64, "a loop's trip count", written)
@@ -98,7 +108,21 @@ class _Checker:
                     inside = written | {counter.storage}
                     self.element(counter, i64, "a loop's counter", inside)
                     self.writable(counter.storage, "a loop's counter")
-                    self.steps(body, inside)
+                    before = set(self.symbols)
+                    written &= self.steps(body, inside)  # a storage that is enlarged loses what it held
+                    self.symbols = before
+                case Bind(symbol=symbol, value=value, fault=fault):
+                    self.element(value, i64, f"the size {symbol}", written)
+                    if not self.program.of_kind("status") or not 0 < fault <= len(self.program.faults):
+                        self.fail(f"the size {symbol} has fault {fault}, which cannot be reported")
+                    if any(symbol in dims.symbols(d) for s in self.program.of_kind("input") for d in _shape(s)):
+                        self.fail(f"the size {symbol} is bound, but an input's shape tells it")
+                    if self.bound[symbol] != fault:
+                        self.fail(f"the size {symbol} has two different faults")
+                    self.symbols.add(symbol)
+                    written = {s for s in written if symbol not in dims.symbols(s.size)}
+                case Stop():
+                    pass
         return written
 
     def element(self, argument: Argument, dtype: DType, what: str, written: set[Storage]) -> None:
@@ -111,12 +135,14 @@ class _Checker:
         if storage not in self.known:
             self.fail(f"{what} uses {storage.name}, which is not among the program's storages")
         self.dim(argument.offset, f"{what}: the offset into {storage.name}")
+        self.dim(storage.size, f"{what}: the size of {storage.name}")
         if storage not in written:
             self.fail(f"{what} reads {storage.kind} {storage.name}, which is not written before on every path")
 
     def writable(self, storage: Storage, what: str) -> None:
         if storage not in self.known:
             self.fail(f"{what} uses {storage.name}, which is not among the program's storages")
+        self.dim(storage.size, f"{what}: the size of {storage.name}")
         if storage.kind in ("input", "weight"):
             self.fail(f"{what} writes {storage.kind} {storage.name}")
 
@@ -164,12 +190,16 @@ class _Checker:
                 if one.buffer == other.buffer or not (one.writes or other.writes):
                     continue
                 ranges = self.program.ranges
-                apart = _apart(one, other, ranges) or _interleaved(one, other, ranges)
+                apart = _apart(one, other, ranges) or _interleaved(one, other, ranges) or _in_order(one, other, ranges)
                 if not apart and not _coincide(one, other):
                     self.fail(
                         f"{what} races on {storage.name}: element {one.place} through {one.buffer} and "
                         f"element {other.place} through {other.buffer}"
                     )
+
+
+def _shape(storage: Storage) -> Sequence[Dim]:
+    return () if storage.type is None else storage.type.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +299,44 @@ def _apart(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -
             return False
         window = stride * extent
     return True
+
+
+def _in_order(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -> bool:
+    """All elements of one access lie before all of the other, whatever the symbols are: parts of a concatenation, one
+    after the other."""
+    return _precedes(one, other, outer) or _precedes(other, one, outer)
+
+
+def _precedes(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -> bool:
+    start = other.offset
+    for axis in (*other.loops, *other.grid):
+        stride = stride_of(start, axis.var)
+        if stride is None or dims.bounds(stride, outer)[0] < 0:
+            return False
+        start = dims.substitute(start, {axis.var: 0})
+    return any(_positive(start - end, outer) for end in _ends(one, outer))
+
+
+def _ends(access: _Access, outer: Mapping[str, tuple[int, int]]) -> list[Dim]:
+    """Dims over the program's symbols that no offset of `access` is larger than."""
+    ends = [access.offset]
+    for axis in (*reversed(access.loops), *reversed(access.grid)):
+        found: list[Dim] = []
+        for end in ends:
+            stride = stride_of(end, axis.var)
+            if stride is not None and dims.bounds(stride, outer)[0] >= 0:
+                found += [dims.substitute(end, {axis.var: extent - 1}) for extent in _at_most(axis.extent)]
+        ends = found
+    return ends
+
+
+def _at_most(extent: Dim) -> list[Dim]:
+    """`extent`, and what it cannot exceed where it is a minimum."""
+    match extent:
+        case dims.Expr(terms=(((dims.Opaque(op="min", left=left, right=right),), 1),)):
+            return [extent, *_at_most(left), *_at_most(right)]
+        case _:
+            return [extent]
 
 
 def _interleaved(one: _Access, other: _Access, outer: Mapping[str, tuple[int, int]]) -> bool:

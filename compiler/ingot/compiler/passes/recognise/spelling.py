@@ -99,7 +99,11 @@ def mean_of_sum(node: Mul | Div, graph: Graph) -> Patch | None:
 
 def outer_product(node: MatMul, graph: Graph) -> Patch | None:
     """mat_mul(a [.., M, 1], b [.., 1, N]) -> a * b"""
-    return {node: product} if node.a.shape[-1] == 1 and (product := Mul(node.a, node.b)).type == node.type else None
+    if node.a.shape[-1] != 1:
+        return None
+    a, b = (x if x.dtype == node.dtype else Cast(x, node.dtype) for x in (node.a, node.b))
+    product = Mul(a, b)
+    return {node: product} if product.type == node.type else None
 
 
 def drop_bound_of_maximum(node: Max, graph: Graph) -> Patch | None:

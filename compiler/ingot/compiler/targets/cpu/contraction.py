@@ -23,6 +23,7 @@ from ingot.compiler.ir.loops import Axis
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import flow, microkernel
+from ingot.compiler.targets.cpu.dots import product
 from ingot.compiler.targets.cpu.epilogue import PANEL, TAIL, Epilogue, Span
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
 from ingot.compiler.targets.cpu.features import Level
@@ -120,10 +121,14 @@ class _Body:
         depth = self.template.depth
         rows = BLOCK_ROWS
         if isinstance(depth, int) and depth:
-            rows = min(rows, (self.level.l2 // 2) // (depth * self.template.accumulator.bytes))
+            rows = min(rows, (self.level.l2 // 2) // (depth * self._weight_bytes()))
         rows = max(rows - rows % self.most, 4 * self.most)
         fixed = self.template.row_block
         return min(rows, fixed) if isinstance(fixed, int) and fixed > 0 else rows
+
+    def _weight_bytes(self) -> int:
+        """Bytes of an element of a panel."""
+        return self.template.accumulator.bytes // self.template.dot
 
     def _tile_sizes(self) -> tuple[int, ...]:
         """The row counts that tiles may have, ascending."""
@@ -149,10 +154,11 @@ class _Body:
             strides.append((axis.extent, affine[0]))
             rest = affine[1]
         *segments, run = strides
+        dot = self.template.dot
         while segments and segments[-1][1] == run[0] * run[1]:  # the run goes on where the segment ends
             extent, _ = segments.pop()
             run = (extent * run[0], run[1])
-        self.a_steps, self.a_run = segments, run
+        self.a_steps, self.a_run = segments, (run[0] // dot, run[1] * dot)
         self.a_part, self.a_base = self.rows.part(rest)
 
     def _panels_inside(self) -> bool:
@@ -160,7 +166,7 @@ class _Body:
         count, depth = self.template.panel_block, self.template.depth
         if not isinstance(count, int) or not isinstance(depth, int):
             return False
-        size = count * depth * self.template.width * self.template.accumulator.bytes
+        size = count * depth * self.template.width * self._weight_bytes()
         return count > 1 and size <= self.level.l2 // 4 and self.sizes[-1] > 3
 
     def _grouped_panels(self, rows: int) -> int:
@@ -323,10 +329,10 @@ class _Body:
 
         The tiles share the next panel out among them, and each spreads its part over its k loop.
         """
-        b, depth, run, total = self.b, self.template.depth, self.a_run[0], self.template.row_count
-        if panel.group > 1 or not isinstance(depth, int) or not isinstance(run, int):
+        b, elements, run, total = self.b, self.template.depth, self.a_run[0], self.template.row_count
+        if panel.group > 1 or not isinstance(elements, int) or not isinstance(run, int):
             return None
-        size = depth * self.template.width * self.b_dtype.bytes
+        size, depth = elements * self.template.width * self.b_dtype.bytes, elements // self.template.dot
         if run <= microkernel.UNROLL_WHOLE or size < PREFETCH_BYTES:
             return None
         if isinstance(total, int) and total < PREFETCH_ROWS:
@@ -399,6 +405,7 @@ class _Body:
             self._panel_operands(panel),
             self.depth,
             fetch,
+            product=product(self.level, self.template.dot),
         )
         sums = kernel.emit()
         inner = scope.child(b)

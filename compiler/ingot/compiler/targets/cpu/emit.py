@@ -31,9 +31,10 @@ from ingot.compiler.ir.loops import (
     Store,
     When,
 )
+from ingot.compiler.ir.routines import RoutineCall
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import attention, contraction, depthwise, flow, functions
+from ingot.compiler.targets.cpu import attention, contraction, depthwise, flow, functions, routine
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR, any_lane, constant, lanes_of, register_type, splat
@@ -47,6 +48,7 @@ TEMPLATES: dict[type, Callable[..., None]] = {
     Attention: attention.emit_body,
     Contraction: contraction.emit_body,
     Depthwise: depthwise.emit_body,
+    RoutineCall: routine.emit_body,
 }
 
 UNROLLED = 16  # statements that a constant loop without a vector loop may be written out to

@@ -35,6 +35,7 @@ from ingot.compiler.ir.dims import (
 )
 from ingot.compiler.ir.loops import Call, Const, Expr, Index, Load, Local, Store
 from ingot.compiler.ir.types import IrError
+from ingot.compiler.ops.quantised import integer_range
 from ingot.compiler.targets.cpu import flow, functions
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import (
@@ -49,7 +50,7 @@ from ingot.compiler.targets.cpu.functions import (
     splat,
     to_memory,
 )
-from ingot.runtime.dtypes import DType, i64
+from ingot.runtime.dtypes import DType, f32, i64
 
 _INTERLEAVED = (-1, 2, 3, 4)  # strides read by whole vectors and a shuffle
 
@@ -372,7 +373,21 @@ def _emit_new(e: _Emission, expr: Expr) -> ir.Value:
             if any(lanes_of(v) is not None for v in values):
                 values = [splat(e.b, v, e.lanes) for v in values]
             source = dtype_of(args[-1], e.scope)
+            if fn == "cast" and source == f32 and _stays_within(args[0], dtype):
+                return functions.cast_within(e.b, e.scope.level, values[0], dtype)
             return functions.call(e.b, e.scope.level, fn, values, source, dtype)
+
+
+def _stays_within(value: Expr, target: DType) -> bool:
+    """Whether `value` is clamped to what the integer type `target`, of at most 16 bits, holds."""
+    if not target.is_integer or target.bits > 16:
+        return False
+    match value:
+        case Call("min", (Call("max", (_, Const(value=low))), Const(value=high))):
+            least, most = integer_range(target)
+            return least <= low <= high <= most
+        case _:
+            return False
 
 
 def element_pointer(b: ir.IRBuilder, pointer: ir.Value, dtype: DType, offset: ir.Value) -> ir.Value:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llvmlite import binding as llvm
@@ -46,6 +46,13 @@ class Level:
     fma: bool = True
     l2: int = 1 << 20
     required: frozenset[str] = frozenset()
+
+    @property
+    def dot(self) -> int:
+        """8-bit products that one instruction sums for each 32-bit lane: 4 with VNNI, 2 as 16-bit pairs, else 1."""
+        if self.arch != "x86-64":
+            return 1
+        return 4 if self.required >= {"avx512vnni", "avx512vl"} else 2
 
     @property
     def feature_string(self) -> str:
@@ -100,7 +107,7 @@ def machine(level: Level) -> Machine:
     """What schedules for `level` are made for."""
     if level.arch == "aarch64":
         return NEON
-    return AVX512 if level.vector_bytes == 64 else AVX2
+    return replace(AVX512 if level.vector_bytes == 64 else AVX2, dot=level.dot)
 
 
 def names() -> tuple[str, ...]:

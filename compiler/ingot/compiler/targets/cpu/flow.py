@@ -104,13 +104,16 @@ def loop(
     """``for i in begin .. end by step``: `body(i, carried)` returns the carried values of the next round.
 
     Returns the carried values after the loop. `nonempty` promises ``begin < end`` and saves the guard. `rounds` says
-    how often the loop is expected to run: register allocation keeps the values of the hottest loop in registers.
+    how often the loop is expected to run, where bounds and step are not constant: register allocation keeps the values
+    of the hottest loop in registers.
     """
     first, last = as_constant(begin), as_constant(end)
     if first is not None and last is not None:
         if first >= last:
             return list(initial)
         nonempty = True
+        if (stride := step if isinstance(step, int) else as_constant(step)) is not None:
+            rounds = -(-(last - first) // stride)
     before = b.block
     head, done = b.append_basic_block("loop"), b.append_basic_block("done")
     if nonempty:

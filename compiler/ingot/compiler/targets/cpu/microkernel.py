@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from llvmlite import ir
 
@@ -104,6 +105,51 @@ def prefetch(b: ir.IRBuilder, pointer: Value, *, write: bool = False, locality: 
     b.call(function, [pointer, i32(int(write)), i32(locality), i32(1)])
 
 
+class Product(Protocol):
+    """What a step of the depth is: `dot` elements of A and of B at a time, and how they are multiplied."""
+
+    @property
+    def dot(self) -> int:
+        """Elements of A (and of B, a column) that one step takes."""
+        ...
+
+    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """`dot` elements of A from `at` on, for every lane."""
+        ...
+
+    def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """`dot` elements of B for each lane from `at` on."""
+        ...
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """The sum of the products on top of `total`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Single:
+    """One product at a time, in the type of the sums."""
+
+    dtype: DType
+    dot: int = 1
+
+    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """One element for every lane."""
+        scalar = b.load(at, align=dtype.bytes, typ=memory_type(dtype))
+        return functions.splat(b, self._widen(b, scalar, dtype), lanes)
+
+    def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """One element for each lane."""
+        return self._widen(b, b.load(at, align=dtype.bytes, typ=widened(memory_type(dtype), lanes)), dtype)
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """x * y + total"""
+        return multiply_add(b, x, y, total, self.dtype)
+
+    def _widen(self, b: ir.IRBuilder, loaded: Value, dtype: DType) -> Value:
+        return functions.cast(b, functions.from_memory(b, loaded, dtype), dtype, self.dtype)
+
+
 def multiply_add(b: ir.IRBuilder, x: Value, y: Value, total: Value, dtype: DType) -> Value:
     """x * y + total: one FMA where the target has it, wrapping arithmetic for integers."""
     if not dtype.is_float:
@@ -173,7 +219,8 @@ class MicroKernel:
     """Emits the k loops of one tile into a builder.
 
     `dtypes` are those of A, of B and of the sums. `rows` and `panels` name where each row of A and each panel of B
-    starts; both are indexed in elements. `step` is the distance between two k in a panel, its width unless given.
+    starts; both are indexed in elements. `step` is the distance between two steps in a panel, its width (times the
+    elements that a step takes) unless given. `product` is what a step does, one product unless given.
     """
 
     def __init__(
@@ -186,6 +233,7 @@ class MicroKernel:
         depth: Depth,
         ahead: Prefetch | None = None,
         step: Value | None = None,
+        product: Product | None = None,
     ) -> None:
         self.b = b
         self.tile = tile
@@ -194,7 +242,8 @@ class MicroKernel:
         self.panels = panels
         self.depth = depth
         self.ahead = ahead
-        self.step = const(tile.vectors * tile.lanes) if step is None else step
+        self.product = product or Single(self.dtype)
+        self.step = const(tile.vectors * tile.lanes * self.product.dot) if step is None else step
         self.lanes = tile.lanes if tile.lanes > 1 else None
 
     def emit(self) -> list[list[list[Value]]]:
@@ -273,7 +322,7 @@ class MicroKernel:
             here, shift = self._moved(position, self.depth.run[1], k)
             there, offset = self._moved(index, self.step, k)
             columns = [
-                [self._vector(panel, there, offset + v * tile.lanes) for v in range(tile.vectors)]
+                [self._vector(panel, there, offset + v * tile.lanes * self.product.dot) for v in range(tile.vectors)]
                 for panel in self.panels
             ]
             slot = (k % tile.chains) * per_chain
@@ -282,7 +331,7 @@ class MicroKernel:
                 for p in range(tile.panels):
                     for v in range(tile.vectors):
                         at = slot + (p * tile.rows + r) * tile.vectors + v
-                        sums[at] = multiply_add(b, x, columns[p][v], sums[at], self.dtype)
+                        sums[at] = self.product.add(b, x, columns[p][v], sums[at])
         index = flow.add(b, index, flow.multiply(b, self.step, count))
         return [index, *([pointer] if pointer is not None else []), *sums]
 
@@ -294,17 +343,12 @@ class MicroKernel:
         return flow.add(self.b, index, flow.multiply(self.b, stride, k)), 0
 
     def _vector(self, panel: Operand, index: Value, shift: int) -> Value:
-        kind = widened(memory_type(self.b_dtype), self.lanes)
         at = self._address(panel, index, shift, self.b_dtype)
-        return self._widen(self.b.load(at, align=self.b_dtype.bytes, typ=kind), self.b_dtype)
+        return self.product.vector(self.b, at, self.b_dtype, self.lanes)
 
     def _broadcast(self, row: Operand, index: Value, shift: int) -> Value:
         at = self._address(row, index, shift, self.a_dtype)
-        scalar = self.b.load(at, align=self.a_dtype.bytes, typ=memory_type(self.a_dtype))
-        return functions.splat(self.b, self._widen(scalar, self.a_dtype), self.lanes)
-
-    def _widen(self, loaded: Value, dtype: DType) -> Value:
-        return functions.cast(self.b, functions.from_memory(self.b, loaded, dtype), dtype, self.dtype)
+        return self.product.spread(self.b, at, self.a_dtype, self.lanes)
 
     def _address(self, operand: Operand, index: Value, shift: int, dtype: DType) -> Value:
         at, element = operand.pointer, memory_type(dtype)

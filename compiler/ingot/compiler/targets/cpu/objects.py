@@ -22,8 +22,18 @@ from ingot.compiler.targets.cpu.features import Level
 
 def kernel_symbol(kernel: Kernel) -> str:
     """The name of the function that structurally equal kernels share, whatever they are called."""
-    text = repr(replace(kernel, name="", flops=0))
-    return "k" + hashlib.sha256(text.encode()).hexdigest()[:16]
+    return "k" + hashlib.sha256(kernel_text(kernel).encode()).hexdigest()[:16]
+
+
+def kernel_text(kernel: Kernel) -> str:
+    """All that the object of a kernel depends on, besides the level."""
+    return repr(replace(kernel, name="", flops=0))
+
+
+def level_text(level: Level) -> str:
+    """All that an object depends on besides its kernel: the level, and the LLVM that generates the code."""
+    # The features that a machine must have are a set, whose order is not fixed, and change no code.
+    return f"LLVM {'.'.join(map(str, llvm.llvm_version_info))} {replace(level, required=frozenset())!r}"
 
 
 @functools.cache
@@ -45,8 +55,9 @@ def new_module(name: str, level: Level) -> ir.Module:
     return module
 
 
-def object_code(module: ir.Module, level: Level) -> bytes:
-    """A relocatable ELF object. Raises RuntimeError with LLVM's message when the module is malformed."""
+def object_code(module: ir.Module | str, level: Level) -> bytes:
+    """A relocatable ELF object of a module or its text. Raises RuntimeError with LLVM's message when the module is
+    malformed."""
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
     return target_machine(level).emit_object(parsed)

@@ -6,6 +6,7 @@
 
     launch  chunks, a pointer per buffer, dims        branch  condition, then, otherwise
     repeat  counter, trip if it has one, condition if it has one, body
+    bind    address of the value
 """
 
 from __future__ import annotations
@@ -17,67 +18,75 @@ from llvmlite import ir
 
 from ingot.compiler.ir.dims import Serial, serialise
 from ingot.compiler.ir.loops import Kernel
-from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat, Step
+from ingot.compiler.ir.program import Bind, Branch, Launch, Program, Repeat, Step, Stop
+from ingot.compiler.targets.cpu.binding import Binder
 from ingot.compiler.targets.cpu.emit import declare_kernel, forbid_libraries
 from ingot.compiler.targets.cpu.fastcall import emit_call
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.team import emit_team
+from ingot.compiler.targets.cpu.words import Sizes
+from ingot.runtime.manifest import RUN_SYMBOL
 
 Entry: TypeAlias = list[Serial]
 
 
 def argument_table(program: Program) -> list[Entry]:
     """The words of `ingot_run`'s args in order, as the manifest lists them: ``["d", dim]``, the value of a dim, or
-    ``["p", storage, dim]``, the address of element dim of the storage with that index in ``program.storages``."""
-    positions = {id(storage): index for index, storage in enumerate(program.storages)}
+    ``["p", storage, dim]``, the address of element dim of the storage with that index in ``program.storages``. Where
+    symbols are bound during the run, words that depend on them are filled in by the code itself; the last word is then
+    ``["late"]``, the address of the block that `ingot.runtime.late` lays out."""
+    positions = {storage: index for index, storage in enumerate(program.storages)}
+    sizes = Sizes(program)
     table: list[Entry] = []
-
-    def address(argument: Argument) -> None:
-        table.append(["p", positions[id(argument.storage)], serialise(argument.offset)])
-
-    def walk(steps: Sequence[Step]) -> None:
-        for step in steps:
-            match step:
-                case Launch():
-                    table.append(["d", serialise(step.chunks)])
-                    for argument in step.buffers:
-                        address(argument)
-                    table.extend(["d", serialise(dim)] for dim in step.dims)
-                case Branch(condition=condition, then=then, otherwise=otherwise):
-                    address(condition)
-                    walk(then)
-                    walk(otherwise)
-                case Repeat(counter=counter, trip=trip, condition=condition, body=body):
-                    for argument in (counter, trip, condition):
-                        if argument is not None:
-                            address(argument)
-                    walk(body)
-
-    walk(program.steps)
-    return table
+    for word in sizes.words:
+        dim = serialise(word.dim)
+        table.append(["d", dim] if word.storage is None else ["p", positions[word.storage], dim])
+    return [*table, ["late"]] if sizes.bound else table
 
 
 def emit_program(module: ir.Module, program: Program, level: Level, symbol_of: Callable[[Kernel], str]) -> None:
     """Define `ingot_run`, its entry for Python and the thread team in `module`; kernels are external, named by
     `symbol_of`."""
     region = emit_team(module, level)
-    function = ir.Function(module, ir.FunctionType(I32, [PTR, PTR]), "ingot_run")
+    emit_call(module, emit_run(module, program, region, symbol_of))
+
+
+def emit_run(
+    module: ir.Module, program: Program, region: ir.Function, symbol_of: Callable[[Kernel], str]
+) -> ir.Function:
+    """Define `ingot_run` alone; `region` is the team's."""
+    function = declare_run(module)
     forbid_libraries(function)
-    walk = _Walk(function, region, symbol_of)
-    walk.steps(program.steps)
+    walk = Walk(function, region, symbol_of)
+    walk.program(program)
     walk.b.ret(I32(0))
-    emit_call(module, function)
+    return function
 
 
-class _Walk:
+def declare_run(module: ir.Module) -> ir.Function:
+    """`ingot_run` in `module`, without a body."""
+    return ir.Function(module, ir.FunctionType(I32, [PTR, PTR]), RUN_SYMBOL)
+
+
+class Walk:
     """Emission of steps in order; `position` is the next word of args."""
 
     def __init__(self, function: ir.Function, region: ir.Function, symbol_of: Callable[[Kernel], str]) -> None:
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
         self.module, self.region, self.symbol_of = function.module, region, symbol_of
-        self.arguments, self.team = function.args
+        self.arguments, self.team = function.args[:2]
         self.position = 0
+        self.binder: Binder | None = None
+
+    def program(self, program: Program) -> None:
+        """All steps of a program; a run that ends early goes on behind them."""
+        b = self.b
+        end = b.append_basic_block("end")
+        self.binder = Binder(b, program, self.arguments, end) if program.bound() else None
+        self.steps(program.steps)
+        b.branch(end)
+        b.position_at_end(end)
 
     def word(self, type_: ir.Type) -> ir.Value:
         """The next word of args."""
@@ -86,16 +95,24 @@ class _Walk:
         return self.b.load(pointer, typ=type_, align=8)
 
     def steps(self, steps: Sequence[Step]) -> None:
+        """Steps in order."""
         for step in steps:
             match step:
                 case Launch():
-                    self._launch(step)
+                    self.launch(step)
                 case Branch():
                     self._branch(step)
                 case Repeat():
                     self._repeat(step)
+                case Bind():
+                    assert self.binder is not None
+                    self.binder.bind(step, self.word(PTR))
+                case Stop():
+                    if self.binder is not None:  # without late storages no kernel is the worse for bad data
+                        self.binder.check()
 
-    def _launch(self, launch: Launch) -> None:
+    def launch(self, launch: Launch) -> None:
+        """One launch; one that never has a chunk is left out."""
         b, kernel = self.b, declare_kernel(self.module, self.symbol_of(launch.kernel))
         if launch.chunks == 0:
             self.position += 1 + len(launch.buffers) + len(launch.dims)
@@ -103,10 +120,14 @@ class _Walk:
         chunks = self.word(I64)
         arguments = b.gep(self.arguments, [I64(self.position)], source_etype=I64)
         self.position += len(launch.buffers) + len(launch.dims)
-        if launch.chunks == 1:
-            b.call(kernel, [arguments, I64(0)])
+        self.run(kernel, arguments, None if launch.chunks == 1 else chunks)
+
+    def run(self, kernel: ir.Value, arguments: ir.Value, chunks: ir.Value | None) -> None:
+        """Run the chunks of a kernel, by the team; None: just the one that there is."""
+        if chunks is None:
+            self.b.call(kernel, [arguments, I64(0)])
         else:
-            b.call(self.region, [self.team, kernel, arguments, chunks])
+            self.b.call(self.region, [self.team, kernel, arguments, chunks])
 
     def _branch(self, branch: Branch) -> None:
         b = self.b

@@ -28,6 +28,7 @@ from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR
 
 EXPORTS = ("ingot_team_size", "ingot_team_init", "ingot_worker", "ingot_stop")
+REGION = "ingot_region"
 
 SIZE = 512
 _CLAIM, _EPOCH = 0, 4  # u64, and its upper half as a futex word
@@ -124,6 +125,11 @@ def emit_team(module: ir.Module, level: Level) -> ir.Function:
     work = _emit_work(module, level)
     _emit_worker(module, level, work)
     return _emit_region(module, level, work)
+
+
+def declare_region(module: ir.Module) -> ir.Function:
+    """The region function of `emit_team` in a module that is linked with the team's."""
+    return _declare(module, REGION, ir.VoidType(), [PTR, PTR, PTR, I64])
 
 
 def _bytes(type_: ir.Type) -> int:
@@ -242,7 +248,7 @@ def _emit_worker(module: ir.Module, level: Level, work: ir.Function) -> None:
 
 
 def _emit_region(module: ir.Module, level: Level, work: ir.Function) -> ir.Function:
-    function = _define(module, "ingot_region", ir.VoidType(), [PTR, PTR, PTR, I64], "internal")
+    function = _define(module, REGION, ir.VoidType(), [PTR, PTR, PTR, I64], "")
     team, job, arguments, chunks = function.args
     t = _Team(function, team, level)
     b = t.b

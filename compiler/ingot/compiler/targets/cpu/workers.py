@@ -13,14 +13,18 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import IO, Any
 
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.objects import compile_kernel
+from ingot.compiler.targets.cpu.objects import compile_kernel, kernel_text
 
+KERNELS_A_CHILD = 8  # starting a process takes about as long as compiling three
+
+_READY = "ready"
 _LENGTH = struct.Struct("<Q")
 
 
@@ -28,60 +32,87 @@ class WorkerError(RuntimeError):
     """A compiling process ended before it answered."""
 
 
-def compile_in_processes(kernels: Sequence[Kernel], level: Level, jobs: int, done: Callable[[], None]) -> list[bytes]:
-    """The objects of `kernels` in order, compiled by `jobs` processes; `done` is called after each, one call at a time.
+class _Queue:
+    """Kernels that wait, those expected to take longest first; nothing is given out after a failure."""
+
+    def __init__(self, kernels: Mapping[str, Kernel]) -> None:
+        # An expression tree is about as much to emit and to compile as it is long.
+        self._waiting = sorted(kernels.items(), key=lambda item: (len(kernel_text(item[1])), item[0]))
+        self._lock = threading.Lock()
+        self.failures: list[BaseException] = []
+
+    def next(self) -> tuple[str, Kernel] | None:
+        with self._lock:
+            return self._waiting.pop() if self._waiting and not self.failures else None
+
+    def report(self, done: Callable[[], None]) -> None:
+        with self._lock:
+            done()
+
+
+def compile_kernels(kernels: Mapping[str, Kernel], level: Level, jobs: int, done: Callable[[str, bytes], None]) -> None:
+    """Compile `kernels` with `jobs` processes, this one included; `done` is given each one's name and object, one call
+    at a time. Where kernels are few, fewer processes are started: each costs some of the time that it saves.
 
     Raises IrError for a malformed kernel, WorkerError when a process dies.
     """
-    objects: dict[int, bytes] = {}
-    failures: list[Exception] = []
-    waiting = list(range(len(kernels)))[::-1]
-    lock = threading.Lock()
-
-    def next_kernel() -> int | None:
-        with lock:
-            return waiting.pop() if waiting and not failures else None
-
-    def feed() -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        # In a process group of their own, so that an interrupt from the keyboard reaches the caller alone.
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            process_group=0,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        with process, process.stdin as requests:
-            while (index := next_kernel()) is not None:
-                try:
-                    _send(requests, (kernels[index], level))
-                    answer = _receive(process.stdout)
-                except OSError:
-                    answer = None
-                with lock:
-                    if isinstance(answer, bytes):
-                        objects[index] = answer
-                        done()
-                        continue
-                    if not isinstance(answer, IrError):
-                        name = kernels[index].name
-                        answer = WorkerError(f"the process compiling kernel {name} ended with an error (see above)")
-                    failures.append(answer)
-
-    threads = [threading.Thread(target=feed, daemon=True) for _ in range(min(jobs, len(kernels)))]
+    queue = _Queue(kernels)
+    children = min(jobs - 1, len(kernels) // KERNELS_A_CHILD)
+    threads = [threading.Thread(target=_feed, args=(queue, level, done), daemon=True) for _ in range(children)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return [objects[index] for index in range(len(kernels))]
+    try:
+        while (item := queue.next()) is not None:
+            name, kernel = item
+            made = compile_kernel(kernel, level)
+            queue.report(partial(done, name, made))
+    except BaseException as error:
+        queue.failures.insert(0, error)  # so that the children stop
+        raise
+    finally:
+        for thread in threads:
+            thread.join()
+    if queue.failures:
+        raise queue.failures[0]
+
+
+def _feed(queue: _Queue, level: Level, done: Callable[[str, bytes], None]) -> None:
+    """Let a process of its own compile kernels of the queue."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    # In a process group of their own, so that an interrupt from the keyboard reaches the caller alone.
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        process_group=0,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    with process, process.stdin as requests:
+        if _receive(process.stdout) != _READY:  # what it would take before, others do sooner
+            queue.failures.append(WorkerError("a process that compiles kernels ended while it started (see above)"))
+        while (item := queue.next()) is not None:
+            name, kernel = item
+            try:
+                _send(requests, (kernel, level))
+                answer = _receive(process.stdout)
+            except OSError:
+                answer = None
+            try:
+                if isinstance(answer, bytes):
+                    queue.report(partial(done, name, answer))
+                elif isinstance(answer, IrError):
+                    raise answer
+                else:
+                    raise WorkerError(f"the process compiling kernel {kernel.name} ended with an error (see above)")
+            except BaseException as error:  # for the thread that waits, whatever it is
+                queue.failures.append(error)
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer (kernel, level) with the object, or with the IrError it raised, until the requests end."""
+    """Say `_READY` to begin with; then answer (kernel, level) with the object, or with the IrError it raised, until the
+    requests end."""
+    _send(answers, _READY)
     while (request := _receive(requests)) is not None:
         kernel, level = request
         try:

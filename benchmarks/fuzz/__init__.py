@@ -1,0 +1,1 @@
+"""Random ONNX models, compiled and compared with three oracles: ``python -m benchmarks.fuzz --graphs 100``."""

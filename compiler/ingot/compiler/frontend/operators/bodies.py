@@ -1,0 +1,328 @@
+"""Sub-graphs of If, Loop and Scan made closed, and sizes that differ between branches or from iteration to iteration.
+
+Such a size leaves its sub-graph as one more result, an i64 scalar; outside a symbol is bound to it. In the body of a
+loop another symbol is bound to the scalar that is carried into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from onnx import GraphProto
+
+from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.frontend.scope import Body
+from ingot.compiler.frontend.sizes import Promise, new_symbol
+from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim
+from ingot.compiler.ir.graph import Graph, Input, Node, Value
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ops.control import Extent, Growth, If, Loop
+from ingot.compiler.ops.movement import Concat, DimValues, Reshape, Slice
+from ingot.compiler.ops.pointwise import Add, Max
+from ingot.runtime import dtypes
+
+LONGEST_SCAN = 1 << 20  # iterations for which a scan output is stored in full though the loop may end before
+
+Outputs = tuple[tuple[str, Value], ...]
+
+
+def closed(body: Body, captures: Iterable[Value], name: str) -> Graph:
+    """A sub-graph whose inputs are its formal ones, then one for each capture, used or not."""
+    labels = _unused_labels(body)
+    inputs = [body.captures.get(outer) or Input(next(labels), outer.type) for outer in captures]
+    return Graph((*body.inputs, *inputs), body.outputs, name, bound=body.bound)
+
+
+def _unused_labels(body: Body) -> Iterator[str]:
+    taken = {i.label for i in (*body.inputs, *body.captures.values())}
+    return (name for i in range(2**31) if (name := f"unused_{i}") not in taken)
+
+
+def agree(ctx: Context, a: Value, b: Value, what: str) -> None:
+    """Learn that two types are one where that can be learnt; UnsupportedError where they differ."""
+    for axis in differing(ctx, a.type, b.type, what):
+        raise ctx.unsupported(
+            f"{what} is {a.type} in one place and {b.type} in another, which differ along axis {axis}",
+            "pin symbolic dims with shapes, or take the control flow out of the model",
+        )
+
+
+def differing(ctx: Context, a: TensorType, b: TensorType, what: str) -> list[int]:
+    """The axes along which two types differ, after learning that dims are equal where that can be learnt.
+
+    UnsupportedError when they differ in more than extents.
+    """
+    if a.dtype != b.dtype or a.rank != b.rank:
+        raise ctx.unsupported(
+            f"{what} is {a} in one place and {b} in another", "take the control flow out of the model"
+        )
+    found: list[int] = []
+    for axis, (d, e) in enumerate(zip(a.shape, b.shape, strict=True)):
+        if 0 not in (d, e) and not ctx.bound(d, e):  # what begins with nothing and is not so later grows
+            with suppress(ModelError):  # which is about dims that cannot be equal
+                ctx.equal(d, e)
+        if d != e:
+            found.append(axis)
+    return found
+
+
+def same_values(ctx: Context, outputs: Sequence[tuple[str, object]]) -> Outputs:
+    """Outputs that are all tensors."""
+    found = tuple((name, value) for name, value in outputs if isinstance(value, Value))
+    if len(found) != len(outputs):
+        raise ctx.unsupported("a sequence or optional from a sub-graph that data decides about")
+    return found
+
+
+# -- If ---------------------------------------------------------------------------------------------------------------
+
+
+def choice(ctx: Context, condition: Value, then: Body, otherwise: Body) -> Sequence[Value]:
+    """The results of an If whose branches may give results of different extents."""
+    left, right = same_values(ctx, then.outputs), same_values(ctx, otherwise.outputs)
+    if len(left) != len(right):
+        raise ctx.error(f"the branches have {len(left)} and {len(right)} outputs")
+    extents: list[Extent] = []
+    promises: list[Promise] = []
+    extra: tuple[list[tuple[str, Value]], list[tuple[str, Value]]] = ([], [])
+    for i, ((name, a), (_, b)) in enumerate(zip(left, right, strict=True)):
+        inner = then.bound.keys() | otherwise.bound.keys()
+        opened = {x for x, d in enumerate(a.shape) if dims.symbols(d) & inner}
+        opened |= {x for x, d in enumerate(b.shape) if dims.symbols(d) & inner}
+        plain = [TensorType(v.dtype, tuple(1 if x in opened else d for x, d in enumerate(v.shape))) for v in (a, b)]
+        opened |= set(differing(ctx, plain[0], plain[1], f"output {name!r} of the then-branch"))
+        for axis in sorted(opened):
+            promise = Promise.make(ctx, f"{name}_d{axis}")
+            extents.append(Extent(promise.dim, i, axis, len(left) + len(extents)))
+            promises.append(promise)
+            for values, value in zip(extra, (a, b), strict=True):
+                values.append((f"{name}_d{axis}_{len(extents)}", DimValues((value.shape[axis],), True)))
+    then, otherwise = replace(then, outputs=(*left, *extra[0])), replace(otherwise, outputs=(*right, *extra[1]))
+    captures = tuple(dict.fromkeys((*then.captures, *otherwise.captures)))
+    graphs = closed(then, captures, "then"), closed(otherwise, captures, "else")
+    node = ctx.build(If, condition, captures, *graphs, tuple(extents))
+    for promise, extent in zip(promises, extents, strict=True):
+        promise.keep(ctx, node.result(extent.source), "the extent of a branch's result")
+    return settled(ctx, node, promises, len(left))
+
+
+def settled(ctx: Context, node: Node, promises: Sequence[Promise], count: int) -> tuple[Value, ...]:
+    """The first results of `node`, with the dims that the promises stand for."""
+    public = {p.name: p.public for p in promises}
+    found = list(node.results()[:count])
+    shapes = [tuple(dims.substitute(d, public) for d in value.shape) for value in found]
+    changed = [i for i, shape in enumerate(shapes) if shape != found[i].shape]
+    for i, value in zip(changed, ctx.checked(*(found[i] for i in changed)), strict=True):
+        found[i] = ctx.build(Reshape, value, shapes[i])
+    return tuple(found)
+
+
+# -- Loop -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Open:
+    """An axis of a carried value whose extent changes: in the body it is `inner`, which is the symbol `name` unless the
+    model only makes sense when that is equal to other dims."""
+
+    carried: int
+    axis: int
+    name: str
+    inner: Dim
+    outer: Promise | None
+    label: str
+
+
+@dataclass
+class _Carried:
+    """What a loop carries: values before it, inputs of the body (iteration and condition before them), results."""
+
+    initial: list[Value]
+    inputs: list[Input]
+    results: list[tuple[str, Value]]
+    growth: list[Growth]
+    promises: list[Promise]
+
+    def add(self, ctx: Context, start: Value, wish: str, declared: TensorType | None = None) -> Input:
+        """One more value; the input that it is in the body. Its result is to be added then."""
+        taken = {i.label for i in self.inputs}
+        while wish in taken:
+            wish += "_"
+        self.initial.append(start)
+        self.inputs.append(Input(wish, declared or start.type, origin=ctx.origin))
+        return self.inputs[-1]
+
+    def grow(self, name: str, promise: Promise, source: int) -> None:
+        """The symbol `name` of the body is carried value number `source`."""
+        self.growth.append(Growth(dims.symbol(name), promise.dim, source))
+        self.promises.append(promise)
+
+
+class Iteration:
+    """The import of one Loop."""
+
+    def __init__(self, ctx: Context, graph: GraphProto, carried: tuple[Value, ...]) -> None:
+        self.ctx, self.graph, self.carried = ctx, graph, carried
+        self.open: dict[tuple[int, int], _Open] = {}
+
+    def run(self, trip: Value | None, condition: Value | None, starts: bool | None) -> Sequence[Value]:
+        """The results of the loop; `starts` is the first condition where that is known."""
+        ctx, n = self.ctx, len(self.carried)
+        formal, scalars, body = self._settle()
+        outputs = same_values(ctx, body.outputs)
+        going = ctx.scalar(outputs[0][1])
+        always = starts is True and (going is body.inputs[1] or ctx.decided(going) is True)
+        if trip is None and always:
+            raise ctx.error("a loop without trip count whose condition is always true never ends")
+        if trip is None and condition is None:
+            condition = ctx.constant(True, dtypes.boolean)
+        bound = dict(body.bound)
+        made = _Carried(list(self.carried), list(formal), [(outputs[0][0], going), *outputs[1 : 1 + n]], [], [])
+        for each, scalar in scalars:
+            assert each.outer is not None
+            made.grow(each.name, each.outer, len(made.initial))
+            made.initial.append(ctx.dim_values((self.carried[each.carried].shape[each.axis],), True))
+            made.inputs.append(scalar)
+            extent = outputs[1 + each.carried][1].shape[each.axis]
+            made.results.append((f"{scalar.label}_next", DimValues((extent,), True)))
+        scanned = outputs[1 + n :]
+        for name, value in scanned:
+            if inner := sorted({s for d in value.shape for s in dims.symbols(d)} & bound.keys()):
+                raise ctx.unsupported(f"scan output {name!r} is {value.type}: {inner[0]} changes between iterations")
+        length = self._scan_length(trip, always) if scanned else 0
+        count: int | None = None
+        stacks = [self._stack(made, bound, *each) for each in scanned] if length is None else []
+        if scanned and length is not None and not always:
+            count = len(made.initial)
+            made.add(ctx, ctx.constant(0, dtypes.i64), "count")
+            made.results.append(("count_next", ctx.build(Add, formal[0], ctx.constant(1, dtypes.i64))))
+        scans: Dims = () if length is None else (length,) * len(scanned)
+        results = _renamed((*made.results, *(scanned if length is not None else ())))
+        closing = Body(tuple(made.inputs), results, body.captures, bound)
+        captures = tuple(body.captures)
+        whole = closed(closing, captures, self.graph.name or "body")
+        node = ctx.build(Loop, trip, condition, tuple(made.initial), captures, whole, scans, tuple(made.growth))
+        for promise, each in zip(made.promises, made.growth, strict=True):
+            promise.keep(ctx, node.result(each.source), "the extent of a loop's result")
+        found = settled(ctx, node, made.promises, len(node.types))
+        stacked = found[len(made.initial) :]
+        if count is not None:
+            done = ctx.size(node.result(count), "the number of iterations", length)
+            rows = ctx.checked(*stacked)
+            stacked = tuple(ctx.build(Slice, v, (0,) * v.rank, (done, *v.shape[1:]), (1,) * v.rank) for v in rows)
+        return (*found[:n], *(found[i] for i in stacks), *stacked)
+
+    def _settle(self) -> tuple[tuple[Input, ...], list[tuple[_Open, Input]], Body]:
+        """The body, imported again until all axes that change are open, with its formal inputs and the scalars that
+        tell the extents of open axes."""
+        ctx, n = self.ctx, len(self.carried)
+        for _ in range(1 + sum(v.rank for v in self.carried)):
+            formal = self._formal()
+            taken = {i.label for i in formal}
+            scalars: list[tuple[_Open, Input]] = []
+            for each in self.open.values():
+                if each.outer is not None:
+                    label = each.label
+                    while label in taken:
+                        label += "_"
+                    taken.add(label)
+                    scalars.append((each, Input(label, TensorType(dtypes.i64, ()), origin=ctx.origin)))
+            bound = {each.name: scalar for each, scalar in scalars}
+            body = ctx.scope.body(self.graph, formal, formal, bound=bound)
+            if len(body.outputs) <= n:
+                raise ctx.error(f"the body has {len(body.outputs)} outputs for {n} carried values and a condition")
+            before = len(self.open)
+            results = same_values(ctx, body.outputs[1 : 1 + n])
+            for i, (name, result) in enumerate(results):
+                self._compare(i, name, result, formal[2 + i], body.bound.keys())
+            if len(self.open) == before:
+                self._check_equals(results)
+                return formal, scalars, body
+        raise AssertionError("every axis can be opened once")
+
+    def _formal(self) -> tuple[Input, ...]:
+        types = [TensorType(dtypes.i64, ()), TensorType(dtypes.boolean, ())]
+        for i, value in enumerate(self.carried):
+            shape = (self.open[i, a].inner if (i, a) in self.open else d for a, d in enumerate(value.shape))
+            types.append(TensorType(value.dtype, tuple(shape)))
+        return tuple(Input(i.name, t, origin=(i.name,)) for i, t in zip(self.graph.input, types, strict=False))
+
+    def _compare(self, i: int, name: str, result: Value, formal: Input, bound: Collection[str]) -> None:
+        """Open the axes along which carried value `i` is not the same after the body as before."""
+        ctx, what = self.ctx, f"the carried value {name!r}"
+        if result.rank != formal.rank:
+            differing(ctx, result.type, formal.type, what)
+        changing = {a for a, d in enumerate(result.shape) if dims.symbols(d) & set(bound) and d != formal.shape[a]}
+        skipped = changing | {a for j, a in self.open if j == i}
+        plain = [
+            TensorType(v.dtype, tuple(1 if a in skipped else d for a, d in enumerate(v.shape)))
+            for v in (result, formal)
+        ]
+        for axis in sorted(changing | set(differing(ctx, plain[0], plain[1], what))):
+            if (i, axis) not in self.open:
+                label = f"{formal.label}_d{axis}"
+                symbol = new_symbol(ctx, label)
+                inner = ctx.assumptions.resolve(dims.symbol(symbol))
+                own = inner == dims.symbol(symbol)
+                promise = Promise.make(ctx, f"{label}_end") if own else None
+                self.open[i, axis] = _Open(i, axis, symbol, inner, promise, label)
+
+    def _check_equals(self, results: Outputs) -> None:
+        """Axes whose extents are those of others begin and go on as these do."""
+        ctx = self.ctx
+        tellers = [each for each in self.open.values() if each.outer is not None]
+        before = {each.name: self.carried[each.carried].shape[each.axis] for each in tellers}
+        after = {each.name: results[each.carried][1].shape[each.axis] for each in tellers}
+        for each in self.open.values():
+            start, result = self.carried[each.carried].shape[each.axis], results[each.carried][1].shape[each.axis]
+            if each.outer is None:
+                ctx.equal(start, dims.substitute(each.inner, before))
+                wanted = dims.substitute(each.inner, after)
+                if ctx.assumptions.simplified(result) != ctx.assumptions.simplified(wanted):
+                    raise ctx.unsupported(
+                        f"the carried value {results[each.carried][0]!r} must have {dims.show(wanted)} elements along "
+                        f"axis {each.axis} after an iteration, but has {dims.show(result)}"
+                    )
+
+    def _scan_length(self, trip: Value | None, always: bool) -> Dim | None:
+        """The extent for which scan outputs are stored; None where nothing bounds the number of iterations."""
+        ctx = self.ctx
+        if trip is None:
+            return None
+        known = ctx.known(trip)
+        if known is None and (array := ctx.array(trip)) is not None:
+            known = (int(array.item()),)
+        if known is not None:
+            length = ctx.assumptions.largest(known[0], 0)
+            return None if not always and isinstance(length, int) and length > LONGEST_SCAN else length
+        return ctx.size(ctx.build(Max, trip, ctx.constant(0, dtypes.i64)), "the trip count")
+
+    def _stack(self, made: _Carried, bound: dict[str, Value], name: str, row: Value) -> int:
+        """A scan output as a carried value that grows by a row in every iteration; its number."""
+        ctx, number = self.ctx, len(made.initial)
+        symbol, promise = new_symbol(ctx, f"{name}_rows"), Promise.make(ctx, f"{name}_end")
+        nothing = ctx.expand(ctx.constant(0, row.dtype), (0, *row.shape))
+        rows = made.add(ctx, nothing, f"{name}_rows", TensorType(row.dtype, (dims.symbol(symbol), *row.shape)))
+        made.results.append((f"{name}_rows", Concat((rows, Reshape(row, (1, *row.shape))), 0, origin=ctx.origin)))
+        made.grow(symbol, promise, len(made.initial))
+        bound[symbol] = made.add(ctx, ctx.constant(0, dtypes.i64), f"{name}_count")
+        following = ctx.build(Add, bound[symbol], ctx.constant(1, dtypes.i64))
+        made.results.append((f"{name}_count", following))
+        return number
+
+
+def _renamed(outputs: Sequence[tuple[str, Value]]) -> Outputs:
+    """Outputs under names that are all different."""
+    taken: set[str] = set()
+    found: list[tuple[str, Value]] = []
+    for wish, value in outputs:
+        name, number = wish, 2
+        while name in taken:
+            name, number = f"{wish}_{number}", number + 1
+        taken.add(name)
+        found.append((name, value))
+    return tuple(found)

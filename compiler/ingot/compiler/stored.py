@@ -1,0 +1,93 @@
+"""Artifacts that are files already: checked by their digests, copied without being read into this process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+from ingot.runtime.container import Container
+from ingot.runtime.errors import ArtifactError
+from ingot.runtime.manifest import DIGEST_CHUNK, Manifest
+from ingot.runtime.replacement import replaced
+
+_COPY_BYTES = 1 << 30  # the most that one system call copies
+
+
+class StoredFile:
+    """An open file, whose `descriptor` is closed with the last reference to this object."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def link(self) -> str:
+        """A path of the file for this process, whatever became of its name."""
+        return f"/proc/self/fd/{self._descriptor}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._descriptor).st_size
+
+    def copy(self, path: str | os.PathLike[str]) -> None:
+        """Copy the file to `path`, which is complete and synchronised to the disk afterwards or has not changed. Raises
+        as `container.write` does."""
+        with replaced(path) as temporary:
+            with open(self.link, "rb") as source, open(temporary, "xb") as target:
+                _copy(source.fileno(), target.fileno(), self.size)
+                os.fsync(target.fileno())
+            folder = temporary.parent
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """The kernel copies, or the file system shares the blocks, where they can; else the bytes pass through here."""
+    done = 0
+    try:
+        while done < size:
+            copied = os.copy_file_range(source, target, min(_COPY_BYTES, size - done))
+            if not copied:
+                break
+            done += copied
+    except OSError:  # between file systems that cannot, or an old kernel
+        if done:
+            raise
+    if done < size:
+        os.lseek(source, done, os.SEEK_SET)
+        os.lseek(target, done, os.SEEK_SET)
+        with open(source, "rb", closefd=False) as reader, open(target, "wb", closefd=False) as writer:
+            shutil.copyfileobj(reader, writer)
+
+
+def check_digests(file: Container, manifest: Manifest) -> None:
+    """Compare all members with their digests, those that the manifest has none of with their CRC-32, on all
+    processors. Raises ArtifactError naming the first that differs."""
+    for name in file.members.keys() - manifest.digests.keys():
+        file.verify(name)
+    chunks: list[tuple[str, int, memoryview, str]] = []
+    for name, digest in manifest.digests.items():
+        data = file.view(name).data
+        if len(data) != digest.size:
+            raise ArtifactError(f"{file.path}: member {name!r} has {len(data)} bytes, the manifest says {digest.size}")
+        for index, expected in enumerate(digest.chunks):
+            start = index * DIGEST_CHUNK
+            chunks.append((name, start, data[start : start + DIGEST_CHUNK], expected))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = pool.map(_sha256, [data for _, _, data, _ in chunks])
+        for (name, start, data, expected), digest in zip(chunks, found, strict=True):
+            if digest != expected:
+                raise ArtifactError(
+                    f"{file.path}: member {name!r} is damaged between bytes {start} and {start + len(data)}"
+                )
+
+
+def _sha256(data: memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,86 @@
+"""Products of 8-bit integers, several at a time: u8 elements of A by i8 weights, summed exactly in i32.
+
+Four at a time where the processor has VNNI (``vpdpbusd``, which does not saturate); else two, as 16-bit integers
+(``vpmaddwd``). The older ``vpmaddubsw`` is not used: it saturates sums of two products at 16 bits.
+"""
+
+# pyright: basic
+# llvmlite is untyped.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from ingot.compiler.ir.types import IrError
+from ingot.compiler.targets.cpu import functions
+from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.flow import Value
+from ingot.compiler.targets.cpu.functions import I8, I16, I32
+from ingot.compiler.targets.cpu.microkernel import Product
+from ingot.runtime.dtypes import DType
+
+_QUADS = {4: "128", 8: "256", 16: "512"}
+_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+
+
+def product(level: Level, dot: int) -> Product | None:
+    """What multiplies `dot` elements at a time on `level`; None for one. Raises IrError where nothing does."""
+    if dot == 1:
+        return None
+    if dot == 4 and level.dot == 4:
+        return Quads()
+    if dot == 2 and level.arch == "x86-64":
+        return Pairs()
+    raise IrError(f"{level.name} does not sum {dot} products of 8-bit integers at a time")
+
+
+def _called(b: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Value]) -> Value:
+    function = b.module.globals.get(name)
+    if function is None:
+        function = ir.Function(b.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+    return b.call(function, arguments)
+
+
+@dataclass(frozen=True)
+class Quads:
+    """Four products a lane with VNNI. Vectors are [lanes] i32, each four bytes."""
+
+    dot: int = 4
+
+    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """Four bytes for every lane."""
+        return functions.splat(b, b.load(at, align=1, typ=I32), lanes or 1)
+
+    def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """Four bytes for each lane."""
+        return b.load(at, align=4, typ=ir.VectorType(I32, lanes or 1))
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """total + x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3 in every lane"""
+        lanes = total.type.count
+        bytes_ = ir.VectorType(I8, 4 * lanes)
+        operands = [total, b.bitcast(x, bytes_), b.bitcast(y, bytes_)]
+        return _called(b, f"llvm.x86.avx512.vpdpbusd.{_QUADS[lanes]}", total.type, operands)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two products a lane as 16-bit integers. Vectors are [2 * lanes] i16; weights are 16 bits wide in memory."""
+
+    dot: int = 2
+
+    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """Two elements for every lane."""
+        two = b.zext(b.load(at, align=1, typ=ir.VectorType(I8, 2)), ir.VectorType(I16, 2))
+        whole = functions.splat(b, b.bitcast(two, I32), lanes or 1)
+        return b.bitcast(whole, ir.VectorType(I16, 2 * (lanes or 1)))
+
+    def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """Two elements for each lane."""
+        return b.load(at, align=4, typ=ir.VectorType(I16, 2 * (lanes or 1)))
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """total + x0 * y0 + x1 * y1 in every lane"""
+        return b.add(total, _called(b, _PAIRS[total.type.count], total.type, [x, y]))

@@ -1,0 +1,90 @@
+"""The words of the argument table of a program: what `ingot_run` is called with, and in which order.
+
+Every step has its words, in program order (`program.py`). Where symbols are bound during the run, more follow: what the
+code needs to compute the words that depend on them (`Sizes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ingot.compiler.ir.dims import Dim, symbol, symbols
+from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """The value of `dim`, or the address of that element of `storage`."""
+
+    dim: Dim
+    storage: Storage | None = None
+
+
+def step_words(steps: Sequence[Step]) -> Iterator[Word]:
+    """The words of `steps`, nested ones included, in program order."""
+
+    def address(argument: Argument) -> Word:
+        return Word(argument.offset, argument.storage)
+
+    for step in steps:
+        match step:
+            case Launch():
+                yield Word(step.chunks)
+                yield from map(address, step.buffers)
+                yield from map(Word, step.dims)
+            case Branch(condition=condition, then=then, otherwise=otherwise):
+                yield address(condition)
+                yield from step_words(then)
+                yield from step_words(otherwise)
+            case Repeat(counter=counter, trip=trip, condition=condition, body=body):
+                yield from (address(argument) for argument in (counter, trip, condition) if argument is not None)
+                yield from step_words(body)
+            case Bind(value=value):
+                yield address(value)
+            case Stop():
+                pass
+
+
+class Sizes:
+    """The words of a program whose symbols are bound during the run.
+
+    `words` are those of the steps, then the address of the status, the values of the other symbols that are needed, and
+    the addresses of the first elements of storages that are pointed into at places known only then. The last word of
+    the table, at `block`, is the address of the block of words that `ingot.runtime.late` lays out.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.bound = program.bound()
+        self.late = program.late_storages()
+        words = list(step_words(program.steps))
+        self.values: dict[str, int] = {}
+        self.bases: dict[Storage, int] = {}
+        self.status = 0
+        self.block = 0
+        if self.bound:
+            (status,) = program.of_kind("status")
+            self.status = len(words)
+            extra = [Word(0, status)]
+            depending = [word for word in words if self.needs(word)]
+            sized = [word.dim for word in depending] + [storage.size for storage in self.late]
+            names = {name for dim in sized for name in symbols(dim)}
+            for name in sorted(names - self.bound.keys()):
+                self.values[name] = len(words) + len(extra)
+                extra.append(Word(symbol(name)))
+            for word in depending:
+                if word.storage is not None and word.storage not in self.late and word.storage not in self.bases:
+                    self.bases[word.storage] = len(words) + len(extra)
+                    extra.append(Word(0, word.storage))
+            words += extra
+            self.block = len(words)
+        self.words = words
+        self.depending = [(i, word, needs) for i, word in enumerate(words) if (needs := self.needs(word))]
+        """The words that depend on bound symbols: number, word and those symbols."""
+
+    def needs(self, word: Word) -> frozenset[str]:
+        """The bound symbols that a word depends on: those of its dim and of the size of a late storage."""
+        names = symbols(word.dim)
+        if word.storage is not None and word.storage in self.late:
+            names |= symbols(word.storage.size)
+        return names & self.bound.keys()

@@ -1,0 +1,91 @@
+"""What would be made of a program: its kernels, its memory, its argument table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ingot.compiler.ir.dims import show
+from ingot.compiler.ir.program import Program
+from ingot.compiler.targets.cpu.objects import kernel_symbol
+from ingot.compiler.targets.target import TargetError
+from ingot.runtime.dims import compile_dims
+from ingot.runtime.dims import show as show_stored
+from ingot.runtime.inputs import describe
+from ingot.runtime.manifest import MAX_SIZE, Manifest, Signature
+from ingot.runtime.plan import Planner
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """A kernel and its place in the program: how many launches use it, `chunks` of each different launch as text.
+    `kind` is the template's name, or "nest" for plain loops."""
+
+    name: str
+    kind: str
+    launches: int
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """An artifact without code. `manifest` is what the artifact's would be but for code and digests; `weights_bytes`
+    is the size of its weights."""
+
+    manifest: Manifest
+    kernels: tuple[KernelUse, ...]
+    weights_bytes: int
+
+    def arena_bytes(self, values: Mapping[str, int]) -> int:
+        """Bytes of working memory of a run where the symbols have these values, as the runtime plans it. Raises
+        InputError for values that the model does not take."""
+        planner = Planner(self.manifest, describe(self.manifest.inputs), describe(self.manifest.outputs), 0, MAX_SIZE)
+        shapes = (tuple(compile_dims(each.shape).evaluate(values)) for each in self.manifest.inputs)
+        return planner.plan(tuple(shapes)).arena_size
+
+    def record(self, values: Mapping[str, int]) -> dict[str, Any]:
+        """All of it as JSON can hold it, memory for the symbols' `values`."""
+        return {
+            "name": self.manifest.name,
+            "inputs": [_described(each) for each in self.manifest.inputs],
+            "outputs": [_described(each) for each in self.manifest.outputs],
+            "symbols": {name: list(bounds) for name, bounds in self.manifest.symbols.items()},
+            "weights_bytes": self.weights_bytes,
+            "argument_words": len(self.manifest.args),
+            "temporaries": sum(storage.kind == "temp" for storage in self.manifest.storages),
+            "memory": {"symbols": dict(values), "arena_bytes": self.arena_bytes(values)},
+            "launches": sum(use.launches for use in self.kernels),
+            "kernels": [
+                {"name": use.name, "kind": use.kind, "launches": use.launches, "chunks": list(use.chunks)}
+                for use in self.kernels
+            ],
+        }
+
+    def session(self, *, threads: int | None = None) -> NoReturn:
+        """Raises TargetError: there is no code to run."""
+        raise TargetError("the target null makes no code to run; compile for another target, such as cpu")
+
+    def save(self, path: str | os.PathLike[str]) -> NoReturn:
+        """Raises TargetError: there is no code to write."""
+        raise TargetError(f"{os.fspath(path)}: the target null makes no code to write; compile for another target")
+
+
+def kernel_uses(program: Program) -> tuple[KernelUse, ...]:
+    """The different kernels of a program in the order of their first launches."""
+    names: dict[str, tuple[str, str]] = {}
+    chunks: dict[str, list[str]] = {}
+    for launch in program.launches():
+        symbol, body = kernel_symbol(launch.kernel), launch.kernel.body
+        names.setdefault(symbol, (launch.kernel.name, "nest" if isinstance(body, tuple) else type(body).__name__))
+        chunks.setdefault(symbol, []).append(show(launch.chunks))
+    return tuple(
+        KernelUse(name, kind, len(chunks[symbol]), tuple(dict.fromkeys(chunks[symbol])))
+        for symbol, (name, kind) in names.items()
+    )
+
+
+def _described(signature: Signature) -> dict[str, Any]:
+    shape = [dim if isinstance(dim, int) else show_stored(dim) for dim in signature.shape]
+    return {"name": signature.name, "dtype": signature.dtype.name, "shape": shape}
