@@ -43,7 +43,9 @@ def write_exceptions(results: Iterable[Result]) -> None:
             listed.pop(result.name, None)
         elif listed.get(result.name, ("",))[0] != result.verdict:
             listed[result.name] = result.verdict, result.reason
-    header = "# Cases that are expected not to come out right, and why. `python -m benchmarks.conformance` says when one does.\n"
+    header = (
+        "# Cases that are expected not to come out right, and why. `python -m benchmarks.conformance` says when one does.\n"
+    )
     body = sorted(f"{name} {verdict}: {reason}" for name, (verdict, reason) in listed.items())
     EXCEPTIONS.write_text(header + "\n".join(body) + "\n")
 

@@ -84,9 +84,9 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     "cpu" (a portable level of this machine's architecture), "native" (this very machine) or a level by name
     ("x86-64-v3", "x86-64-v4", "aarch64"); "interpreter" gives an object like an artifact, whose sessions interpret the
     program, and "null" one that says what would be made (`Outline`). `shapes`: dims per input, ints pin them, names
-    make them symbolic; `ranges`: (low, high) per symbolic dim. `custom`: operators of your own (`custom_op`). `preprocess` and
-    `postprocess`: steps before inputs and after outputs that become part of the model, by name, such as
-    ``{"input": "image:imagenet"}`` (see docs/processing.md).
+    make them symbolic; `ranges`: (low, high) per symbolic dim. `custom`: operators of your own (`custom_op`).
+    `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
+    as ``{"input": "image:imagenet"}`` (see docs/processing.md).
     `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `verify`: evaluate
     the graph before and after every pass on probe inputs and refuse a pass that changes a result. `print_after`, `dump`
     and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
@@ -96,8 +96,8 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     With `cache`, machine code and artifacts that were made before are taken from the kernel cache and new ones are kept
     there, as the environment says (see docs/tools.md); CacheWarning tells when that fails.
 
-    Raises ModelError (the model), ProcessingError (a step), PassError and ValidationError (a pass), LoweringError (no kernel), CustomOpError (an
-    operator of your own), TargetError, DefectError (Ingot itself).
+    Raises ModelError (the model), ProcessingError (a step), PassError and ValidationError (a pass), LoweringError (no
+    kernel), CustomOpError (an operator of your own), TargetError, DefectError (Ingot itself).
     """
     return _build(model, find_target(target), target, **options)
 

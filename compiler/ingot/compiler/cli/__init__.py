@@ -16,7 +16,23 @@ from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 
-from ingot.compiler.cli import bench, bisect, cache, check, compile, cut, demo, diff, export, inspect, opt, profile, reduce, run, selftest
+from ingot.compiler.cli import (
+    bench,
+    bisect,
+    cache,
+    check,
+    compile,
+    cut,
+    demo,
+    diff,
+    export,
+    inspect,
+    opt,
+    profile,
+    reduce,
+    run,
+    selftest,
+)
 from ingot.compiler.cli.console import Console, standard_console
 from ingot.compiler.cli.failures import CommandError, explain, one_line
 from ingot.compiler.environment import read_environment

@@ -59,7 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--preprocess", action="append", default=[], metavar="INPUT=STEP", help="image:imagenet, cast:u8, .."
     )
     around.add_argument(
-        "--postprocess", action="append", default=[], metavar="OUTPUT=STEP", help="argmax, topk:5, softmax, cast:f16, .."
+        "--postprocess",
+        action="append",
+        default=[],
+        metavar="OUTPUT=STEP",
+        help="argmax, topk:5, softmax, cast:f16, ..",
     )
     add_pipeline_arguments(parser)
     watch = parser.add_argument_group("watching the passes")

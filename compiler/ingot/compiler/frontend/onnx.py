@@ -31,6 +31,7 @@ from ingot.runtime.manifest import MAX_NAME, MAX_RANK, MAX_SYMBOL
 Source: TypeAlias = "str | Path | bytes | onnx.ModelProto | Any"
 
 MAX_BYTES = 2**62  # of one tensor
+REFINEMENTS_BEHIND = 4  # attempts to find more that is not supported
 REFINEMENTS = 256  # each one relates two dims or bounds one; a model has only so many
 
 
@@ -106,12 +107,15 @@ def _import(model: ModelData, table: Table, shapes: Shapes, ranges: Ranges) -> G
     require_small_calls(graph.node, functions)
     signature = read_signature(graph, shapes, ranges)
     refusals = Refusals(Survey(table, functions).unknown(graph.node, outputs, own_names(graph), opsets))
-    assumptions = signature.assumptions
+    assumptions, behind = signature.assumptions, 0
     for _ in range(REFINEMENTS):
         try:
             found = _attempt(model, table, functions, opsets, signature, assumptions, refusals)
         except Refinement as refinement:
             assumptions = refinement.assumptions
+            behind += bool(refusals)
+            if behind > REFINEMENTS_BEHIND:
+                break
             continue
         except ModelError:
             if refusals:
@@ -189,10 +193,11 @@ def _require_addressable(roots: Iterable[Value], bound: Mapping[str, Value], ran
                 extents = [abs(dims.evaluate(d, known)) for d in kind.shape]
             except ZeroDivisionError:
                 continue
-            if max((math.prod(extents) * kind.dtype.itemsize, *extents)) > MAX_BYTES:
+            if max((math.prod(extents) * kind.dtype.bits // 8, *extents)) > MAX_BYTES:
                 names = ", ".join(map(repr, node.origin)) or "the model"
                 raise ModelError(
-                    f"{names} makes {kind}, which no memory holds", remedy="correct the sizes, or give others with shapes"
+                    f"{names} makes {kind}, which no memory holds",
+                    remedy="correct the sizes, or give others with shapes",
                 )
 
 

@@ -1,7 +1,7 @@
 """All that is not supported in a model, found in one import.
 
-Where a node cannot be imported the import goes on behind it with *stand-ins*: inputs of the types that its results have,
-as the model declares them or ONNX infers them. What they lead to is never returned. Nodes whose operands have no
+Where a node cannot be imported the import goes on behind it with *stand-ins*: inputs of the types that its results
+have, as the model declares them or ONNX infers them. What they lead to is never returned. Nodes whose operands have no
 stand-in are left out and counted.
 """
 

@@ -14,7 +14,7 @@ from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, sche
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.refusals import BlockedError, Refusals, stand_in_types
 from ingot.compiler.frontend.sequences import Item, Optional, TensorSequence, mapped
-from ingot.compiler.frontend.signature import Symbols, declared_dims, identifier
+from ingot.compiler.frontend.signature import Symbols, declared_dims
 from ingot.compiler.frontend.sizes import Sizes
 from ingot.compiler.frontend.support import CALL_DEPTH, Functions, Survey
 from ingot.compiler.frontend.topology import label, live_order, producers
@@ -271,11 +271,11 @@ class Scope:
             except UnsupportedError as error:
                 self._refuse(error.at(node=place, opset=opset), node, opset or 0)
             except ModelError as error:
-                if not self.importer.refusals:
+                if not self._may_skip:
                     raise error.at(node=place, opset=opset) from error.__cause__
                 self._go_on_behind(node, opset or 0)
             except _MALFORMED as error:
-                if not self.importer.refusals:
+                if not self._may_skip:
                     raise ModelError(str(error) or type(error).__name__, node=place, opset=opset) from error
                 self._go_on_behind(node, opset or 0)
 
@@ -314,6 +314,12 @@ class Scope:
         self.importer.require_supported(body, opsets)
         return self._call(body, opsets, operands, attributes, origin)
 
+    @property
+    def _may_skip(self) -> bool:
+        """Whether a node that is wrong is left out: where the model is refused already, and no branch is asked if it
+        may run at all."""
+        return bool(self.importer.refusals) and self.parent is None and self.depth == 0
+
     def _refuse(self, error: ModelError, node: onnx.NodeProto, opset: int) -> None:
         """Note why `node` is not supported, and go on behind it."""
         assert isinstance(error, UnsupportedError)
@@ -349,16 +355,19 @@ class Scope:
             if shape is None or code not in DTYPES:
                 self.values[name] = Absent(BlockedError(f"the type of {name!r} is not known"))
                 continue
-            found = tuple(self._stand_in_dim(d, f"{name}_d{axis}") for axis, d in enumerate(shape))
-            self.values[name] = Input(name, TensorType(DTYPES[code], found), origin=(name,))
+            found = tuple(self._declared_dim(d) for d in shape)
+            if None in found:
+                self.values[name] = Absent(BlockedError(f"the shape of {name!r} is not known"))
+                continue
+            known = TensorType(DTYPES[code], tuple(d for d in found if d is not None))
+            self.values[name] = Input(name, known, origin=(name,))
 
-    def _stand_in_dim(self, declared: int | str | None, wish: str) -> Dim:
-        if isinstance(declared, int):
+    def _declared_dim(self, declared: int | str | None) -> Dim | None:
+        """A dim as declared, None where nothing else tells what it is."""
+        if declared is None or isinstance(declared, int):
             return declared
         names = self.importer.symbols.names
-        if declared in names:
-            return self.importer.assumptions.resolve(dims.symbol(names[declared]))
-        return dims.symbol(self.importer.new_symbol(identifier(wish)))
+        return self.importer.assumptions.resolve(dims.symbol(names[declared])) if declared in names else None
 
     def _call(
         self,

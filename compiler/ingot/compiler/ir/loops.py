@@ -69,7 +69,8 @@ FUNCTIONS: dict[str, int] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "pow", "min", "max", "mod", "fmod"), 2),
     **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor"), 2),
     **dict.fromkeys(("bitand", "bitor", "bitxor", "shl", "shr", "copysign", "atan2"), 2),
-    **dict.fromkeys(("neg", "abs", "sign", "not", "bitnot", "sqrt", "reciprocal", "cast", "bitcast", "isnan", "isinf"), 1),
+    **dict.fromkeys(("neg", "abs", "sign", "not", "bitnot", "sqrt", "reciprocal"), 1),
+    **dict.fromkeys(("cast", "bitcast", "isnan", "isinf"), 1),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "tanh", "sigmoid", "softplus", "gelu"), 1),
     **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), 1),
     **dict.fromkeys(("floor", "ceil", "trunc", "round"), 1),  # round: half to even

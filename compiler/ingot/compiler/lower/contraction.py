@@ -53,8 +53,8 @@ class Epilogue:
     def stores(
         self, build: KernelBuilder, index: Sequence[Dim], acc: Expr, real: Expr | None = None
     ) -> tuple[Store, ...]:
-        """The stores for the place `index` of the anchor, whose element there is `acc` (of the wide type); `real` is the
-        same number in f32 where that is at hand."""
+        """The stores for the place `index` of the anchor, whose element there is `acc` (of the wide type); `real` is
+        the same number in f32 where that is at hand."""
         group = self.group
         reference, dtype = group.anchor.type.shape, group.anchor.type.dtype
         element = acc if wide_type(dtype) == dtype else Call("cast", (acc,), dtype)

@@ -35,7 +35,8 @@ def _is_product(value: Value, scale: float) -> bool:
             return x.dtype.is_integer and LEAST < abs(scale) < MOST
         case Mul(inner, Constant(data=data)):
             sizes = np.abs(data)
-            return bool(((sizes > LEAST) & (sizes < MOST)).all()) and isinstance(inner, Cast) and _is_product(inner, scale)
+            within = bool(((sizes > LEAST) & (sizes < MOST)).all())
+            return within and isinstance(inner, Cast) and _is_product(inner, scale)
         case Add(inner, Constant(data=data)):
             return bool((np.abs(data) < MOST).all()) and _is_product(inner, scale)
         case Relu(x=inner):
@@ -45,8 +46,8 @@ def _is_product(value: Value, scale: float) -> bool:
 
 
 def _divided(x: Expr, scale: float) -> Expr:
-    """x / scale, rounded correctly, without a division: the remainder of the product with the rounded reciprocal corrects
-    it (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990)."""
+    """x / scale, rounded correctly, without a division: the remainder of the product with the rounded reciprocal
+    corrects it (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990)."""
     inverse = Const(float(np.float32(1) / np.float32(scale)), f32)
     near = Call("mul", (x, inverse), f32)
     rest = Call("fma", (near, Const(-scale, f32), x), f32)

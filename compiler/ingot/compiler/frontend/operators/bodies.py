@@ -25,6 +25,7 @@ from ingot.compiler.ops.movement import Concat, DimValues, Reshape, Slice
 from ingot.compiler.ops.pointwise import Add, Max
 from ingot.runtime import dtypes
 
+PIN_OR_REMOVE = "pin symbolic dims with shapes, or take the control flow out of the model"
 LONGEST_SCAN = 1 << 20  # iterations for which a scan output is stored in full though the loop may end before
 
 Outputs = tuple[tuple[str, Value], ...]
@@ -47,7 +48,7 @@ def agree(ctx: Context, a: Value, b: Value, what: str) -> None:
     for axis in differing(ctx, a.type, b.type, what):
         raise ctx.unsupported(
             f"{what} is {a.type} in one place and {b.type} in another, which differ along axis {axis}",
-            "pin symbolic dims with shapes, or take the control flow out of the model",
+            PIN_OR_REMOVE,
         )
 
 
@@ -57,9 +58,9 @@ def differing(ctx: Context, a: TensorType, b: TensorType, what: str) -> list[int
     UnsupportedError when they differ in more than extents.
     """
     if a.dtype != b.dtype or a.rank != b.rank:
-        raise ctx.unsupported(
-            f"{what} is {a} in one place and {b} in another", "take the control flow out of the model"
-        )
+        # A rank can hang on an extent: a Squeeze behind a comparison with one.
+        remedy = PIN_OR_REMOVE if a.dtype == b.dtype else "take the control flow out of the model"
+        raise ctx.unsupported(f"{what} is {a} in one place and {b} in another", remedy)
     found: list[int] = []
     for axis, (d, e) in enumerate(zip(a.shape, b.shape, strict=True)):
         if 0 not in (d, e) and not ctx.bound(d, e):  # what begins with nothing and is not so later grows

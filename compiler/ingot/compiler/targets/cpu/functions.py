@@ -180,8 +180,8 @@ def cast(b: ir.IRBuilder, value: ir.Value, source: DType, target: DType) -> ir.V
 
 
 def cast_within(b: ir.IRBuilder, level: Level, value: ir.Value, target: DType) -> ir.Value:
-    """An f32 `value` that lies in the integer type `target` of at most 16 bits, or is NaN, truncated to it; NaN gives an
-    unspecified integer. Cheaper than `cast` on x86, where saturation takes several instructions."""
+    """An f32 `value` that lies in the integer type `target` of at most 16 bits, or is NaN, truncated to it; NaN gives
+    an unspecified integer. Cheaper than `cast` on x86, where saturation takes several instructions."""
     whole = _truncated(b, level, value)
     return b.trunc(whole, widened(register_type(target), lanes_of(value)))
 
