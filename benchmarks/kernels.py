@@ -1,15 +1,17 @@
 """Speed of the contraction, depthwise and attention kernels beside the machine's measured multiply-add peak.
 
-    python -m benchmarks.kernels [--level x86-64-v3] [--only matmul,conv,depthwise,attention] [--onnxruntime]
+    python -m benchmarks.kernels [--level x86-64-v3] [--only matmul,bytes,conv,depthwise,attention] [--onnxruntime]
 
 One thread, process CPU time, the minimum over rounds (CPU time hides preemption, the minimum hides the rest). Kernels
 run whole launches from one native loop over their chunks, with the schedules that lowering would choose. Weights and
 data are random. With --onnxruntime, matmul rows are raced against it in the same rounds (MatMul and Add, one thread).
+Rows of bytes are products of u8 by i8 with i32 sums, requantised to u8, raced against the same product in f32.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from ingot.compiler.ir.dims import ceil_divide, evaluate, product, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Kernel, Load, Local, Store
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
+from ingot.compiler.lower.contraction import Narrow
 from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.tiles import choose_attention, choose_contraction, choose_depthwise
 from ingot.compiler.targets import elf
@@ -30,7 +33,7 @@ from ingot.compiler.targets.cpu import features, flow, objects
 from ingot.compiler.targets.cpu.emit import emit_kernel
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.peak import multiply_add_rate
-from ingot.runtime.dtypes import f32
+from ingot.runtime.dtypes import f32, from_numpy, i32, u8
 from ingot.runtime.image import Image
 
 Array = NDArray[Any]
@@ -82,6 +85,7 @@ class Problem:
     kernel: Kernel
     buffers: Mapping[str, Array]
     flops: int
+    beside: Problem | None = None  # what it is raced against
 
 
 def matmul(m: int, k: int, n: int, level: Level) -> Problem:
@@ -112,6 +116,48 @@ def matmul(m: int, k: int, n: int, level: Level) -> Problem:
         "c": np.zeros((m, n), np.float32),
     }
     return Problem(f"{m}x{k}x{n}", kernel(template, buffers, "c"), buffers, 2 * m * k * n)
+
+
+def bytes_matmul(m: int, k: int, n: int, level: Level) -> Problem:
+    """``clip(round((a @ b) * scale), 0, 255)`` for a of u8 and b of i8, beside `matmul`."""
+    machine = features.machine(level)
+    narrow = Narrow.of(machine)
+    depth = narrow.filled(k)
+    tile = choose_contraction(narrow.room(machine), rows=m, columns=n, depth=depth // narrow.dot)
+    rng = np.random.default_rng(0)
+    weights = np.zeros((depth, n), narrow.dtype.to_numpy())
+    weights[:k] = rng.integers(-128, 128, (k, n))
+    row, column, step = symbol("m"), symbol("n"), symbol("k")
+    total = Call("add", (Local("acc", i32), Load("bias", column)), i32)
+    real = Call("mul", (Call("cast", (total,), f32), Load("scale", column)), f32)
+    kept = Call("clip", (Call("round", (real,), f32), Const(0.0, f32), Const(255.0, f32)), f32)
+    template = Contraction(
+        batch=(),
+        rows=(Axis("m", m),),
+        columns=Axis("n", n),
+        segments=(),
+        run=Axis("k", depth),
+        a=Load("a", row * depth + step),
+        b="b",
+        b_offset=0,
+        width=tile.width,
+        tile_rows=tile.tile_rows,
+        row_block=tile.row_block,
+        panel_block=tile.panel_block,
+        stores=(Store("c", row * n + column, Call("cast", (kept,), u8)),),
+        accumulator=i32,
+        dot=narrow.dot,
+        narrow=True,
+        shift=narrow.shift,
+    )
+    buffers = {
+        "a": rng.integers(0, 256, (m, depth), np.uint8),
+        "b": aligned(pack_panels(weights, tile.width, narrow.dot)),
+        "bias": np.ones(n, np.int32),
+        "scale": np.full(n, 1e-3, np.float32),
+        "c": np.zeros((m, n), np.uint8),
+    }
+    return Problem(f"bytes {m}x{k}x{n}", kernel(template, buffers, "c"), buffers, 2 * m * k * n, matmul(m, k, n, level))
 
 
 def conv(
@@ -212,7 +258,9 @@ def attention(heads: int, queries: int, keys: int, depth: int, level: Level) -> 
 
 def kernel(template: Contraction | Depthwise | Attention, buffers: Mapping[str, Array], out: str) -> Kernel:
     """The template as a kernel over `buffers`, of which `out` is written."""
-    parameters = tuple(Buffer(name, f32, "write" if name == out else "read") for name in buffers)
+    parameters = tuple(
+        Buffer(name, from_numpy(data.dtype), "write" if name == out else "read") for name, data in buffers.items()
+    )
     return Kernel("kernel", parameters, (), template.grid, template)
 
 
@@ -299,6 +347,9 @@ def problems(kinds: set[str], level: Level) -> Iterator[tuple[Problem, tuple[int
     if "matmul" in kinds:
         for extents in MATMULS:
             yield matmul(*extents, level), extents
+    if "bytes" in kinds:
+        for m, k, n in MATMULS:
+            yield bytes_matmul(m, k, n, level), None
     if "conv" in kinds:
         for row in CONVS:
             yield conv(*row, level), None
@@ -312,7 +363,7 @@ def problems(kinds: set[str], level: Level) -> Iterator[tuple[Problem, tuple[int
 
 def main() -> None:
     """Print one line per problem."""
-    kinds = ("matmul", "conv", "depthwise", "attention")
+    kinds = ("matmul", "bytes", "conv", "depthwise", "attention")
     parser = argparse.ArgumentParser(description="Speed of contraction kernels against the multiply-add peak.")
     parser.add_argument("--level", default="x86-64-v3" if features.host_arch() == "x86-64" else "aarch64")
     parser.add_argument("--only", default=",".join(kinds), help="comma-separated: " + ", ".join(kinds))
@@ -323,12 +374,18 @@ def main() -> None:
     top = multiply_add_rate(level) / 1e9
     print(f"{level.name}: {top:.1f} GFLOP/s peak")
     for problem, extents in problems(set(options.only.split(",")), level):
-        call, image = launch(problem, level)
-        with image:
-            peer = peer_matmul(*extents) if options.onnxruntime and extents else None
-            times = race([call, peer] if peer else [call], options.rounds)
-            rate = problem.flops / times[0] / 1e9
-            beside = f"  onnxruntime {problem.flops / times[1] / 1e9:6.1f}  x{times[1] / times[0]:.2f}" if peer else ""
+        with contextlib.ExitStack() as images:
+            peers: dict[str, Callable[[], object]] = {}
+            for name, own in (("", problem), ("f32", problem.beside)):
+                if own is not None:
+                    peers[name], image = launch(own, level)
+                    images.enter_context(image)
+            if options.onnxruntime and extents:
+                peers["onnxruntime"] = peer_matmul(*extents)
+            times = race(list(peers.values()), options.rounds)
+            rate, beside = problem.flops / times[0] / 1e9, ""
+            for name, other in list(zip(peers, times, strict=True))[1:]:
+                beside += f"  {name} {problem.flops / other / 1e9:6.1f}  x{other / times[0]:.2f}"
             line = f"{problem.name:44s} {times[0] * 1e6:9.1f} us {rate:7.1f} GFLOP/s {100 * rate / top:5.1f} %"
             print(line + beside, flush=True)
     print(f"{multiply_add_rate(level) / 1e9:.1f} GFLOP/s peak after")

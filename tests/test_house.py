@@ -33,6 +33,7 @@ LEVELS = {
     "passes": 2,
     "pipeline": 2,
     "rewrite": 2,
+    "single_pass": 2,
     "validate": 2,
     "targets": 3,
     "defects": 3,
@@ -42,8 +43,10 @@ LEVELS = {
     "processing": 3,
     "stored": 2,
     "bench": 5,
+    "onnx_backend": 5,
     "debug": 5,
     "demo": 5,
+    "onnx_backend": 5,
     "": 5,  # ingot.compiler itself: the public API
     "cli": 6,
 }
@@ -55,7 +58,7 @@ OWNERS = {
     "ml_dtypes": ("",),
     "numba": ("targets/",),
     "numpy": ("",),
-    "onnx": ("bench/", "debug/", "demo/train_digits.py", "frontend/", "processing/image.py"),
+    "onnx": ("bench/", "debug/", "demo/train_digits.py", "frontend/", "onnx_backend.py", "processing/image.py"),
     "onnx_graphsurgeon": ("frontend/",),
     "onnxruntime": ("bench/",),
     "openvino": ("bench/",),

@@ -26,5 +26,6 @@ def test_ruff() -> None:
     passes("ruff", "check", ".")
 
 
+@pytest.mark.slow
 def test_types() -> None:
     passes("pyright", "--pythonpath", sys.executable)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes that work on cases")
     parser.add_argument("--json", action="store_true", help="a JSON object a case instead of tables")
     parser.add_argument("--alone", action="store_true", help="without onnx.reference and ONNX Runtime")
-    parser.add_argument("--tables", action="store_true", help="write the tables of docs/onnx-support.md, from all cases")
+    parser.add_argument("--tables", action="store_true", help="write docs/onnx-support.md, from all cases")
     parser.add_argument("--accept", action="store_true", help=f"write what came out to {EXCEPTIONS.name}")
     options = parser.parse_args(arguments)
     cases = load_cases(options.match, options.categories.split(","))

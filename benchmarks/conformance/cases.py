@@ -15,6 +15,9 @@ import onnx
 from onnx import numpy_helper
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
+from onnx.helper import np_dtype_to_tensor_dtype
+
+from ingot.runtime.dtypes import BY_NAME
 
 CATEGORIES = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -68,6 +71,14 @@ class Case:
         nodes = sorted(self.model.graph.node, key=lambda n: n.op_type.lower() not in spelled)
         domain = (nodes[0].domain if nodes else "") or "ai.onnx"
         return domain, nodes[0].op_type if nodes else "", opsets.get(domain, 0)
+
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of the element types of the tensors that the model takes."""
+        codes = {i.type.tensor_type.elem_type for i in self.model.graph.input if i.type.HasField("tensor_type")}
+        known = {code: d.name for d in BY_NAME.values() if (code := np_dtype_to_tensor_dtype(d.to_numpy()))}
+        return tuple(sorted(name for code, name in known.items() if code in codes))
 
 
 def load_cases(match: str = "", categories: Sequence[str] = CATEGORIES) -> list[Case]:

@@ -25,7 +25,8 @@ PEERS = ("onnx.reference", "ONNX Runtime")
 @dataclass(frozen=True)
 class Result:
     """How a case came out. `refused`: the model was said not to be supported; `failed`: any other error, a defect.
-    `milliseconds` is the compile time; `peers` has the verdicts of the others."""
+    `milliseconds` is the compile time, `types` are the
+    element types of the inputs; `peers` has the verdicts of the others."""
 
     name: str
     category: str
@@ -35,6 +36,7 @@ class Result:
     verdict: Verdict
     reason: str = ""
     milliseconds: float = 0.0
+    types: tuple[str, ...] = ()
     peers: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
 
 
@@ -58,7 +60,10 @@ def judge(case: Case, *, peers: bool = True) -> Result:
             # What these raise says little about why, so every error of theirs is a refusal.
             for name, make in zip(PEERS, (_reference, _onnxruntime), strict=True):
                 others[name] = _verdict(case, make, (Exception,))[0]
-    return Result(case.name, case.category, *case.operator, verdict, reason, compiled[0] if compiled else 0.0, others)
+    taken = compiled[0] if compiled else 0.0
+    domain, operator, opset = case.operator
+    found = (verdict, reason, taken, case.types, others)
+    return Result(case.name, case.category, domain, operator, opset, *found)
 
 
 def _verdict(
@@ -85,8 +90,8 @@ def _shortened(error: Exception) -> str:
 
 def _reference(model: onnx.ModelProto) -> Run:
     evaluator = ReferenceEvaluator(model)
-    names = evaluator.input_names
-    return lambda inputs: evaluator.run(None, dict(zip(names, inputs, strict=False)))
+    names = [str(name) for name in evaluator.input_names]
+    return lambda inputs: list(evaluator.run(None, dict(zip(names, inputs, strict=False))))
 
 
 def _onnxruntime(model: onnx.ModelProto) -> Run:

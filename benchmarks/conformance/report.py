@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 
@@ -12,6 +13,7 @@ import onnx
 from benchmarks.conformance.judge import PEERS, Result
 from benchmarks.tables import replaced
 from ingot.compiler.frontend.operators import TABLE
+from ingot.runtime import dtypes
 
 EXCEPTIONS = Path(__file__).with_name("exceptions.txt")
 SUPPORT = Path(__file__).resolve().parents[2] / "docs/onnx-support.md"
@@ -43,9 +45,7 @@ def write_exceptions(results: Iterable[Result]) -> None:
             listed.pop(result.name, None)
         elif listed.get(result.name, ("",))[0] != result.verdict:
             listed[result.name] = result.verdict, result.reason
-    header = (
-        "# Cases that are expected not to come out right, and why. `python -m benchmarks.conformance` says when one does.\n"
-    )
+    header = "# Cases that are expected not to come out right, and why: python -m benchmarks.conformance\n"
     body = sorted(f"{name} {verdict}: {reason}" for name, (verdict, reason) in listed.items())
     EXCEPTIONS.write_text(header + "\n".join(body) + "\n")
 
@@ -94,25 +94,45 @@ def summary(results: Sequence[Result]) -> str:
     return "\n\n".join(["\n".join(others), by_category(results), by_opset(results), timing])
 
 
-def operators() -> str:
-    """The operators of the importer's table: the opsets from which each meaning holds, and those that ONNX has."""
-    lines = ["| operator | opset versions | element types |", "|---|---|---|"]
-    newest = onnx.defs.onnx_opset_version()
-    for spelled in TABLE.names():
-        domain, _, name = spelled.rpartition(".")
-        schemas = [s for s in onnx.defs.get_all_schemas_with_history() if (s.domain, s.name) == (domain, name)]
-        known = sorted({s.since_version for s in schemas if TABLE.find(domain, name, s.since_version) is not None})
-        if known:
-            schema = onnx.defs.get_schema(name, newest if not domain else known[-1], domain)
-            lines.append(f"| {spelled} | {', '.join(map(str, known))} | {_types(schema)} |")
+def operators(results: Sequence[Result]) -> str:
+    """The operators of the importer's table, the versions of each that it has, and the element types of the inputs of
+    cases that came out right."""
+    versions: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.deprecated and TABLE.find(schema.domain, schema.name, schema.since_version) is not None:
+            versions[schema.domain, schema.name].add(schema.since_version)
+    types: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for result in results:
+        if result.verdict == "right":
+            domain = "" if result.domain == "ai.onnx" else result.domain
+            types[domain, result.operator].update(result.types)
+    lines = ["| operator | versions, by opset | inputs of cases that are right |", "|---|---|---|"]
+    order = [*dtypes.BY_NAME]
+    for key in sorted(versions):
+        listed = ", ".join(sorted(types[key], key=order.index)) or "no case"
+        lines.append(f"| {'.'.join(filter(None, key))} | {', '.join(map(str, sorted(versions[key])))} | {listed} |")
     return "\n".join(lines)
-
-
-def _types(schema: onnx.defs.OpSchema) -> str:
-    raise NotImplementedError
 
 
 def write_tables(results: Sequence[Result]) -> None:
     """Put the tables into the documentation."""
-    for name, table in (("categories", by_category(results)), ("opsets", by_opset(results)), ("operators", operators())):
+    times = [r.milliseconds for r in results if r.category == "node" and r.verdict == "right"] or [0.0]
+    timing = f"Compiling a node's case in a warm process: mean {mean(times):.0f} ms, median {median(times):.0f} ms."
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnx", "onnxruntime"))
+    tables = {
+        "categories": f"{by_category(results)}\n\n{versions}. {timing}",
+        "opsets": by_opset(results),
+        "exceptions": exceptions(),
+        "operators": operators(results),
+    }
+    for name, table in tables.items():
         SUPPORT.write_text(replaced(SUPPORT, name, table))
+
+
+def exceptions() -> str:
+    """The expected exceptions by reason."""
+    groups: dict[tuple[str, str], int] = Counter(read_exceptions().values())
+    lines = ["| cases | outcome | why |", "|--:|---|---|"]
+    ordered = sorted(groups.items(), key=lambda group: (-group[1], group[0]))
+    lines += [f"| {count} | {verdict} | {why} |" for (verdict, why), count in ordered]
+    return "\n".join(lines)

@@ -24,7 +24,8 @@ from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.runtime import ArtifactError, Session
 from ingot.runtime.dtypes import f32, i64
-from ingot.runtime.manifest import DIGEST_CHUNK, Pointer, parse_manifest
+from ingot.runtime.manifest import DIGEST_CHUNK, parse_manifest
+from ingot.runtime.tables import Pointer
 
 WIDTH = 8
 LEVEL = host_level()
@@ -210,7 +211,7 @@ def test_programs_that_the_runtime_would_refuse() -> None:
     code = {LEVEL.name: b""}
     with pytest.raises(IrError, match="an argument word"):
         build_artifact(program, code, [["x", 1]], target=TARGET, name="bad")
-    with pytest.raises(ArtifactError, match=r"args\[0\]"):
+    with pytest.raises(ArtifactError, match=r"args.storage\[0\] is 77, which is not in -2 to 2"):
         build_artifact(program, code, [["p", 77, 0]], target=TARGET, name="bad")
     hidden = Storage("hidden", "temp", f32, symbol("m"))
     with pytest.raises(ArtifactError, match="no input has an axis that gives the symbol m"):
@@ -224,6 +225,9 @@ def test_programs_that_the_runtime_would_refuse() -> None:
 
 def test_manifest_is_plain_json(artifact: Artifact) -> None:
     document = json.loads(artifact.manifest.encode())
-    assert document["format"] == 1 and document["target"] == {"arch": LEVEL.arch, "asked": "cpu"}
-    assert document["args"][:3] == [["d", ["//", ["+", "n", 63], 64]], ["p", 0, 0], ["p", 2, 0]]
-    assert document["storages"][2] == {"kind": "weight", "dtype": "f32", "size": WIDTH, "offset": 0}
+    assert document["format"] == 2 and document["target"] == {"arch": LEVEL.arch, "asked": "cpu"}
+    args, storages = document["args"], document["storages"]
+    assert args["dims"][:2] == [["//", ["+", "n", 63], 64], 0]
+    assert (args["dim"][:3], args["storage"][:3]) == ([0, 1, 1], [-1, 0, 2])
+    assert storages["dtypes"] == ["f32"] and storages["dims"][storages["size"][2]] == WIDTH
+    assert storages["kind"][2] == 2 and storages["offset"][0] == 0

@@ -23,19 +23,9 @@ from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Gather
 from ingot.compiler.ops.pointwise import Add, Identity, Mul, Neg, Relu
 from ingot.compiler.options import OptionError, show_options
-from ingot.compiler.pipeline import (
-    Named,
-    PassError,
-    PassReport,
-    Pipeline,
-    PipelineError,
-    as_pass,
-    known_passes,
-    load_pass,
-    rules,
-    spelling,
-)
+from ingot.compiler.pipeline import PassReport, Pipeline, PipelineError, known_passes, load_pass
 from ingot.compiler.rewrite import Patch, Trace
+from ingot.compiler.single_pass import Named, PassError, as_pass, rules, spelling
 from ingot.compiler.validate import ValidationError, compare, make_probes
 from ingot.runtime.dtypes import f32, i64
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from ingot.runtime.dims import (
     MAX_DEPTH,
     OPERATORS,
     Dim,
-    DimReader,
     compile_dims,
     parse_dim,
     show,
@@ -85,23 +83,12 @@ def test_malformed_dims_are_refused(value: object) -> None:
         parse_dim(value, NAMES)
 
 
-@pytest.mark.parametrize("value", [0, -(2**63) + 1, "k", ["+", ["*", "k", 3], 1], ["max", "seq", ["%", "k", 2]]])
-def test_a_reader_reads_what_parsing_does(value: object) -> None:
-    read = DimReader(NAMES)
-    assert read(value) == parse_dim(value, NAMES)
-    assert read(json.loads(json.dumps(value))) is read(value) or isinstance(value, int | str)
-
-
-def test_a_reader_refuses_every_time() -> None:
-    read = DimReader(NAMES)
+def test_deep_dims_are_refused() -> None:
     deep: Any = "k"
     for _ in range(100_000):
         deep = ["+", deep, 1]
-    for value in (None, True, 1.0, "other", ["-", 1, 2], ["+", 1, True], 2**63, ["+", 1, 2**63], deep):
-        for _ in range(2):
-            with pytest.raises(ArtifactError):
-                read(value)
-    assert read(["+", 1, 2]) == ("+", 1, 2)
+    with pytest.raises(ArtifactError, match="nested"):
+        parse_dim(deep, NAMES)
 
 
 def test_dims_that_share_parts_are_compiled_once() -> None:

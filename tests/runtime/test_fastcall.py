@@ -366,7 +366,11 @@ def test_threads(affine: Artifact, monkeypatch: pytest.MonkeyPatch, releases: bo
     for thread in threads:
         thread.join()
     assert not errors
-    assert all(is_native(lane.call) for lane in session._idle)
+    # A lane that was opened late may have seen each shape but once: two more runs, and none is left without a function.
+    lanes = list(session._idle)
+    for lane in lanes:
+        session._idle[:] = [lane]
+        assert is_native(warm(session, feeds(2)))
     session.close()
 
 

@@ -18,6 +18,7 @@ from ingot.compiler.artifact import Artifact
 from ingot.runtime import ArtifactError, RuntimeFault
 from ingot.runtime.late import LateMemory, record_word, value_word
 from ingot.runtime.manifest import parse_manifest
+from ingot.runtime.tables import BLOCK, VALUE
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,11 @@ def _put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _set_word(document: dict[str, Any], old: int, new: int) -> None:
+    column = document["args"]["storage"]
+    column[column.index(old)] = new
+
+
 def _weight(document: dict[str, Any]) -> None:
     document["inputs"][0]["shape"] = ["p"]
 
@@ -68,8 +74,8 @@ def _weight(document: dict[str, Any]) -> None:
         (_put("late", []), "the late storages are not those"),
         (_put("late", [[99, 1]]), "a late storage is 99"),
         (lambda d: d["late"].append(d["late"][0]), "twice"),
-        (lambda d: d["args"].pop(), "args has 0 words for the block"),
-        (lambda d: d["args"].append(["late"]), "args has 2 words for the block"),
+        (lambda d: _set_word(d, BLOCK, VALUE), "args has 0 words for the block"),
+        (lambda d: _set_word(d, VALUE, BLOCK), "args has 2 words for the block"),
         (_weight, "the shape of an input mentions a bound symbol"),
     ],
 )

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from ingot.compiler.artifact import Artifact
+from ingot.runtime.dtypes import f32
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.manifest import FORMAT_VERSION, Manifest, parse_manifest
+from ingot.runtime.tables import STATUS, Arguments, Block, Pointer, Storage, Storages, Value
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_writing_refuses_what_reading_would(manifest: Manifest) -> None:
         replace(manifest, name="\ud800").encode()
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.0])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, True, 2.0])
 def test_other_versions(document: dict[str, Any], version: object) -> None:
     document["format"] = version
     with pytest.raises(ArtifactError, match=f"this runtime reads version {FORMAT_VERSION}: update ingot"):
@@ -54,7 +56,7 @@ def test_other_versions(document: dict[str, Any], version: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xff", b"[]", b"3", b"null", b'{"format": 1}', b'{"format": 1, "format": 1}', b'{"format": NaN}',
+    [b"", b"\xff", b"[]", b"3", b"null", b'{"format": 2}', b'{"format": 2, "format": 2}', b'{"format": NaN}',
      b"[" * 100_000, b'{"format":' + b"9" * 5000 + b"}"],
 )  # fmt: skip
 def test_not_json_or_not_an_object(data: bytes) -> None:
@@ -89,20 +91,39 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("inputs.0.shape", [1] * 65, "more than 64 axes"),
     ("inputs", [], "not every storage"),
     ("outputs.0.storage", 0, "not an output"),
-    ("storages.0.kind", "disk", "known are"),
-    ("storages.0.kind", "temp", "has no 'live'"),
-    ("storages.0.size", -1, "size is -1"),
-    ("storages.0.size", 2**57, "size is"),
-    ("storages.0.live", [0, 1], "unknown keys"),
-    ("storages.4.offset", 8, "multiple of 64"),
-    ("storages.4.offset", 64, "beyond its end"),
-    ("storages.4.size", "n", "must be constant"),
-    ("storages.5.live", [3, 2], "not an integer of 3"),
-    ("storages.5.live", [3], "not .first, last."),
-    ("args.0", ["q", 1], "neither"),
-    ("args.0", "d", "not a JSON array"),
-    ("args.1", ["p", 99, 0], "not an integer of 0 to 5"),
-    ("args.1", ["p", 0, ["^", 1, 2]], "operator"),
+    ("storages", [], "not a JSON object"),
+    ("storages", {"kind": []}, "has no 'dtypes'"),
+    ("storages.surprise", [], "unknown keys: surprise"),
+    ("storages.dtypes.0", "f31", "has 'f31'; known are f64"),
+    ("storages.dtypes.0", ["f32"], "known are f64"),
+    ("storages.dims.0", -1, "size is -1"),
+    ("storages.dims.0", 2**57, "size is"),
+    ("storages.dims.0", ["^", 1, 2], "storages.dims: a dim has the operator"),
+    ("storages.kind.0", 5, "not in 0 to 4"),
+    ("storages.kind.0", 3, "not a first and last step for each temp"),
+    ("storages.kind.0", "input", "not an array of integers"),
+    ("storages.kind", "", "not a JSON array"),
+    ("storages.kind", [0], "not of one length"),
+    ("storages.dtype.0", 1, "not in 0 to 0"),
+    ("storages.size.0", True, "not an array of integers"),
+    ("storages.size.0", 0.0, "not an array of integers"),
+    ("storages.size.0", 2**70, "not in 0 to 1"),
+    ("storages.size.4", 0, "must be constant"),
+    ("storages.offset", [8], "multiple of 64"),
+    ("storages.offset", [], "multiple of 64"),
+    ("storages.offset", [64], "beyond its end"),
+    ("storages.offset", [-64], "not in 0 to"),
+    ("storages.live", [3, 2], "not a first and last step"),
+    ("storages.live", [3], "not a first and last step"),
+    ("args", [], "not a JSON object"),
+    ("args.dims", [], "not in 0 to -1"),
+    ("args.dims.0", "m", "args.dims: a dim names 'm'"),
+    ("args.dim.0", -1, "args.dim.0. is -1, which is not in 0"),
+    ("args.dim", [0], "not of one length"),
+    ("args.storage.1", 6, "not in -2 to 5"),
+    ("args.storage.1", -3, "not in -2 to 5"),
+    ("args.storage.1", [], "not an array of integers"),
+    ("args.storage.0", -2, "1 words for the block"),
     ("chunks.0", "m", "no symbol"),
     ("faults", [3], "not a string"),
     ("digests", {}, "no digest"),
@@ -125,12 +146,37 @@ def test_each_entry_is_checked(document: dict[str, Any], place: str, value: Any,
 
 def test_two_status_storages(lookup: Artifact) -> None:
     document = json.loads(lookup.manifest.encode())
-    document["storages"].append({"kind": "status", "dtype": "i64", "size": 1})
+    table = document["storages"]
+    last = table["kind"].index(STATUS)
+    for column in ("kind", "dtype", "size"):
+        table[column].append(table[column][last])
     with pytest.raises(ArtifactError, match="two status"):
         parse(document)
-    document["storages"][-1]["size"] = 2
+    for column in ("kind", "dtype", "size"):
+        table[column].pop()
+    table["dims"].append(2)
+    table["size"][last] = len(table["dims"]) - 1
     with pytest.raises(ArtifactError, match="one i64"):
         parse(document)
+
+
+def test_tables_are_sequences(manifest: Manifest, lookup: Artifact) -> None:
+    for each in (manifest, lookup.manifest):
+        assert Storages.of(each.storages) == each.storages and Storages.of(tuple(each.storages)) == each.storages
+        assert Arguments.of(each.args) == each.args != Arguments.of(())
+        assert len(tuple(each.storages)) == len(each.storages) and len(tuple(each.args)) == len(each.args)
+    assert manifest.storages[5] == Storage("temp", f32, ("*", 16, "n"), live=(0, 2))
+    assert manifest.storages[4:5] == (Storage("weight", f32, 16, offset=0),)
+    assert manifest.args[0] == Value(("//", ("+", "n", 3), 4)) and manifest.args[1] == Pointer(0, 0)
+    assert Arguments.of([Block()])[0] == Block()
+    empty = Storages.parse(Storages.of(()).encode() | {"dims": [], "dtypes": []}, ())
+    assert len(empty) == 0 and empty == Storages.of(())
+
+
+def test_storages_without_what_their_kind_needs() -> None:
+    for wrong in (Storage("temp", f32, 1), Storage("weight", f32, 1), Storage("input", f32, 1, live=(0, 0))):
+        with pytest.raises(ArtifactError, match="temps alone have lives, weights alone offsets"):
+            Storages.of([wrong])
 
 
 def mutate(value: Any, random: random.Random) -> Any:

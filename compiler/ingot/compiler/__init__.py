@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from ingot.compiler.ops.custom import CustomOpError as CustomOpError
     from ingot.compiler.ops.custom import custom_op as custom_op
     from ingot.compiler.passes.default import default_pipeline as default_pipeline
-    from ingot.compiler.pipeline import PassError as PassError
     from ingot.compiler.pipeline import Pipeline as Pipeline
-    from ingot.compiler.pipeline import rules as rules
     from ingot.compiler.rewrite import Patch as Patch
+    from ingot.compiler.single_pass import PassError as PassError
+    from ingot.compiler.single_pass import rules as rules
 
 _HOME = {
     "Artifact": "artifact",
@@ -41,7 +41,7 @@ _HOME = {
     "Graph": "ir.graph",
     "LoweringError": "lower.context",
     "ModelError": "frontend.errors",
-    "PassError": "pipeline",
+    "PassError": "single_pass",
     "Patch": "rewrite",
     "Pipeline": "pipeline",
     "UnsupportedError": "frontend.errors",
@@ -51,7 +51,7 @@ _HOME = {
     "default_pipeline": "passes.default",
     "export_onnx": "frontend.export",
     "load_onnx": "frontend",
-    "rules": "pipeline",
+    "rules": "single_pass",
     "save_onnx": "frontend.export",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

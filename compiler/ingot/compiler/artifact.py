@@ -21,12 +21,13 @@ from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.program import Kind, Program, Storage
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.stored import StoredFile, check_digests
-from ingot.runtime import Session, __version__, container
+from ingot.runtime import Session, __version__, container, tables
 from ingot.runtime import manifest as stored
 from ingot.runtime.dims import Dim as StoredDim
 from ingot.runtime.dims import parse_dim
 from ingot.runtime.elf import EM_AARCH64, EM_X86_64, SEGMENT_ALIGNMENT
 from ingot.runtime.image import create_memory_file
+from ingot.runtime.memory import ALIGNMENT
 from ingot.runtime.profile import LaunchCost, encode_costs, parse_costs
 
 _MACHINES = {"x86-64": EM_X86_64, "aarch64": EM_AARCH64}
@@ -55,6 +56,10 @@ class Artifact:
     vectors: bytes | None = None
     costs: tuple[LaunchCost, ...] = ()
     _file: StoredFile | None = field(default=None, init=False, repr=False)  # where the artifact was read from
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling and copying take: all but the open file, which belongs to this object and this process."""
+        return {**self.__dict__, "_file": None}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; a file already there is replaced at once, so that processes using it keep the old one.
@@ -98,7 +103,7 @@ class Artifact:
         for level, data in self.code.items():
             members.append(container.Member(stored.code_member(level), data, alignment))
         if stored.WEIGHTS_MEMBER in self.manifest.digests:
-            members.append(container.Member(stored.WEIGHTS_MEMBER, stream_weights(self.weights), stored.ALIGNMENT))
+            members.append(container.Member(stored.WEIGHTS_MEMBER, stream_weights(self.weights), ALIGNMENT))
         members.append(container.Member(stored.PROFILE_MEMBER, encode_costs(self.costs)))
         if self.vectors is not None:
             members.append(container.Member(stored.VECTORS_MEMBER, self.vectors))
@@ -141,12 +146,14 @@ def build_artifact(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     vectors: bytes | None = None,
+    checked: bool = False,
 ) -> Artifact:
     """Put a program, its machine code (a shared object per level) and its weights together.
 
     `argument_table` lists the words that the code is called with, as ``["d", dim]`` or ``["p", storage, dim]`` with
     indices into ``program.storages``. `inputs` and `outputs` name the program's input and output storages in order;
-    by default they are called as the storages are. `provenance` is any JSON data.
+    by default they are called as the storages are. `provenance` is any JSON data, `checked` says that the code checks its
+    accesses of memory.
 
     Equal weights are stored once, arrays are neither copied nor changed until they are written. Raises IrError for a
     program that is not consistent, ArtifactError where the runtime would refuse the result.
@@ -161,6 +168,7 @@ def build_artifact(
         manifest,
         code=tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels),
         digests=_digests({level: code[level] for level in levels}, weights, vectors, costs),
+        checked=checked,
     )
     manifest.encode()  # refuses what the runtime would refuse
     return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs)
@@ -189,8 +197,8 @@ def describe_program(
         symbols={symbol: program.ranges.get(symbol, (_FIRST, _LAST)) for symbol in names},
         inputs=_signatures(program, "input", inputs, names),
         outputs=_signatures(program, "output", outputs, names),
-        storages=_storages(program, placed, names),
-        args=tuple(_argument(entry, names) for entry in argument_table),
+        storages=tables.Storages.of(_storages(program, placed, names)),
+        args=tables.Arguments.of(_argument(entry, names) for entry in argument_table),
         chunks=tuple(dict.fromkeys(_stored(launch.chunks, names) for launch in program.launches())),
         faults=(*program.faults, *(f"out of memory for {_title(s)}" for s in program.late_storages())),
         provenance=dict(provenance or {}),
@@ -213,14 +221,14 @@ def _stored(dim: Dim, names: Sequence[str]) -> StoredDim:
     return parse_dim(serialise(dim), names)
 
 
-def _argument(entry: Sequence[Serial], names: Sequence[str]) -> stored.Argument:
+def _argument(entry: Sequence[Serial], names: Sequence[str]) -> tables.Argument:
     match list(entry):
         case ["d", dim]:
-            return stored.Value(parse_dim(dim, names))
+            return tables.Value(parse_dim(dim, names))
         case ["p", int(storage), dim]:
-            return stored.Pointer(storage, parse_dim(dim, names))
+            return tables.Pointer(storage, parse_dim(dim, names))
         case ["late"]:
-            return stored.Block()
+            return tables.Block()
         case _:
             raise IrError(f"an argument word is {entry!r}, neither ['d', dim] nor ['p', storage, dim] nor ['late']")
 
@@ -246,16 +254,16 @@ def _signatures(
     return tuple(signatures)
 
 
-def _storages(program: Program, placed: Mapping[Storage, int], names: Sequence[str]) -> tuple[stored.Storage, ...]:
+def _storages(program: Program, placed: Mapping[Storage, int], names: Sequence[str]) -> tuple[tables.Storage, ...]:
     live = lifetimes(program)
-    records: list[stored.Storage] = []
+    records: list[tables.Storage] = []
     for storage in program.storages:
         size = _stored(storage.size, names)
         span = None
         if storage.kind == "temp":
             # A temp that no step touches keeps its number, but no memory.
             span, size = (live[storage], size) if storage in live else ((0, 0), 0)
-        records.append(stored.Storage(storage.kind, storage.dtype, size, span, placed.get(storage)))
+        records.append(tables.Storage(storage.kind, storage.dtype, size, span, placed.get(storage)))
     return tuple(records)
 
 
@@ -277,7 +285,7 @@ def place_weights(program: Program) -> tuple[dict[Storage, int], tuple[tuple[int
         if key not in known:
             known[key] = end
             arrays.append((end, data))
-            end += data.nbytes + -data.nbytes % stored.ALIGNMENT
+            end += data.nbytes + -data.nbytes % ALIGNMENT
         offsets[storage] = known[key]
     return offsets, tuple(arrays)
 

@@ -57,6 +57,7 @@ class Options(TypedDict, total=False):
     pipeline: Pipeline | None
     numerics: Numerics
     verify: bool
+    checked: bool
     print_after: Collection[str]
     dump: Path | None
     repro: Path | None
@@ -88,7 +89,8 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
     as ``{"input": "image:imagenet"}`` (see docs/processing.md).
     `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `verify`: evaluate
-    the graph before and after every pass on probe inputs and refuse a pass that changes a result. `print_after`, `dump`
+    the graph before and after every pass on probe inputs and refuse a pass that changes a result. `checked`: code that
+    checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump`
     and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
     fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that compile
     kernels (default: the cores).
@@ -99,7 +101,7 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     Raises ModelError (the model), ProcessingError (a step), PassError and ValidationError (a pass), LoweringError (no
     kernel), CustomOpError (an operator of your own), TargetError, DefectError (Ingot itself).
     """
-    return _build(model, find_target(target), target, **options)
+    return _build(model, find_target(target, checked=options.get("checked", False)), target, **options)
 
 
 def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> Library:
@@ -109,7 +111,8 @@ def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Option
     Arguments and errors are those of `compile`; TargetError also for a model whose sizes come from data, and for
     targets that make no code.
     """
-    return _build(model, find_library_target(target), target, **options)
+    place = find_library_target(target, checked=options.get("checked", False))
+    return _build(model, place, target, **options)
 
 
 def _build(
@@ -125,6 +128,7 @@ def _build(
     pipeline: Pipeline | None = None,
     numerics: Numerics = "default",
     verify: bool = False,
+    checked: bool = False,
     print_after: Collection[str] = (),
     dump: Path | None = None,
     repro: Path | None = None,
@@ -183,6 +187,7 @@ def _build(
             "pipeline": str(passes),
             "numerics": numerics,
             "target": target,
+            **({"checked": True} if checked else {}),
             **({"preprocess": before} if before else {}),
             **({"postprocess": after} if after else {}),
         },

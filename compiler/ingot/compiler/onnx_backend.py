@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -30,13 +30,18 @@ Item: TypeAlias = "Array | list[Item] | None"
 """What a model takes or gives: a tensor, a sequence, an optional's content or its absence."""
 
 
+def elements_of(item: Any) -> list[Any] | None:
+    """The elements of an ONNX sequence; None of anything else."""
+    return list(cast("Sequence[Any]", item)) if isinstance(item, list | tuple) else None
+
+
 def flat(item: Any, name: str) -> dict[str, Array]:
     """The tensors in `item` by name: ``name`` itself, or ``name[0]``, ``name[1]``, ... of a sequence; none of an empty
     optional."""
     if item is None:
         return {}
-    if isinstance(item, list | tuple):
-        return {key: array for i, part in enumerate(item) for key, array in flat(part, f"{name}[{i}]").items()}
+    if (parts := elements_of(item)) is not None:
+        return {key: array for i, part in enumerate(parts) for key, array in flat(part, f"{name}[{i}]").items()}
     return {name: np.asarray(item)}
 
 
@@ -57,9 +62,14 @@ def restored(kind: onnx.TypeProto, arrays: Mapping[str, Array], name: str) -> It
             return arrays[name]
 
 
+def content(name: str) -> str:
+    """What the tensors of the input `name` are called after, where it is a sequence or an optional."""
+    return f"{name}/content"
+
+
 def with_tensor_inputs(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> onnx.ModelProto:
     """The model with nodes that make its sequences and optionals from inputs that are tensors, as many and of the types
-    as `inputs` has, named as `flat` does."""
+    as `inputs` has, named as `flat` does for the name ``NAME/content``."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.input[:], changed.graph.node[:]
@@ -67,54 +77,68 @@ def with_tensor_inputs(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> onn
         if declared.type.WhichOneof("value") in (None, "tensor_type") or declared.name not in inputs:
             changed.graph.input.append(declared)
             continue
-        _construct(changed.graph, declared.type, inputs[declared.name], declared.name, declared.name)
+        _construct(changed.graph, declared.type, inputs[declared.name], content(declared.name), declared.name)
     changed.graph.node.extend(model.graph.node)
     return changed
 
 
-def _construct(graph: onnx.GraphProto, kind: onnx.TypeProto, item: Any, label: str, result: str) -> None:
-    """Append to `graph` what makes `item`, whose tensors are called after `label`, under the name `result`."""
+def _construct(graph: onnx.GraphProto, kind: onnx.TypeProto, item: Any, label: str, wish: str | None) -> str:
+    """Append to `graph` what makes `item`, whose tensors are called after `label`; the name of the result, `wish` if
+    there is one."""
     match kind.WhichOneof("value"):
         case "sequence_type":
             inner = kind.sequence_type.elem_type
-            parts = [f"{label}[{i}]" if inner.HasField("tensor_type") else f"{result}/{i}" for i in range(len(item))]
-            for i, part in enumerate(parts):
-                _construct(graph, inner, item[i], f"{label}[{i}]", part)
+            parts = [_construct(graph, inner, part, f"{label}[{i}]", None) for i, part in enumerate(item)]
             if parts:
-                graph.node.append(helper.make_node("SequenceConstruct", parts, [result]))
+                made = helper.make_node("SequenceConstruct", parts, [wish or f"{label}/sequence"])
             else:
-                graph.node.append(helper.make_node("SequenceEmpty", [], [result], dtype=inner.tensor_type.elem_type))
+                dtype = inner.tensor_type.elem_type
+                made = helper.make_node("SequenceEmpty", [], [wish or f"{label}/sequence"], dtype=dtype)
         case "optional_type":
             inner = kind.optional_type.elem_type
-            if item is None:
-                graph.node.append(helper.make_node("Optional", [], [result], type=inner))
-            else:
-                _construct(graph, inner, item, label, f"{result}/content")
-                graph.node.append(helper.make_node("Optional", [f"{result}/content"], [result]))
+            parts = [] if item is None else [_construct(graph, inner, item, label, None)]
+            made = helper.make_node("Optional", parts, [wish or f"{label}/optional"])
+            if not parts:
+                made.attribute.append(helper.make_attribute("type", inner))
         case _:
             array = np.asarray(item)
             code = helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.input.append(helper.make_tensor_value_info(label, code, array.shape))
-            if label != result:
-                graph.node.append(helper.make_node("Identity", [label], [result]))
+            return label
+    graph.node.append(made)
+    return made.output[0]
+
+
+def named(inputs: Any, names: Sequence[str]) -> dict[str, Any]:
+    """`inputs` by name: a mapping, a sequence in the order of `names`, or the only one; ValueError when their number is
+    another."""
+    if isinstance(inputs, Mapping):
+        return dict(cast("Mapping[str, Any]", inputs))
+    listed = elements_of(inputs)
+    if listed is None:
+        listed = [inputs]
+    if len(listed) != len(names):
+        raise ValueError(f"{len(listed)} inputs are given, {len(names)} are needed: {', '.join(names) or 'none'}")
+    return dict(zip(names, listed, strict=True))
 
 
 def structure(item: Any) -> Any:
     """What distinguishes the items that need code of their own: presence, number, element type and shape."""
     if item is None:
         return None
-    if isinstance(item, list | tuple):
-        return tuple(structure(part) for part in item)
+    if (parts := elements_of(item)) is not None:
+        return tuple(structure(part) for part in parts)
     array = np.asarray(item)
     return array.dtype.name, array.shape
 
 
 def type_of(item: Any) -> onnx.TypeProto:
     """The ONNX type of a tensor or of a sequence of them; ValueError for what has none."""
-    if isinstance(item, list | tuple):
-        if not item:
+    if (parts := elements_of(item)) is not None:
+        if not parts:
             raise ValueError("an empty sequence has no type; make a model that declares it")
-        return helper.make_sequence_type_proto(helper.make_tensor_type_proto(type_of(item[0]).tensor_type.elem_type, None))
+        code = type_of(parts[0]).tensor_type.elem_type
+        return helper.make_sequence_type_proto(helper.make_tensor_type_proto(code, None))
     if item is None:
         raise ValueError("an empty optional has no type; make a model that declares it")
     array = np.asarray(item)
@@ -140,7 +164,8 @@ class Prepared(BackendRep):
         self._inputs = {i.name: i.type for i in self.model.graph.input if i.name not in initialised}
         tensors = {n: kind for n, kind in self._inputs.items() if kind.WhichOneof("value") in (None, "tensor_type")}
         self._unranked = {name for name, kind in tensors.items() if not kind.tensor_type.HasField("shape")}
-        self._fixed = tensors.keys() - self._unranked
+        self._tensors = frozenset(tensors)
+        self._fixed = self._tensors - self._unranked
         self._is_structured = len(tensors) < len(self._inputs)
         if len(self._fixed) == len(self._inputs):
             self._session({})
@@ -152,7 +177,9 @@ class Prepared(BackendRep):
         Raises what `Session.run` raises; ValueError when there are too many or too few inputs.
         """
         given = self._by_name(inputs)
-        arrays = {key: array for name, item in given.items() for key, array in flat(item, name).items()}
+        arrays: dict[str, Array] = {}
+        for name, item in given.items():
+            arrays |= flat(item, name if name in self._tensors else content(name))
         session = self._session(given)
         found = session.run({info.name: arrays[info.name] for info in session.inputs})
         return tuple(restored(output.type, found, output.name) for output in self.model.graph.output)
@@ -164,13 +191,7 @@ class Prepared(BackendRep):
         self._sessions.clear()
 
     def _by_name(self, inputs: Any) -> dict[str, Any]:
-        if isinstance(inputs, Mapping):
-            given: dict[str, Any] = dict(inputs)
-        else:
-            listed = list(inputs) if isinstance(inputs, Sequence) else [inputs]
-            if len(listed) != len(self._inputs):
-                raise ValueError(f"{len(listed)} inputs are given, the model takes {len(self._inputs)}")
-            given = dict(zip(self._inputs, listed, strict=True))
+        given = named(inputs, list(self._inputs))
         if given.keys() != self._inputs.keys():
             raise ValueError(f"the inputs given are {sorted(given)}, the model takes {sorted(self._inputs)}")
         return given
@@ -228,16 +249,14 @@ class IngotBackend(Backend):
         Raises what `prepare` and `Prepared.run` raise, ValueError for inputs that cannot be typed.
         """
         names = list(dict.fromkeys(name for name in node.input if name))
-        items = [inputs[name] for name in names] if isinstance(inputs, Mapping) else list(inputs)
-        if len(items) != len(names):
-            raise ValueError(f"{len(items)} inputs are given, the node takes {len(names)}")
-        declared = [helper.make_value_info(name, type_of(item)) for name, item in zip(names, items, strict=True)]
+        given = named(inputs, names)
+        declared = [helper.make_value_info(name, type_of(given[name])) for name in names]
         results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         newest = onnx.defs.onnx_opset_version() if node.domain in ("", "ai.onnx") else 1
         opset = helper.make_opsetid(node.domain, kwargs.pop("opset_version", newest))
         graph = helper.make_graph([node], node.op_type or "node", declared, results)
         model = helper.make_model(graph, opset_imports=[opset])
-        return cls.prepare(onnx.shape_inference.infer_shapes(model), device, **kwargs).run(items)
+        return cls.prepare(onnx.shape_inference.infer_shapes(model), device, **kwargs).run(given)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Array, Graph
 from ingot.compiler.ir.interpret import evaluate_graph
-from ingot.compiler.pipeline import Pass, PassError, call_pass, write_repro
 from ingot.compiler.rewrite import Firing, Trace
+from ingot.compiler.single_pass import Pass, PassError, call_pass, write_repro
 from ingot.runtime.dtypes import DType, from_numpy
 
 # Largest allowed difference relative to the largest finite magnitude of an output, by its element type. Rules may

@@ -35,28 +35,6 @@ def parse_dim(value: object, symbols: Collection[str]) -> Dim:
     return _parse(value, symbols, MAX_DEPTH)
 
 
-class DimReader:
-    """`parse_dim` for a document that says the same dims many times over: equal ones are checked once and become one
-    object."""
-
-    def __init__(self, symbols: Collection[str]) -> None:
-        self._symbols = symbols
-        self._known: dict[str, Dim] = {}
-
-    def __call__(self, value: object) -> Dim:
-        """The dim; raises what `parse_dim` raises."""
-        if type(value) is int and -INT64_MAX <= value <= INT64_MAX:
-            return value
-        try:
-            text = repr(value)
-        except RecursionError:
-            raise ArtifactError(f"a dim is nested more than {MAX_DEPTH} levels deep") from None
-        known = self._known.get(text)
-        if known is None:
-            known = self._known[text] = parse_dim(value, self._symbols)
-        return known
-
-
 def _parse(value: object, symbols: Collection[str], depth: int) -> Dim:
     if type(value) is int:
         if not -INT64_MAX <= value <= INT64_MAX:

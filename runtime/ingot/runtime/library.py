@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Collection
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -16,7 +17,6 @@ from ingot.runtime.environment import Environment
 from ingot.runtime.errors import ArtifactError, InputError, UnsupportedCpuError
 from ingot.runtime.image import Image
 from ingot.runtime.manifest import (
-    ALIGNMENT,
     CALL_SYMBOL,
     DIGEST_CHUNK,
     MANIFEST_MEMBER,
@@ -34,7 +34,9 @@ from ingot.runtime.manifest import (
     code_member,
     parse_manifest,
 )
+from ingot.runtime.memory import ALIGNMENT
 from ingot.runtime.profile import MAX_PROFILE_BYTES, LaunchCost, parse_costs
+from ingot.runtime.tables import WEIGHT, Storages
 from ingot.runtime.threads import TeamFunctions
 
 Verify: TypeAlias = Literal["code", "full"]
@@ -44,8 +46,9 @@ _RECOMPILE: Final = "compile the model again with --target for this machine"
 class Library:
     """The parts of an artifact that a session works with.
 
-    The manifest is compared with its CRC-32 and the machine code with its SHA-256; with ``verify="full"`` the weights
-    are too, which reads all of them. Weights are mapped from the file, read-only, shared with other processes.
+    The manifest is compared with its CRC-32, the machine code and the weights that are indices with their SHA-256; with
+    ``verify="full"`` all weights are, which reads them. Weights are mapped from the file, read-only, shared with other
+    processes.
 
     Raises ArtifactError for a file that is damaged or not an artifact, UnsupportedCpuError when it holds no code for
     this processor, OSError when it cannot be opened.
@@ -131,15 +134,30 @@ def _choose_code(manifest: Manifest) -> Code:
     )
 
 
-def _verify(file: container.Container, member: str, manifest: Manifest) -> None:
+def _verify(
+    file: container.Container, member: str, manifest: Manifest, chunks: Collection[int] | None = None
+) -> None:
+    """Compare a member with its digests, or those of its chunks that are named."""
     digest, data = manifest.digests[member], file.view(member)
     if data.size != digest.size:
         raise ArtifactError(f"member {member!r} has {data.size} bytes, the manifest says {digest.size}")
     for index, expected in enumerate(digest.chunks):
+        if chunks is not None and index not in chunks:
+            continue
         start = index * DIGEST_CHUNK
         chunk = data[start : start + DIGEST_CHUNK]
         if hashlib.sha256(chunk.data).hexdigest() != expected:
             raise ArtifactError(f"member {member!r} is damaged between bytes {start} and {start + chunk.size}")
+
+
+def _index_chunks(storages: Storages) -> frozenset[int]:
+    """The chunks of the weights that hold integers of 32 or 64 bits. The code trusts constants that it finds elements
+    by, so that damage to them would be worse than wrong results."""
+    wide = np.array([dtype.is_integer and dtype.bits >= 32 for dtype in storages.dtypes], np.bool_)
+    chosen = wide[storages.dtype[storages.numbers(WEIGHT)]]
+    first = storages.offset[chosen] // DIGEST_CHUNK
+    last = (storages.weight_ends()[chosen] - 1) // DIGEST_CHUNK
+    return frozenset(n for low, high in zip(first.tolist(), last.tolist(), strict=True) for n in range(low, high + 1))
 
 
 def _map_weights(file: container.Container, manifest: Manifest, verify: Verify) -> NDArray[np.uint8]:
@@ -149,8 +167,7 @@ def _map_weights(file: container.Container, manifest: Manifest, verify: Verify) 
     entry = file.entry(WEIGHTS_MEMBER)
     if entry.size != digest.size or entry.offset % ALIGNMENT:
         raise ArtifactError(f"the weights are not {digest.size} bytes at a multiple of {ALIGNMENT}")
-    if verify == "full":
-        _verify(file, WEIGHTS_MEMBER, manifest)
+    _verify(file, WEIGHTS_MEMBER, manifest, None if verify == "full" else _index_chunks(manifest.storages))
     # The system begins to read what is not in memory yet, so that the first run finds most of it there.
     os.posix_fadvise(file.fileno(), entry.offset, entry.size, os.POSIX_FADV_WILLNEED)
     weights: NDArray[Any] = file.view(WEIGHTS_MEMBER)

@@ -10,21 +10,32 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+import numpy as np
 
 from ingot.runtime.cpu import ARCHITECTURES
-from ingot.runtime.dims import Dim, DimReader, linear, symbols_of
+from ingot.runtime.dims import Dim, linear, parse_dim, symbols_of
 from ingot.runtime.dtypes import BY_NAME, DType
 from ingot.runtime.errors import ArtifactError
+from ingot.runtime.tables import (
+    BLOCK,
+    INPUT,
+    MAX_SIZE,
+    OUTPUT,
+    STATUS,
+    STORAGE_KINDS,
+    TEMP,
+    Arguments,
+    Storages,
+)
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 MANIFEST_MEMBER: Final = "manifest.json"
 WEIGHTS_MEMBER: Final = "weights.bin"
 VECTORS_MEMBER: Final = "test/vectors.npz"
 PROFILE_MEMBER: Final = "profile.json"  # may be absent; read by whoever asks, not on loading
-ALIGNMENT: Final = 64
-"""Bytes that the addresses of weights and temps are multiples of. Inputs and outputs are aligned to one element."""
 
 RUN_SYMBOL: Final = "ingot_run"
 TEAM_SIZE_SYMBOL: Final = "ingot_team_size"
@@ -38,17 +49,12 @@ EXPORTS: Final = (RUN_SYMBOL, TEAM_SIZE_SYMBOL, TEAM_INIT_SYMBOL, WORKER_SYMBOL,
 DIGEST_CHUNK: Final = 1 << 20
 """Bytes of a member that one digest covers; the last chunk may be shorter."""
 MAX_MANIFEST_BYTES: Final = 1 << 28
-MAX_SIZE: Final = 1 << 56
-"""Bound of offsets and sizes that do not depend on shapes, in bytes."""
 
 MAX_NAME: Final = 4096
 """Characters in the name of an input or output."""
 MAX_RANK: Final = 64
 MAX_SYMBOL: Final = 256
 """Characters in the name of a symbolic dim."""
-
-StorageKind: TypeAlias = Literal["input", "output", "weight", "temp", "status"]
-STORAGE_KINDS: Final = ("input", "output", "weight", "temp", "status")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_+=@.-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -80,41 +86,6 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
-    """A buffer of `size` elements. A temp is `live` from its first step to its last, both included; a weight lies
-    `offset` bytes into the weights member."""
-
-    kind: StorageKind
-    dtype: DType
-    size: Dim
-    live: tuple[int, int] | None = None
-    offset: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """An argument word that holds the value of a dim."""
-
-    dim: Dim
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """An argument word that holds the address of element `element` of storage number `storage`."""
-
-    storage: int
-    element: Dim
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The argument word that holds the address of the block of a lane's late storages (`ingot.runtime.late`)."""
-
-
-Argument: TypeAlias = Value | Pointer | Block
-
-
-@dataclass(frozen=True, slots=True)
 class Digest:
     """SHA-256 of a member's bytes, DIGEST_CHUNK at a time. It shows damage; it does not show who wrote the file."""
 
@@ -134,6 +105,9 @@ class Manifest:
     `bound` are the symbols whose values come from data, in the order of the block, each with the number of the fault
     that a value out of its range is; `late` are the storages whose size mentions such a symbol, with the number of the
     fault that there is no memory. The code fills in the words of `args` that depend on either.
+
+    `checked` says that the code checks its accesses of memory and what it leaves in the status is read as
+    `ingot.runtime.checked` says; working memory is then poisoned before every run.
     """
 
     name: str
@@ -144,19 +118,20 @@ class Manifest:
     symbols: Mapping[str, tuple[int, int]]
     inputs: tuple[Signature, ...]
     outputs: tuple[Signature, ...]
-    storages: tuple[Storage, ...]
-    args: tuple[Argument, ...]
+    storages: Storages
+    args: Arguments
     chunks: tuple[Dim, ...] = ()
     faults: tuple[str, ...] = ()
     digests: Mapping[str, Digest] = field(default_factory=dict[str, Digest])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     bound: Mapping[str, int] = field(default_factory=dict[str, int])
     late: Mapping[int, int] = field(default_factory=dict[int, int])
+    checked: bool = False
 
     def encode(self) -> bytes:
         """The manifest as UTF-8 JSON; equal manifests give equal bytes. Raises ArtifactError, as reading would, for one
         that the runtime would refuse."""
-        document = {
+        document: dict[str, Any] = {
             "format": FORMAT_VERSION,
             "producer": self.producer,
             "name": self.name,
@@ -165,8 +140,8 @@ class Manifest:
             "symbols": {name: list(bounds) for name, bounds in self.symbols.items()},
             "inputs": [_encode_signature(each) for each in self.inputs],
             "outputs": [_encode_signature(each) for each in self.outputs],
-            "storages": [_encode_storage(each) for each in self.storages],
-            "args": [_encode_argument(a) for a in self.args],
+            "storages": self.storages.encode(),
+            "args": self.args.encode(),
             "chunks": self.chunks,
             "faults": self.faults,
             "digests": {name: {"size": d.size, "chunks": d.chunks} for name, d in self.digests.items()},
@@ -175,6 +150,8 @@ class Manifest:
         if self.bound:
             document["bound"] = [[name, fault] for name, fault in self.bound.items()]
             document["late"] = [[storage, fault] for storage, fault in self.late.items()]
+        if self.checked:
+            document["checked"] = True
         try:
             data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError) as error:
@@ -183,28 +160,9 @@ class Manifest:
         return data
 
 
-def _encode_argument(argument: Argument) -> list[Any]:
-    match argument:
-        case Value(dim):
-            return ["d", dim]
-        case Pointer(storage, element):
-            return ["p", storage, element]
-        case Block():
-            return ["late"]
-
-
 def _encode_signature(signature: Signature) -> dict[str, Any]:
     name, dtype, shape, storage = signature.name, signature.dtype.name, signature.shape, signature.storage
     return {"name": name, "dtype": dtype, "shape": shape, "storage": storage}
-
-
-def _encode_storage(storage: Storage) -> dict[str, Any]:
-    record: dict[str, Any] = {"kind": storage.kind, "dtype": storage.dtype.name, "size": storage.size}
-    if storage.live is not None:
-        record["live"] = storage.live
-    if storage.offset is not None:
-        record["offset"] = storage.offset
-    return record
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -296,10 +254,11 @@ def _sequence(value: object, where: str) -> list[object]:
 def _parse_document(top: _Record) -> Manifest:
     target = _Record("target", top.take("target"))
     symbols = _parse_symbols(_Record("symbols", top.take("symbols")))
-    read = DimReader(symbols.keys())
-    storages = tuple(
-        _parse_storage(_Record(f"storages[{i}]", s), read) for i, s in enumerate(top.sequence("storages"))
-    )
+    storages = Storages.parse(top.take("storages"), symbols.keys())
+
+    def read(value: object) -> Dim:
+        return parse_dim(value, symbols.keys())
+
     bound, late = _parse_late(top, symbols, len(storages))
     manifest = Manifest(
         name=top.text("name"),
@@ -308,16 +267,17 @@ def _parse_document(top: _Record) -> Manifest:
         target=target.text("asked", longest=4096),
         code=tuple(_parse_code(_Record(f"code[{i}]", c)) for i, c in enumerate(top.sequence("code"))),
         symbols=symbols,
-        inputs=_parse_signatures("inputs", "input", top, read, storages),
-        outputs=_parse_signatures("outputs", "output", top, read, storages),
+        inputs=_parse_signatures("inputs", INPUT, top, read, storages),
+        outputs=_parse_signatures("outputs", OUTPUT, top, read, storages),
         storages=storages,
-        args=_each("args", top.sequence("args"), lambda a: _parse_argument(a, read, len(storages))),
+        args=Arguments.parse(top.take("args"), symbols.keys(), len(storages)),
         chunks=_each("chunks", top.sequence("chunks"), read),
         faults=_each("faults", top.sequence("faults"), lambda f: _text(f, "a message")),
         digests=_parse_digests(_Record("digests", top.take("digests"))),
         provenance=_provenance(top.take("provenance")),
         bound=bound,
         late=late,
+        checked=_parse_checked(top),
     )
     target.end()
     top.end()
@@ -356,40 +316,12 @@ def _parse_code(record: _Record) -> Code:
     return Code(level, features)
 
 
-def _parse_storage(record: _Record, read: DimReader) -> Storage:
-    kind = cast("StorageKind", record.choice("kind", STORAGE_KINDS))
-    dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
-    try:
-        size = read(record.take("size"))
-    except ArtifactError as error:
-        raise ArtifactError(f"{record.where}.size: {error}") from None
-    if isinstance(size, int) and not 0 <= size <= MAX_SIZE:
-        raise ArtifactError(f"{record.where}.size is {size}")
-    live = offset = None
-    if kind == "temp":
-        steps = record.sequence("live")
-        if len(steps) != 2:
-            raise ArtifactError(f"{record.where}.live is not [first, last]")
-        first = _integer(steps[0], f"{record.where}.live", 0, 2**31)
-        live = first, _integer(steps[1], f"{record.where}.live", first, 2**31)
-    elif kind == "weight":
-        offset = record.integer("offset", 0, MAX_SIZE)
-        if offset % ALIGNMENT or not isinstance(size, int):
-            raise ArtifactError(
-                f"{record.where}: a weight's size must be constant, its offset a multiple of {ALIGNMENT}"
-            )
-    elif kind == "status" and (dtype.name != "i64" or size != 1):
-        raise ArtifactError(f"{record.where}: the status is one i64")
-    record.end()
-    return Storage(kind, dtype, size, live, offset)
-
-
 def _parse_signatures(
     key: str,
-    kind: StorageKind,
+    kind: int,
     top: _Record,
-    read: DimReader,
-    storages: Sequence[Storage],
+    read: Callable[[object], Dim],
+    storages: Storages,
 ) -> tuple[Signature, ...]:
     signatures: list[Signature] = []
     for index, value in enumerate(top.sequence(key)):
@@ -401,25 +333,14 @@ def _parse_signatures(
         record.end()
         if len(shape) > MAX_RANK or any(isinstance(d, int) and d < 0 for d in shape):
             raise ArtifactError(f"{record.where}.shape has a negative extent or more than {MAX_RANK} axes")
-        if storages[storage].kind != kind or storages[storage].dtype != dtype:
-            raise ArtifactError(f"{record.where}: storages[{storage}] is not an {kind} of {dtype.name}")
+        if storages.kind[storage] != kind or storages.dtypes[storages.dtype[storage]] != dtype:
+            raise ArtifactError(f"{record.where}: storage {storage} is not an {STORAGE_KINDS[kind]} of {dtype.name}")
         signatures.append(Signature(name, dtype, shape, storage))
     if len({s.name for s in signatures}) != len(signatures) or len({s.storage for s in signatures}) != len(signatures):
         raise ArtifactError(f"{key}: two have the same name or the same storage")
-    if len(signatures) != sum(s.kind == kind for s in storages):
+    if len(signatures) != len(storages.numbers(kind)):
         raise ArtifactError(f"{key}: not every storage of that kind has a name")
     return tuple(signatures)
-
-
-def _parse_argument(value: object, read: DimReader, storages: int) -> Argument:
-    parts = _sequence(value, "the word")
-    if len(parts) == 2 and parts[0] == "d":
-        return Value(read(parts[1]))
-    if len(parts) == 3 and parts[0] == "p":
-        return Pointer(_integer(parts[1], "the storage", 0, storages - 1), read(parts[2]))
-    if parts == ["late"]:
-        return Block()
-    raise ArtifactError('the word is neither ["d", dim] nor ["p", storage, dim] nor ["late"]')
 
 
 def _parse_late(
@@ -442,6 +363,14 @@ def _parse_late(
     if not bound:
         raise ArtifactError("bound is empty")
     return bound, late
+
+
+def _parse_checked(top: _Record) -> bool:
+    if "checked" not in top.names():
+        return False
+    if top.take("checked") is not True:
+        raise ArtifactError("checked is not true; an artifact without checks has no such entry")
+    return True
 
 
 def _pair(value: object) -> tuple[object, object]:
@@ -476,38 +405,34 @@ def _check_whole(manifest: Manifest) -> None:
     _check_late(manifest)
     if unsolved := manifest.symbols.keys() - solved - manifest.bound.keys():
         raise ArtifactError(f"no input has an axis that gives the symbol {', '.join(sorted(unsolved))[:200]}")
-    if sum(s.kind == "status" for s in manifest.storages) > 1:
-        raise ArtifactError("there are two status storages")
     levels = [code.level for code in manifest.code]
     if not levels or len(set(levels)) != len(levels):
         raise ArtifactError("there is no machine code, or one level of it twice")
     wanted = {code_member(level) for level in levels}
-    weights = [s for s in manifest.storages if s.kind == "weight"]
-    if weights:
+    ends = manifest.storages.weight_ends()
+    if ends.size:
         wanted.add(WEIGHTS_MEMBER)
     if missing := wanted - manifest.digests.keys():
         raise ArtifactError(f"there is no digest of {', '.join(sorted(missing))[:200]}")
-    for storage in weights:
-        assert storage.offset is not None and isinstance(storage.size, int)
-        end = storage.offset + storage.size * storage.dtype.bytes
-        if end > manifest.digests[WEIGHTS_MEMBER].size:
-            raise ArtifactError(f"a weight ends {end} bytes into the weights member, beyond its end")
+    if ends.size and ends.max() > manifest.digests[WEIGHTS_MEMBER].size:
+        raise ArtifactError(f"a weight ends {ends.max()} bytes into the weights member, beyond its end")
 
 
 def _check_late(manifest: Manifest) -> None:
     """Bound symbols are told by no input; late storages are those whose sizes mention them; faults can be reported."""
     bound = manifest.bound.keys()
-    late = {i for i, s in enumerate(manifest.storages) if symbols_of(s.size) & bound}
-    if late != set(manifest.late):
+    storages = manifest.storages
+    is_late = np.array([bool(bound and symbols_of(dim) & bound) for dim in storages.dims], np.bool_)[storages.size]
+    if set(np.flatnonzero(is_late).tolist()) != set(manifest.late):
         raise ArtifactError("the late storages are not those whose sizes mention bound symbols")
-    if any(manifest.storages[i].kind not in ("temp", "output") for i in late):
+    if not np.isin(storages.kind[is_late], (TEMP, OUTPUT)).all():
         raise ArtifactError("a late storage is neither a temp nor an output")
     if any(symbols_of(dim) & bound for each in manifest.inputs for dim in each.shape):
         raise ArtifactError("the shape of an input mentions a bound symbol")
-    blocks = sum(isinstance(word, Block) for word in manifest.args)
+    blocks = np.count_nonzero(manifest.args.storage == BLOCK)
     if blocks != (1 if bound else 0):
         raise ArtifactError(f"args has {blocks} words for the block of late storages")
-    if bound and not any(s.kind == "status" for s in manifest.storages):
+    if bound and not len(storages.numbers(STATUS)):
         raise ArtifactError("there are bound symbols but no status storage")
     if max((*manifest.bound.values(), *manifest.late.values()), default=0) > len(manifest.faults):
         raise ArtifactError("a bound symbol or late storage has a fault without a message")

@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from ingot.runtime.errors import InputError, RuntimeFault
 
 ALIGNMENT: Final = 64
+"""Bytes that the addresses of weights and temps are multiples of. Inputs and outputs are aligned to one element."""
+_ROWS: Final = 256  # temporaries compared with all others at a time
 _HUGE: Final = 4 << 20  # from here on huge pages save more misses than their clearing costs
 
 
@@ -28,10 +31,21 @@ class Placement:
 class Placer:
     """Gives temporaries places in one arena: each is live from a first step to a last, both included."""
 
-    def __init__(self, lives: Sequence[tuple[int, int]]) -> None:
-        firsts, lasts = np.array(lives, np.int64).reshape(-1, 2).T
-        # Which temporaries are live together does not depend on shapes: found once, for all plans.
-        self._together = [np.flatnonzero((firsts <= last) & (lasts >= first)).tolist() for first, last in lives]
+    def __init__(self, lives: Sequence[tuple[int, int]] | NDArray[np.int64]) -> None:
+        self._lives = np.array(lives, np.int64).reshape(-1, 2)
+
+    @cached_property
+    def _together(self) -> list[list[int]]:
+        """For each temporary, which are live together with it: not dependent on shapes, so found once for all plans."""
+        firsts, lasts = self._lives.T
+        found: list[list[int]] = []
+        for start in range(0, len(self._lives), _ROWS):
+            rows = slice(start, start + _ROWS)
+            overlap = (firsts <= lasts[rows, None]) & (lasts >= firsts[rows, None])
+            others = np.nonzero(overlap)[1].tolist()
+            ends = np.cumsum(np.count_nonzero(overlap, axis=1)).tolist()
+            found += [others[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+        return found
 
     def place(self, sizes: Sequence[int], *, limit: int) -> Placement:
         """Places for temporaries of `sizes` bytes; those that are live at the same step do not overlap.

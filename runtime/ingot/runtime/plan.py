@@ -19,8 +19,9 @@ from ingot.runtime.errors import InputError
 from ingot.runtime.fastcall import Call, decline
 from ingot.runtime.inputs import TensorInfo, solve
 from ingot.runtime.late import LateMemory
-from ingot.runtime.manifest import MAX_SIZE, Block, Manifest, Pointer, Storage, Value
+from ingot.runtime.manifest import Manifest
 from ingot.runtime.memory import ALIGNMENT, Arena, Placer, check_limit
+from ingot.runtime.tables import BLOCK, MAX_SIZE, STATUS, TEMP, WEIGHT
 
 STAGED_BYTES: Final = 64 << 10
 """Inputs and outputs up to this size are copied to and from fixed places, larger ones are read and written in place."""
@@ -94,11 +95,10 @@ class Planner:
         self._limit = memory_limit
         args, storages = manifest.args, manifest.storages
         bound = manifest.bound.keys()
-        wanted: list[Dim] = [0 if isinstance(a, Block) else a.dim if isinstance(a, Value) else a.element for a in args]
-        wanted += [storage.size for storage in storages]
-        wanted += [*manifest.chunks, *(dim for signature in manifest.outputs for dim in signature.shape)]
-        # What depends on bound symbols is 0 here: the code fills it in.
-        wanted = [0 if bound and symbols_of(dim) & bound else dim for dim in wanted]
+        wanted: list[Dim] = [*args.dims, *storages.dims, *manifest.chunks]
+        wanted += [dim for signature in manifest.outputs for dim in signature.shape]
+        if bound:  # what depends on bound symbols is 0 here: the code fills it in
+            wanted = [0 if symbols_of(dim) & bound else dim for dim in wanted]
         late = {storage: number for number, storage in enumerate(manifest.late)}
         self._late_chunks = any(symbols_of(dim) & bound for dim in manifest.chunks) if bound else False
         self._late = {
@@ -106,15 +106,18 @@ class Planner:
             for index, (signature, info) in enumerate(zip(manifest.outputs, outputs, strict=True))
             if bound and any(symbols_of(dim) & bound for dim in signature.shape)
         }
-        self._blocks = tuple(word for word, a in enumerate(args) if isinstance(a, Block))
+        self._blocks = tuple(np.flatnonzero(args.storage == BLOCK).tolist())
         self._dims = compile_dims(wanted)
-        pointers = [(word, a.storage) for word, a in enumerate(args) if isinstance(a, Pointer)]
-        self._pointers = np.array([word for word, _ in pointers], np.intp)
-        self._targets = np.array([storage for _, storage in pointers], np.intp)
-        self._itemsizes = np.array([storages[storage].dtype.bytes for _, storage in pointers], np.int64)
-        self._bases = np.array([weights_address + s.offset if s.offset is not None else 0 for s in storages], np.int64)
-        self._temps = [i for i, storage in enumerate(storages) if storage.kind == "temp"]
-        self._placer = Placer([storage.live for storage in storages if storage.live is not None])
+        self._pointers = np.flatnonzero(args.storage >= 0)
+        self._targets = args.storage[self._pointers]
+        self._itemsizes = storages.itemsizes()
+        self._bases = np.zeros(len(storages), np.int64)
+        self._bases[storages.numbers(WEIGHT)] = weights_address + storages.offset
+        self._temps = storages.numbers(TEMP)
+        self._regions = np.array([_CALLER, _CALLER, _FIXED, _ARENA, _STATUS])[storages.kind]
+        self._regions[list(late)] = _LATE
+        self._ports = np.flatnonzero(self._regions == _CALLER)
+        self._placer = Placer(storages.live)
 
     def plan(self, shapes: tuple[tuple[int, ...], ...], *, staged_bytes: int = STAGED_BYTES) -> Plan:
         """The plan for inputs of these shapes, in the order of the model's inputs.
@@ -124,33 +127,32 @@ class Planner:
         manifest = self._manifest
         known = solve(manifest, shapes)
         values = self._dims.evaluate(known)
-        counts = (len(manifest.args), len(manifest.storages), len(manifest.chunks))
-        words, rest = np.array(values[: counts[0]], np.int64), values[counts[0] :]
-        sizes, rest = rest[: counts[1]], rest[counts[1] :]
+        args, storages = manifest.args, manifest.storages
+        counts = (len(args.dims), len(storages.dims), len(manifest.chunks))
+        words, rest = np.array(values[: counts[0]], np.int64)[args.dim], values[counts[0] :]
+        elements, rest = np.array(rest[: counts[1]], np.int64)[storages.size], rest[counts[1] :]
         chunks, extents = rest[: counts[2]], rest[counts[2] :]
-        sizes = [_byte_size(storage, size) for storage, size in zip(manifest.storages, sizes, strict=True)]
+        if wrong := elements[(elements < 0) | (elements > MAX_SIZE)].tolist():
+            raise InputError(
+                f"with these shapes a buffer of the model would have {wrong[0]} elements; the model cannot run so"
+            )
+        sizes = elements * self._itemsizes
         if words.size and np.abs(words[self._pointers]).max(initial=0) > MAX_SIZE:
             raise InputError("the shapes of the inputs are too large: an address is beyond 2**56 elements")
 
-        bases = self._bases.copy()
-        regions = np.array(
-            [
-                _LATE if index in manifest.late else _region(storage, size, staged_bytes)
-                for index, (storage, size) in enumerate(zip(manifest.storages, sizes, strict=True))
-            ]
-        )
+        bases, regions = self._bases.copy(), self._regions.copy()
         arena_size = 0
-        for index, storage in enumerate(manifest.storages):
-            if storage.kind in ("input", "output") and regions[index] == _ARENA:
+        for index in self._ports.tolist():
+            if sizes[index] <= staged_bytes:
+                regions[index] = _ARENA
                 bases[index] = arena_size
-                arena_size += (sizes[index] + ALIGNMENT - 1) & -ALIGNMENT
-        placement = self._placer.place([sizes[i] for i in self._temps], limit=self._limit)
-        for index, offset in zip(self._temps, placement.offsets, strict=True):
-            bases[index] = arena_size + offset
+                arena_size += (int(sizes[index]) + ALIGNMENT - 1) & -ALIGNMENT
+        placement = self._placer.place(sizes[self._temps].tolist(), limit=self._limit)
+        bases[self._temps] = np.array(placement.offsets, np.int64) + arena_size
         arena_size += placement.total
         check_limit(arena_size, self._limit)
 
-        words[self._pointers] = words[self._pointers] * self._itemsizes + bases[self._targets]
+        words[self._pointers] = words[self._pointers] * self._itemsizes[self._targets] + bases[self._targets]
         pointed = regions[self._targets]
         shapes_out = _split(extents, [len(signature.shape) for signature in manifest.outputs])
         ports = [
@@ -170,7 +172,7 @@ class Planner:
         ]
         for index, (port, signature) in enumerate(zip(ports, (*manifest.inputs, *manifest.outputs), strict=True)):
             if index - len(shapes) not in self._late:
-                _check_port(port, sizes[signature.storage])
+                _check_port(port, int(sizes[signature.storage]))
         outputs = ports[len(shapes) :]
         words.setflags(write=False)
         return Plan(
@@ -182,7 +184,7 @@ class Planner:
             status_words=self._pointers[pointed == _STATUS],
             arena_size=arena_size,
             is_parallel=max(chunks, default=0) > 1 or self._late_chunks,
-            has_status=any(storage.kind == "status" for storage in manifest.storages),
+            has_status=len(storages.numbers(STATUS)) > 0,
             names=tuple(port.name for port in outputs),
             late=tuple(self._late.values()),
             block=self._make_block if manifest.bound else None,
@@ -195,18 +197,6 @@ class Planner:
 
     def _patches(self, words: NDArray[np.int64], storage: int) -> tuple[tuple[int, int], ...]:
         return tuple((int(word), int(words[word])) for word in self._pointers[self._targets == storage])
-
-
-def _byte_size(storage: Storage, size: int) -> int:
-    if not 0 <= size <= MAX_SIZE:
-        raise InputError(f"with these shapes a buffer of the model would have {size} elements; the model cannot run so")
-    return size * storage.dtype.bytes
-
-
-def _region(storage: Storage, size: int, staged_bytes: int) -> int:
-    if storage.kind in ("input", "output"):
-        return _ARENA if size <= staged_bytes else _CALLER
-    return {"temp": _ARENA, "weight": _FIXED, "status": _STATUS}[storage.kind]
 
 
 def _split(values: Sequence[int], counts: Sequence[int]) -> list[tuple[int, ...]]:

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ingot.runtime.checked import found_by_check
 from ingot.runtime.environment import read_environment
 from ingot.runtime.errors import InputError, RuntimeFault
 from ingot.runtime.fastcall import decline, make_call
@@ -21,6 +22,7 @@ from ingot.runtime.library import Library, Verify
 from ingot.runtime.limits import available_cpus, available_memory
 from ingot.runtime.plan import Frame, Lane, Plan, Planner, Port
 from ingot.runtime.profile import WARM_UP, Profile, Recorder, check_runs
+from ingot.runtime.tables import STATUS
 from ingot.runtime.threads import Threads, forget_after_fork
 
 MAX_PLANS: Final = 64
@@ -37,8 +39,8 @@ class Session:
 
     `threads` is the most threads that one run uses, the caller's included; by default INGOT_THREADS, else every CPU
     that this process may use, which is also the upper bound. Results do not depend on it. `verify` says what is
-    compared with its digest on loading: the machine code (``"code"``) or the weights too (``"full"``), which reads all
-    of them. Digests show damage, not who wrote a file: loading an artifact is running its code.
+    compared with its digest on loading: the machine code and the constants that are indices (``"code"``) or all weights
+    too (``"full"``), which reads them. Digests show damage, not who wrote a file: loading an artifact is running its code.
 
     Threads may share a session. The native threads work for one run at a time; a run that finds them busy is done by
     its own thread alone. The working memory is kept between runs, as much as runs took at the same time. The file must
@@ -70,7 +72,7 @@ class Session:
         except BaseException:
             library.close()
             raise
-        count = min(available_cpus(), int(wanted)) if wanted is not None else available_cpus()
+        count = 1 if wanted == 1 else min(available_cpus(), int(wanted)) if wanted is not None else available_cpus()
         metadata = {
             "name": manifest.name,
             "producer": manifest.producer,
@@ -87,9 +89,10 @@ class Session:
         self._threads = Threads(library.team_functions, count)
         self._native: _Native = _NATIVE(library.run)
         self._faults = manifest.faults
-        self._has_status = any(storage.kind == "status" for storage in manifest.storages)
-        self._poison = environment.poison
-        is_direct = environment.fastcall and not environment.poison and not manifest.bound
+        self._has_status = len(manifest.storages.numbers(STATUS)) > 0
+        self._checked = manifest.checked
+        self._poison = environment.poison or manifest.checked
+        is_direct = environment.fastcall and not self._poison and not manifest.bound
         self._call: int | None = library.call if is_direct else None
         self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
         self._idle: list[Lane] = []
@@ -387,9 +390,20 @@ class Session:
                 return f": {frame.late.wanted(index)} bytes"
         return ""
 
+    def _violation(self, frame: Frame, number: int, element: int) -> str:
+        """What a check of a checked build found."""
+        if not 0 < number <= len(self._faults):
+            return f"the model's code ended with the unknown fault {number}"
+        values = {**frame.plan.values, **({} if frame.late is None else frame.late.values())}
+        given = ", ".join(f"{name} is {value}" for name, value in values.items())
+        return f"{self._faults[number - 1]}: element {element}" + (f", where {given}" if given else "")
+
     def _fail(self, frame: Frame, status: int) -> NoReturn:
         number = frame.status.value or status
         frame.status.value = 0
+        found = found_by_check(number) if self._checked else None
+        if found is not None:
+            raise RuntimeFault(self._violation(frame, *found))
         if 0 < number <= len(self._faults):
             raise RuntimeFault(self._faults[number - 1] + self._detail(frame, number))
         raise RuntimeFault(f"the model's code ended with the unknown fault {number}")

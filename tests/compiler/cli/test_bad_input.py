@@ -279,7 +279,7 @@ def test_input_files(ingot: Ingot, artifact: Path) -> None:
         "x=objects.npy": ["objects.npy", "numpy"],
         "x=short.npy": ["short.npy"],
         "short.npz": ["short.npz"],
-        "x=two.npz": ["two.npz", "several"],
+        "x=two.npz": ["two.npz", "archive"],
         "two.npz": ["'z'"],
         "x.npy": ["name=array.npy"],
         "x=": ["name=array.npy"],

@@ -82,6 +82,7 @@ def test_gradients_agree_with_finite_differences() -> None:
             assert gradients[index] == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_and_exports_what_it_trained(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         train_digits.main(["--output", str(tmp_path / folder), "--epochs", "1", "--seed", "3"])

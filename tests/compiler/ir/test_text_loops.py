@@ -118,7 +118,8 @@ GEMM_TEXT = """kernel gemm(x: f32 read, w: f32 read, y: f32 write; n) {
     stores=(y[c + 10*r] = relu(%acc:f32):f32, z[c] = %acc:f32),
     accumulator=f32,
     dot=1,
-    narrow=false
+    narrow=false,
+    shift=0
   )
 }"""
 

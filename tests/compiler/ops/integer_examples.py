@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from tests.compiler.ops.example import Example, flags, whole
@@ -27,7 +26,11 @@ def _byte_product(tag: str, shape: tuple[int, ...]) -> Callable[[Value], Node]:
 
 
 def _byte_conv(
-    tag: str, shape: tuple[int, ...], bias: bool, attributes: tuple[Any, ...], last: bool
+    tag: str,
+    shape: tuple[int, ...],
+    bias: bool,
+    attributes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int],
+    last: bool,
 ) -> Callable[[Value], Node]:
     """A convolution with constant i8 filters and an i32 bias."""
     w = constant(_bytes("w" + tag, *shape, dtype="int8"))

@@ -88,11 +88,23 @@ class Parser(argparse.ArgumentParser):
         raise CommandError(f"{message} (see {self.prog} --help)")
 
 
+class CommandParser(Parser):
+    """A command's own arguments: what it does not know is its error, not that of the parser of all commands."""
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def build_parser() -> Parser:
     """The arguments of all commands."""
     parser = Parser(prog="ingot", description="Compile ONNX models to native code, ahead of time.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=CommandParser)
     for name, command in COMMANDS.items():
         sub = subparsers.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
         command.configure(sub)
@@ -165,15 +177,22 @@ def _warnings_noted(console: Console) -> Generator[None]:
 def _failed(error: Exception, show_traceback: bool) -> int:
     line = explain(error)
     if show_traceback or line is None:
-        traceback.print_exception(error, file=sys.stderr)
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error, file=sys.stderr)
     if line is None:
         line = one_line(str(error))
         if type(error).__name__ != "DefectError":  # which says so itself
             line = f"this is a defect of Ingot, please report it: {type(error).__name__}: {line}"
-        print(f"ingot: error: {line}", file=sys.stderr)
+        _complain(line)
         return DEFECT
-    print(f"ingot: error: {line}", file=sys.stderr)
+    _complain(line)
     return FAILED
+
+
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError):  # stderr is closed or full: the status has to say it
+        print(f"ingot: error: {line}", file=sys.stderr)
+        sys.stderr.flush()
 
 
 def _drop_stdout() -> None:

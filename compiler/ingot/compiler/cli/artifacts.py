@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from ingot.runtime.replacement import replaced
 Arrays = dict[str, NDArray[Any]]
 
 SUFFIX = ".ingot"
+RANDOM_BYTES = 8  # of a random number before it is converted
 
 
 def is_artifact(path: Path) -> bool:
@@ -107,6 +110,8 @@ def random_arrays(interface: Interface, shapes: Mapping[str, tuple[int, ...]], s
     arrays: Arrays = {}
     for info in describe(interface.inputs):
         shape = shapes[info.name]
+        if math.prod(shape) * max(info.dtype.itemsize, RANDOM_BYTES) > sys.maxsize:
+            raise CommandError(f"input {info.name!r} of shape {list(shape)} fits into no memory; give smaller dims")
         if info.dtype.kind in "iub":
             arrays[info.name] = rng.integers(0, 2, shape).astype(info.dtype)
         else:  # bf16 has a kind of its own
@@ -114,8 +119,8 @@ def random_arrays(interface: Interface, shapes: Mapping[str, tuple[int, ...]], s
     return arrays
 
 
-def read_arrays(texts: Sequence[str], inputs: Sequence[TensorInfo]) -> Arrays:
-    """The arrays of ``--input``: ``name=array.npy``, or an .npz with an array for every name.
+def read_arrays(texts: Sequence[str], inputs: Sequence[TensorInfo], *, option: str = "--input") -> Arrays:
+    """The arrays of `option`: ``name=array.npy``, or an .npz with an array for every name.
 
     Raises CommandError for files that are not there, that hold something else, and for names given twice.
     """
@@ -126,21 +131,26 @@ def read_arrays(texts: Sequence[str], inputs: Sequence[TensorInfo]) -> Arrays:
         if not names and text.endswith(".npz"):
             loaded = _load(Path(text))
             if not isinstance(loaded, dict):
-                raise CommandError(f"{text} holds one array without a name; write --input name={text}")
+                raise CommandError(f"{text} holds one array without a name; write {option} name={text}")
         else:
             name = max(names, key=len) if names else text.partition("=")[0]
             path = text[len(name) + 1 :]
             if not path:
-                raise CommandError(f"--input {text!r}: write name=array.npy or arrays.npz")
+                raise CommandError(f"{option} {text!r}: write name=array.npy or arrays.npz")
             array = _load(Path(path))
             if isinstance(array, dict):
-                raise CommandError(f"{path} holds several arrays; write --input {path}")
+                raise CommandError(f"{path} is an archive of named arrays; write {option} {path}")
             loaded = {name: array}
         for name, array in loaded.items():
             if name in arrays:
-                raise CommandError(f"--input gives {name!r} twice")
+                raise CommandError(f"{option} gives {name!r} twice")
             arrays[name] = _typed(array, dtypes.get(name))
     return arrays
+
+
+def array_files(texts: Sequence[str]) -> tuple[Path, ...]:
+    """The files that `read_arrays` may read for the same texts."""
+    return tuple(Path(part) for text in texts for part in (text, text.partition("=")[2]) if part)
 
 
 def _load(path: Path) -> NDArray[Any] | Arrays:
@@ -161,6 +171,12 @@ def _typed(array: NDArray[Any], dtype: np.dtype[Any] | None) -> NDArray[Any]:
     """numpy's files have no name for bf16 and its like: they come back as raw bytes of their size."""
     raw = dtype is not None and array.dtype.kind == "V" and array.dtype.names is None
     return array.view(dtype) if raw and dtype is not None and array.dtype.itemsize == dtype.itemsize else array
+
+
+def require_archive(path: Path) -> None:
+    """Raise CommandError where the name of a file that `write_arrays` is to write promises a single array."""
+    if path.suffix == ".npy":
+        raise CommandError(f"{path}: outputs are written as an .npz archive; give a name that ends in .npz")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -27,7 +27,8 @@ from ingot.compiler.cli.artifacts import (
 )
 from ingot.compiler.cli.console import Console, Progress, seconds_text, table
 from ingot.compiler.cli.failures import CommandError, one_line
-from ingot.compiler.cli.run import threads_type
+from ingot.compiler.cli.profile import require_code
+from ingot.compiler.cli.run import rounds_type, threads_type
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime.inputs import describe
 
@@ -52,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", action="append", default=[], metavar="DIMS", help=f"dims of random inputs: {SHAPE_HELP}"
     )
-    parser.add_argument("--rounds", type=threads_type, default=15, metavar="N", help="rounds to interleave (15)")
+    parser.add_argument("--rounds", type=rounds_type, default=15, metavar="N", help="rounds to interleave (15)")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
@@ -149,6 +150,7 @@ def measure(
 def _compile(model: Path, artifact: Path, target: str, progress: Progress) -> float:
     from ingot.compiler import compile
 
+    require_code(target)
     progress(f"compiling {model}")
     started = progress.seconds
     compile(model, target=target, progress=progress).save(artifact)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingot.compiler.cli.compile import input_names, require_model
 from ingot.compiler.cli.console import Console
@@ -15,15 +15,31 @@ from ingot.compiler.cli.failures import one_line
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
 
+if TYPE_CHECKING:
+    from ingot.compiler.frontend.errors import UnsupportedError
+    from ingot.compiler.ir.graph import Graph
+    from ingot.compiler.targets.registry import Product
+    from ingot.compiler.targets.target import Target
+
 HELP = "say whether a model can be compiled, and what is missing"
 
 NOT_COMPILABLE = 1
+UNKNOWN_OPERATOR = "there is no such operator in Ingot"
+UNKNOWN_DOMAIN = (
+    "there is no such operator, and no domain {!r} in Ingot: give it with --custom FILE (docs/write-an-operator.md), "
+    "or export the model without it"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("model", type=Path, help="the .onnx file")
-    parser.add_argument("--target", default="cpu", help="what it would be compiled for (see ingot compile)")
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="what it would be compiled for (see ingot compile; default: cpu); may be given more than once",
+    )
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=SHAPE_HELP)
     parser.add_argument("--numerics", choices=("default", "strict"), default="default")
     add_custom_argument(parser)
@@ -31,74 +47,142 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace, console: Console) -> int:
     """All of a compile but the code generation."""
-    from ingot.compiler.defects import defects_of
     from ingot.compiler.frontend.errors import UnsupportedError
     from ingot.compiler.frontend.onnx import load_onnx
-    from ingot.compiler.ir.verify import verify_program
-    from ingot.compiler.lower.context import LoweringError
-    from ingot.compiler.lower.lowering import lower
-    from ingot.compiler.ops.custom import CustomOpError
     from ingot.compiler.passes.default import default_pipeline
-    from ingot.compiler.targets.registry import check_routines, find_target
+    from ingot.compiler.targets.registry import find_target
 
     model: Path = options.model
     require_model(model)
-    target = find_target(options.target)
+    names: list[str] = list(dict.fromkeys(options.target or ["cpu"]))
+    targets = {name: find_target(name) for name in names}
     shapes, ranges = for_compile(options.shape, lambda: input_names(model))
     operators = load_custom(options.custom)
     progress = console.progress()
-    record: dict[str, Any] = {"model": model, "target": options.target, **survey(model)}
+    record: dict[str, Any] = {"model": model, "target": names[0], **survey(model)}
     problems: list[dict[str, Any]] = []
+    unexamined: Mapping[str, int] = {}
+    graph: Graph | None = None
+    found: dict[str, dict[str, Any]] = {}
     try:
-        progress(f"importing {model}")
-        graph = load_onnx(model, shapes=shapes, ranges=ranges, custom=operators)
-        graph = default_pipeline(options.numerics).run(graph, verbose=lambda report: progress(str(report)))
-        progress("lowering")
-        with defects_of("lowering"):
-            program = lower(graph, target.machine, reorder=options.numerics != "strict")
-            verify_program(program)
-        check_routines(options.target, program)
-        record["launches"] = sum(1 for _ in program.launches())
-    except UnsupportedError as error:
-        if error.operators:
-            problems += [
-                {
-                    "operator": _spelled(each.domain, each.op_type),
-                    "opset": each.opset,
-                    "count": each.count,
-                    "nodes": list(each.nodes),
-                    "reason": "there is no such operator in Ingot",
-                }
-                for each in error.operators
-            ]
-        else:
-            problems.append(_problem(error.node, error.opset, error))
-    except (LoweringError, CustomOpError) as error:
-        problems.append(_problem(None, None, error))
+        try:
+            progress(f"importing {model}")
+            graph = load_onnx(model, shapes=shapes, ranges=ranges, custom=operators)
+            graph = default_pipeline(options.numerics).run(graph, verbose=lambda report: progress(str(report)))
+        except UnsupportedError as error:
+            problems, unexamined = list(_refused(error)), error.unexamined
+        for name, target in targets.items():
+            progress(f"checking {name}")
+            missing, launches = list(problems), None
+            if graph is not None and not problems:
+                launches = _launches(graph, name, target, options.numerics, missing)
+            found[name] = {
+                "compilable": not missing,
+                "native": _native(record, missing, unexamined),
+                "host": {},  # nothing is left to the host: a model is native as a whole, or not compiled
+                "missing": missing,
+                "launches": launches,
+            }
     finally:
         progress.close()
     used = {_spelled(each.domain, each.op_type): each.form for each in operators}
     record["custom"] = {name: form for name, form in used.items() if name in record["operators"]}
-    record |= {"compilable": not problems, "unsupported": problems, "seconds": progress.seconds}
+    first = found[names[0]]
+    record |= {
+        "compilable": all(each["compilable"] for each in found.values()),
+        "unsupported": first["missing"],
+        "unexamined": dict(unexamined),
+        "launches": first["launches"],
+        "targets": found,
+        "seconds": progress.seconds,
+    }
     console.result(record, _lines(record))
-    return NOT_COMPILABLE if problems else 0
+    return 0 if record["compilable"] else NOT_COMPILABLE
+
+
+def _launches(
+    graph: Graph, name: str, target: Target[Product], numerics: str, missing: list[dict[str, Any]]
+) -> int | None:
+    """The kernel launches of a run; None where the target has no kernel for something, which goes into `missing`."""
+    from ingot.compiler.defects import defects_of
+    from ingot.compiler.ir.verify import verify_program
+    from ingot.compiler.lower.context import LoweringError
+    from ingot.compiler.lower.lowering import lower
+    from ingot.compiler.ops.custom import CustomOpError
+    from ingot.compiler.targets.registry import check_routines
+
+    try:
+        with defects_of("lowering"):
+            program = lower(graph, target.machine, reorder=numerics != "strict")
+            verify_program(program)
+        check_routines(name, program)
+    except (LoweringError, CustomOpError) as error:
+        missing.append(_problem(None, None, error))
+        return None
+    return sum(1 for _ in program.launches())
+
+
+def _refused(error: UnsupportedError) -> Iterator[dict[str, Any]]:
+    """What the importer does not support: operators without a meaning, then nodes that use others in odd ways."""
+    for each in error.operators:
+        yield {
+            "operator": _spelled(each.domain, each.op_type),
+            "opset": each.opset,
+            "count": each.count,
+            "nodes": list(each.nodes),
+            "types": None,
+            "reason": UNKNOWN_OPERATOR if each.is_known_domain else UNKNOWN_DOMAIN.format(each.domain),
+        }
+    for use in error.uses:
+        yield {
+            "operator": _spelled(use.domain, use.op_type),
+            "opset": use.opset,
+            "count": 1,
+            "nodes": [use.node],
+            "types": list(use.types),
+            "reason": one_line(use.reason),
+        }
+    if not error.operators and not error.uses:
+        yield _problem(error.node, error.opset, error)
+
+
+def _native(
+    record: Mapping[str, Any], missing: Iterable[Mapping[str, Any]], unexamined: Mapping[str, int]
+) -> dict[str, int]:
+    """How often each operator occurs, without what is not used, what is missing and what nobody could look at."""
+    left: Counter[str] = Counter(record["operators"])
+    left.subtract(record["unused"])
+    for each in missing:
+        if each["operator"] is None:
+            return {}
+        left[each["operator"]] -= each["count"]
+    left.subtract(unexamined)
+    return {name: count for name, count in left.items() if count > 0}
 
 
 def survey(model: Path) -> dict[str, Any]:
-    """The opsets of the model and how often each operator occurs in it, sub-graphs included. Raises ModelError."""
-    from ingot.compiler.frontend.topology import subgraphs
+    """The opsets of the model and how often each operator occurs in it, sub-graphs included; `unused` are nodes that no
+    output needs. Raises ModelError."""
+    from ingot.compiler.frontend.topology import live_order, own_names, producers, subgraphs
     from ingot.compiler.frontend.weights import map_file, open_model
 
     proto = open_model(map_file(model), str(model), model.parent).proto
     counts: Counter[str] = Counter()
-    graphs = [proto.graph]
+    unused: Counter[str] = Counter()
+    graphs = [(proto.graph, True)]
     while graphs:
-        for node in graphs.pop().node:
-            counts[_spelled(node.domain, node.op_type)] += 1
-            graphs.extend(subgraphs(node))
+        graph, needed = graphs.pop()
+        made = producers(graph.node, own_names(graph))
+        live = set(live_order(graph.node, made, [output.name for output in graph.output])) if needed else set[int]()
+        for index, node in enumerate(graph.node):
+            name = _spelled(node.domain, node.op_type)
+            counts[name] += 1
+            unused[name] += index not in live
+            graphs.extend((each, index in live) for each in subgraphs(node))
     return {
         "opsets": {each.domain or "ai.onnx": each.version for each in proto.opset_import},
         "operators": dict(sorted(counts.items())),
+        "unused": {name: count for name, count in sorted(unused.items()) if count},
     }
 
 
@@ -112,6 +196,7 @@ def _problem(node: str | None, opset: int | None, error: Exception) -> dict[str,
         "opset": opset,
         "count": 1,
         "nodes": [node] if node else [],
+        "types": None,
         "reason": one_line(str(error)),
     }
 
@@ -122,14 +207,23 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"{record['model']}: {total} nodes of {len(record['operators'])} kinds, opset {opsets}"
     for name, form in record["custom"].items():
         yield f"  {name}: a custom operator ({form})"
-    if record["compilable"]:
-        yield f"can be compiled for {record['target']}: {record['launches']} kernel launches a run"
-        return
-    yield f"cannot be compiled for {record['target']}:"
-    for each in record["unsupported"]:
-        if each["operator"] is None:
-            yield f"  {each['reason']}"
+    for target, found in record["targets"].items():
+        if found["compilable"]:
+            yield f"can be compiled for {target}: all native, {found['launches']} kernel launches a run"
             continue
-        more = ", ..." if each["count"] > len(each["nodes"]) else ""
-        named = f"{each['count']} node(s): {', '.join(each['nodes'])}{more}"
-        yield f"  {each['operator']} of opset {each['opset']}: {each['reason']}; {named}"
+        yield f"cannot be compiled for {target}:"
+        for each in found["missing"]:
+            yield f"  {_described(each)}"
+        if left := sum(record["unexamined"].values()):
+            yield f"  {left} node(s) behind these could not be looked at, because their types are not known"
+        native = sum(found["native"].values())
+        yield f"  native: {native} of {total} nodes ({', '.join(found['native']) or 'none'}); on the host: none"
+
+
+def _described(problem: Mapping[str, Any]) -> str:
+    if problem["operator"] is None:
+        return str(problem["reason"])
+    more = ", ..." if problem["count"] > len(problem["nodes"]) else ""
+    named = f"{problem['count']} node(s): {', '.join(problem['nodes'])}{more}"
+    types = f" on {', '.join(problem['types'])}" if problem["types"] else ""
+    return f"{problem['operator']} of opset {problem['opset']}{types}: {problem['reason']}; {named}"

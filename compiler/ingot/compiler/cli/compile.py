@@ -49,6 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="evaluate the graph before and after every pass and compare"
     )
+    parser.add_argument(
+        "--checked", action="store_true", help="code that checks each access of memory, to find faults of the compiler"
+    )
     parser.add_argument("--jobs", type=_jobs, metavar="N", help="processes that compile kernels (default: the cores)")
     parser.add_argument(
         "--no-cache", action="store_true", help="compile everything again, and keep nothing (or INGOT_CACHE=0)"
@@ -106,6 +109,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 pipeline=pipeline,
                 numerics=options.numerics,
                 verify=options.verify,
+                checked=options.checked,
                 print_after=options.print_after,
                 dump=options.dump or console.environment.dump,
                 stop_at=console.environment.stop_at,

@@ -20,7 +20,7 @@ from ingot.compiler.bench.interleave import interleave
 from ingot.compiler.cli.bench import verdict
 from ingot.compiler.cli.console import Console, bytes_text, seconds_text, table
 from ingot.compiler.cli.failures import CommandError
-from ingot.compiler.cli.run import threads_type
+from ingot.compiler.cli.run import rounds_type, threads_type
 from ingot.compiler.demo import held_out, model_path
 
 HELP = "compile, run, check and time the model that comes with Ingot"
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--threads", type=threads_type, default=1, metavar="N", help="threads of a run (default: 1)")
     parser.add_argument("--target", default="cpu", help="what to compile for (see ingot compile)")
-    parser.add_argument("--rounds", type=threads_type, default=7, metavar="N", help="rounds to interleave (7)")
+    parser.add_argument("--rounds", type=rounds_type, default=7, metavar="N", help="rounds to interleave (7)")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:

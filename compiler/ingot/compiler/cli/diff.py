@@ -24,7 +24,7 @@ from ingot.compiler.cli.console import Console, Progress, table
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.passes import add_pipeline_arguments, build_pipeline, working_directory_importable
 from ingot.compiler.cli.profile import require_code
-from ingot.compiler.cli.run import seed_type
+from ingot.compiler.cli.run import count_type, seed_type
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.trials import bound_type
 from ingot.runtime import Session
@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"largest deviation allowed, as a share of a tensor's largest magnitude (default {BOUND}, for quantised "
         f"models {QUANTISED_BOUND})",
     )
-    parser.add_argument("--top", type=_count, default=30, metavar="N", help="tensors to list, 0 for all (30)")
+    parser.add_argument("--top", type=count_type, default=30, metavar="N", help="tensors to list, 0 for all (30)")
     parser.add_argument("--target", default="native", help="what the model is compiled for (default: this machine)")
     parser.add_argument("--numerics", choices=("default", "strict"), default="default")
     add_pipeline_arguments(parser)
@@ -154,6 +154,7 @@ class _Sides:
         move the outputs (None without taps)."""
         if self.other is None:
             return self._with_layers(self.model)
+        self._require_same_inputs(self.model, self.other)
         interface = self._interface()
         inputs = self._inputs(interface)
         want, have = (self._run(path, inputs) for path in (self.model, self.other))
@@ -168,17 +169,17 @@ class _Sides:
         from ingot.compiler.passes.tap import tap
 
         options = self.options
+        target: str = options.target
+        require_code(target)
         with working_directory_importable(options.pipeline, *options.passes):
             passes = build_pipeline(
                 options.numerics, text=options.pipeline, passes=options.passes, without=options.without
             )
             graph = load_onnx(model, watch=True)
             tapped = passes.before("fuse", tap) if "fuse" in passes.names else passes.after(passes.names[-1], tap)
-            target: str = options.target
             make = partial(compile, target=target, numerics=options.numerics, progress=self.progress)
             self.progress(f"compiling {model}")
             plain = make(dataclasses.replace(graph, watched={}), pipeline=passes)
-            require_code(plain, target)
             self.progress(f"compiling {model} with its layers as outputs")
             layered = make(graph, pipeline=tapped)
         inputs = self._inputs(plain.manifest)
@@ -189,6 +190,15 @@ class _Sides:
             layers = session.run(inputs)
         taps = max((deviation(array, layers[name]).relative for name, array in outputs.items()), default=0.0)
         return inputs, self._run(model, inputs), layers | outputs, list(outputs), taps
+
+    def _require_same_inputs(self, *paths: Path) -> None:
+        """Raise CommandError where the two sides cannot be given the same inputs."""
+        (first, needed), (second, also_needed) = map(_input_names, paths)
+        if not (needed <= set(second) and also_needed <= set(first)):
+            raise CommandError(
+                f"{paths[0]} and {paths[1]} have different inputs, {_some(first)} and {_some(second)}: "
+                "give two that belong together, or rename inputs with ingot cut"
+            )
 
     def _interface(self) -> Interface:
         """What takes inputs: an artifact's manifest if there is one."""
@@ -201,7 +211,7 @@ class _Sides:
         return _interface_of(load_onnx(self.model))
 
     def _inputs(self, interface: Interface) -> Arrays:
-        given = read_arrays(self.options.data, describe(interface.inputs))
+        given = read_arrays(self.options.data, describe(interface.inputs), option="--data")
         if unknown := given.keys() - {each.name for each in interface.inputs}:
             known = ", ".join(each.name for each in interface.inputs)
             raise CommandError(f"--data has {', '.join(sorted(unknown))}; the model's inputs are {known}")
@@ -225,6 +235,19 @@ class _Sides:
 
         proto = open_model(map_file(model), str(model), model.parent).proto
         return [value.name for value in proto.graph.output]
+
+
+def _input_names(path: Path) -> tuple[list[str], set[str]]:
+    """The inputs in order, and those of them that have no default."""
+    if is_artifact(path):
+        names = [each.name for each in read_artifact(path)[0].inputs]
+        return names, set(names)
+    from ingot.compiler.frontend.weights import map_file, open_model
+
+    graph = open_model(map_file(path), str(path), path.parent).proto.graph
+    names = [value.name for value in graph.input]
+    defaults = {each.name for each in graph.initializer} | {each.values.name for each in graph.sparse_initializer}
+    return names, set(names) - defaults
 
 
 @dataclass(frozen=True)
@@ -314,9 +337,3 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "nothing"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of tensors")
-    return int(text)

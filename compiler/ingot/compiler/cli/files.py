@@ -14,6 +14,8 @@ def output_type(text: str) -> Path:
     """The path of a file to be written, for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("the name of a file is needed, this is empty")
+    if text == "-":
+        raise argparse.ArgumentTypeError("files are not written to stdout; give a name (./- for a file called so)")
     return Path(text)
 
 

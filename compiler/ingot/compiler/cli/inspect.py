@@ -15,8 +15,9 @@ from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
 from ingot.runtime.dims import show
 from ingot.runtime.errors import UnsupportedCpuError
 from ingot.runtime.inputs import describe
-from ingot.runtime.manifest import FORMAT_VERSION, MAX_SIZE, WEIGHTS_MEMBER, Manifest, Signature, code_member
+from ingot.runtime.manifest import FORMAT_VERSION, WEIGHTS_MEMBER, Manifest, Signature, code_member
 from ingot.runtime.plan import Planner
+from ingot.runtime.tables import MAX_SIZE, TEMP, WEIGHT
 
 HELP = "show what an artifact holds"
 
@@ -71,7 +72,7 @@ def describe_artifact(path: Path, manifest: Manifest, members: tuple[Member, ...
         "kernels": provenance.pop("kernels", None),
         "launches": provenance.pop("launches", None),
         "argument_words": len(manifest.args),
-        "storages": {kind: sum(storage.kind == kind for storage in manifest.storages) for kind in ("weight", "temp")},
+        "storages": {name: len(manifest.storages.numbers(kind)) for name, kind in (("weight", WEIGHT), ("temp", TEMP))},
         "memory": _memory(manifest, dims),
         "provenance": provenance,
         "members": [

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from ingot.compiler.cli.failures import CommandError, one_line
 
 if TYPE_CHECKING:
-    from ingot.compiler.pipeline import Pass, Pipeline
+    from ingot.compiler.pipeline import Pipeline
+    from ingot.compiler.single_pass import Pass
 
 DEFAULT_PLACE = "simplify"
 """The pass that those without a place of their own come after."""

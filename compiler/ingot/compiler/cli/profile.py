@@ -20,7 +20,7 @@ from ingot.compiler.cli.artifacts import (
 from ingot.compiler.cli.console import Console, bytes_text, seconds_text, table
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
-from ingot.compiler.cli.run import threads_type
+from ingot.compiler.cli.run import count_type, rounds_type, threads_type
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime import LaunchProfile, Profile, Session
 from ingot.runtime.manifest import Manifest
@@ -40,8 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--shape", action="append", default=[], metavar="DIMS", help=f"dims of random inputs: {SHAPE_HELP}"
     )
     parser.add_argument("--threads", type=threads_type, metavar="N", help="threads to use (default: all cores)")
-    parser.add_argument("--runs", type=threads_type, default=30, metavar="N", help="runs to measure (30)")
-    parser.add_argument("--top", type=threads_type, default=20, metavar="N", help="launches listed, slowest first (20)")
+    parser.add_argument("--runs", type=rounds_type, default=30, metavar="N", help="runs to measure (30)")
+    parser.add_argument(
+        "--top", type=count_type, default=20, metavar="N", help="launches to list, slowest first, 0 for all (20)"
+    )
     parser.add_argument(
         "--trace", type=output_type, metavar="OUT.json", help="write the fastest run for chrome://tracing or Perfetto"
     )
@@ -66,10 +68,10 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         else:
             from ingot.compiler import compile
 
-            progress(f"compiling {path}")
             target: str = options.target
+            require_code(target)
+            progress(f"compiling {path}")
             artifact = compile(path, target=target, progress=progress)
-            require_code(artifact, target)
             manifest = artifact.manifest
             session = artifact.session(threads=options.threads)
         with session:
@@ -96,12 +98,14 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def require_code(product: object, target: str) -> None:
-    """Raise CommandError for what a target makes that is no artifact: it cannot be run natively."""
-    from ingot.compiler.artifact import Artifact
+def require_code(target: str) -> None:
+    """Raise CommandError for a target that makes no native code, TargetError for one whose code this machine cannot
+    run."""
+    from ingot.compiler.targets.registry import require_runnable
 
-    if not isinstance(product, Artifact):
+    if target in ("interpreter", "null"):
         raise CommandError(f"--target {target} makes no native code; give native, cpu or a level")
+    require_runnable(target)
 
 
 def report(
@@ -160,7 +164,7 @@ def _lines(record: Mapping[str, Any], profile: Profile, top: int) -> Iterator[st
     head += ["MFLOP", "GFLOP/s", "moved", "GB/s", *(["peak"] if peaks is not None else []), "nodes"]
     rows: list[tuple[str, ...]] = [tuple(head)]
     slowest = sorted(record["launches"], key=lambda each: -each["seconds"])
-    for each in slowest[:top]:
+    for each in slowest[: top or None]:
         row = [str(each["number"]), each["kernel"], seconds_text(each["seconds"]), seconds_text(each["best"])]
         row.append(f"{each['share']:.1%}")
         if repeats:
@@ -177,9 +181,9 @@ def _lines(record: Mapping[str, Any], profile: Profile, top: int) -> Iterator[st
     lines = table(rows, right=[column for column in range(len(head) - 1) if column != 1])
     yield from lines
     yield ""
-    if rest := slowest[top:]:
+    if rest := slowest[top or len(slowest) :]:
         share = sum(each["share"] for each in rest)
-        yield f"{len(rest)} more launches: {share:.1%} (--top {len(slowest)} lists them)"
+        yield f"{len(rest)} more launches: {share:.1%} (--top 0 lists them)"
     yield f"between launches: {seconds_text(profile.between)}, {profile.between_share:.1%}"
 
 

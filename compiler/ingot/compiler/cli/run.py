@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.cli.artifacts import (
+    array_files,
     concrete_shapes,
     random_arrays,
     read_arrays,
     read_artifact,
+    require_archive,
     require_artifact,
     write_arrays,
 )
@@ -57,7 +59,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     if compiled is None:
         require_artifact(path)
     if options.output is not None:
-        require_writable(options.output, sources=(path,))
+        require_archive(options.output)
+        require_writable(options.output, sources=(path, *array_files(options.input)))
     if options.shape and options.random is None:
         raise CommandError("--shape is for --random: the shapes of given inputs are known")
     threads: int | None = options.threads
@@ -90,8 +93,10 @@ def _compile(model: Path, target: str, console: Console) -> Artifact | Interpret
     """The model compiled, to be run from memory."""
     from ingot.compiler.cli.compile import require_model
     from ingot.compiler.driver import compile
+    from ingot.compiler.targets.registry import require_runnable
 
     require_model(model)
+    require_runnable(target)
     progress = console.progress()
     try:
         progress(f"compiling {model}")
@@ -102,10 +107,26 @@ def _compile(model: Path, target: str, console: Console) -> Artifact | Interpret
 
 def threads_type(text: str) -> int:
     """A number of threads for argparse."""
+    return _positive(text, "threads")
+
+
+def rounds_type(text: str) -> int:
+    """How often something is measured, for argparse."""
+    return _positive(text, "runs")
+
+
+def _positive(text: str, what: str) -> int:
     count = int(text) if text.isdecimal() else 0
     if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}")
     return count
+
+
+def count_type(text: str) -> int:
+    """A number of things to list, for argparse; 0 is all."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of things to list")
+    return int(text)
 
 
 def seed_type(text: str) -> int:

@@ -27,9 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, console: Console) -> int:
     """Run all tests. The status is 1 where one fails."""
     from ingot.compiler.debug.selftest import machine, names, report
-    from ingot.compiler.targets.registry import find_target
+    from ingot.compiler.targets.registry import require_runnable
 
-    find_target(options.target)
+    require_runnable(options.target)
     wanted: list[str] = options.tests or names(quick=options.quick)
     if unknown := [name for name in wanted if name not in names()]:
         raise CommandError(f"there is no test {unknown[0]!r}; the tests are {', '.join(map(repr, names()))}")

@@ -53,9 +53,11 @@ def add_trial_arguments(parser: argparse.ArgumentParser, checked: str) -> None:
 def build_trial(options: argparse.Namespace, *, stage: Stage, check_artifact: bool) -> Trial:
     """The trial that the options describe. Raises CommandError, PipelineError, TargetError."""
     from ingot.compiler.debug.trial import Trial
-    from ingot.compiler.targets.registry import find_target
+    from ingot.compiler.targets.registry import find_target, require_runnable
 
     find_target(options.target)
+    if stage == "accuracy" and not options.check:
+        require_runnable(options.target)
     shapes, ranges = for_compile(options.shape, lambda: input_names(options.model))
     return Trial(
         stage=stage,
@@ -94,7 +96,7 @@ def read_data(path: Path | None) -> Arrays | None:
     """The arrays of ``--data``. Raises CommandError."""
     from ingot.compiler.cli.artifacts import read_arrays
 
-    return read_arrays([str(path)], ()) if path is not None else None
+    return read_arrays([str(path)], (), option="--data") if path is not None else None
 
 
 def bound_type(text: str) -> float:

@@ -15,8 +15,9 @@ from ingot.compiler.ir.graph import Graph, Input, Node, Value, node_of, operands
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.text.graph import show_graph
 from ingot.compiler.passes.default import default_pipeline, expand_composites
-from ingot.compiler.pipeline import Named, Pass, PassError, Pipeline
+from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.rewrite import Firing, Patch, Trace, substitute
+from ingot.compiler.single_pass import Named, Pass, PassError
 from ingot.compiler.validate import make_probes
 
 SHOWN = 40

@@ -47,15 +47,21 @@ class ModelError(ValueError):
         return self
 
 
+class StructureError(ModelError):
+    """The model is malformed whatever its shapes and values: names that are missing or defined twice, cycles."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnsupportedOperator:
-    """One operator of the model that the importer does not know: how often it occurs and the first nodes' names."""
+    """One operator of the model that the importer does not know: how often it occurs and the first nodes' names.
+    `is_known_domain`: there are other operators of its domain that the importer knows."""
 
     domain: str
     op_type: str
     opset: int
     count: int
     nodes: tuple[str, ...]
+    is_known_domain: bool = True
 
     def __str__(self) -> str:
         spelling = f"{self.domain}.{self.op_type}" if self.domain else self.op_type

@@ -13,6 +13,7 @@ import onnx
 from ingot.compiler.frontend.assumptions import Assumptions, Refinement
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.functions import domain_of, opsets_of
+from ingot.compiler.frontend.hypotheses import settled
 from ingot.compiler.frontend.operators import TABLE
 from ingot.compiler.frontend.operators.custom import with_custom
 from ingot.compiler.frontend.operators.table import Table
@@ -147,8 +148,12 @@ def _attempt(
         shape = tuple(assumptions.resolve(d) for d in declared.shape)
         inputs.append(Input(name, TensorType(declared.dtype, shape), origin=(name,)))
     importer.told = frozenset(s for i in inputs for d in i.shape for s in dims.symbols(d))
-    scope = Scope(importer, opsets)
-    outputs = scope.run(graph, {i.label: i for i in inputs})
+
+    def whole() -> tuple[Scope, tuple[tuple[str, Value], ...]]:
+        scope = Scope(importer, opsets)
+        return scope, scope.run(graph, {i.label: i for i in inputs})
+
+    scope, outputs = settled(importer, whole)
     if not outputs:
         raise UnsupportedError("all outputs of the model are empty", remedy="it computes nothing")
     if importer.narrowed:

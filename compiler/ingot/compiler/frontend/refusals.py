@@ -54,6 +54,7 @@ class Refusals:
         if error.operators:  # a body that ONNX gives the operator has them
             for each in error.operators:
                 self.unknown.setdefault((each.domain, each.op_type, each.opset), list(each.nodes))
+            self.leave_out(node, caller)
             return
         key = caller, label(node), node.op_type
         if key not in self.uses and len(self.uses) < LARGEST_LIST:
@@ -77,7 +78,7 @@ class Refusals:
             single.uses, single.unexamined = uses, left
             return single
         operators = [
-            UnsupportedOperator(domain, op_type, opset, len(names), tuple(names[:NAMED]))
+            UnsupportedOperator(domain, op_type, opset, len(names), tuple(names[:NAMED]), table.has_domain(domain))
             for (domain, op_type, opset), names in sorted(self.unknown.items())
         ]
         listing = ""
@@ -90,7 +91,7 @@ class Refusals:
         if left:
             listing += f"{sum(left.values())} node(s) behind them could not be looked at: their types are not known\n"
         remedy = "export the model without them, or replace them with supported operators"
-        foreign = sorted({each.domain for each in operators if each.domain and not table.has_domain(each.domain)})
+        foreign = sorted({each.domain for each in operators if not each.is_known_domain})
         if foreign:
             named = ", ".join(repr(domain) for domain in foreign)
             remedy += (

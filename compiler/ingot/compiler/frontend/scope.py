@@ -9,8 +9,9 @@ import onnx
 
 from ingot.compiler.frontend.assumptions import Assumptions, Ranges, Refinement, spell
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.errors import ModelError, UnsupportedError
+from ingot.compiler.frontend.errors import ModelError, StructureError, UnsupportedError
 from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, schema_defaults, static_body, typed_body
+from ingot.compiler.frontend.hypotheses import Hypotheses, settled
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.refusals import BlockedError, Refusals, stand_in_types
 from ingot.compiler.frontend.sequences import Item, Optional, TensorSequence, mapped
@@ -26,6 +27,8 @@ from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.ops.movement import DimValues
 from ingot.compiler.ops.shape_arithmetic import known_dims
 from ingot.runtime.dtypes import i64
+
+State = tuple[int, Assumptions, dict[str, tuple[int, int]], set[str], set[str]]
 
 LARGEST_IMPORT = 4_000_000  # nodes, after function bodies have been put in
 
@@ -50,7 +53,17 @@ class Importer:
     """Symbols that the shapes of the inputs tell."""
     bound: set[str] = field(default_factory=set[str])
     """Symbols that are bound to values in any graph of the model."""
+    hypotheses: Hypotheses = field(default_factory=Hypotheses)
     _names: set[str] = field(default_factory=set[str])
+
+    def state(self) -> State:
+        """What nodes change, to be put back by `restore`."""
+        return self.nodes, self.assumptions, dict(self.narrowed), set(self.bound), set(self._names)
+
+    def restore(self, state: State) -> None:
+        """Forget what happened since `state` was asked for."""
+        self.nodes, self.assumptions = state[:2]
+        self.narrowed, self.bound, self._names = dict(state[2]), set(state[3]), set(state[4])
 
     def new_symbol(self, wish: str) -> str:
         """A name for a symbol, the same in every attempt to import the model."""
@@ -59,6 +72,10 @@ class Importer:
             name, number = f"{wish}_{number}", number + 1
         self._names.add(name)
         return name
+
+    def forget_refusals(self) -> None:
+        """Begin a list of refusals of its own, which is that of an attempt."""
+        self.refusals = Refusals()
 
     def narrow(self, ranges: Ranges) -> None:
         """Note where `ranges` are narrower than those assumed."""
@@ -149,7 +166,7 @@ class Scope:
         elif name in self.sparse:
             value = Constant(self.importer.model.dense(self.sparse[name]), origin=(name,))
         elif self.parent is None:
-            raise ModelError(
+            raise StructureError(
                 f"the name {name!r} is used but never defined", remedy="run onnx.checker or export the model again"
             )
         else:
@@ -200,12 +217,12 @@ class Scope:
         self.values.update(inputs)
         for tensor in graph.initializer:
             if tensor.name in self.tensors:
-                raise ModelError(f"two initialisers are named {tensor.name!r}", remedy="names must be unique")
+                raise StructureError(f"two initialisers are named {tensor.name!r}", remedy="names must be unique")
             self.tensors[tensor.name] = tensor
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
             if name in self.tensors or name in self.sparse:
-                raise ModelError(f"two initialisers are named {name!r}", remedy="names must be unique")
+                raise StructureError(f"two initialisers are named {name!r}", remedy="names must be unique")
             self.sparse[name] = sparse
         self.declared = {v.name: v for v in (*graph.value_info, *graph.output)}
         outputs = [o.name for o in graph.output]
@@ -226,14 +243,25 @@ class Scope:
                 f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(values)}",
                 remedy="run onnx.checker on the model",
             )
-        captures = {} if captures is None else captures
-        inner = Scope(self.importer, self.opsets, self, captures, self.bindings, self.caller, self.depth)
-        inner.sizes = Sizes(self.sizes, dict(bound or {}))
-        outputs = inner.run(graph, {i.name: v for i, v in zip(graph.input, values, strict=True)})
-        return Body(formal, outputs, captures, inner.sizes.bound)
+        given = {} if captures is None else captures
 
-    def inline(self, graph: onnx.GraphProto, inputs: Sequence[Item | None] = ()) -> tuple[Item, ...]:
-        """Import a sub-graph, whose inputs are `inputs`, as a part of this graph; its outputs."""
+        def attempt() -> Body:
+            captured = dict(given)
+            inner = Scope(self.importer, self.opsets, self, captured, self.bindings, self.caller, self.depth)
+            inner.sizes = Sizes(self.sizes, dict(bound or {}))
+            outputs = inner.run(graph, {i.name: v for i, v in zip(graph.input, values, strict=True)})
+            return Body(formal, outputs, captured, inner.sizes.bound)
+
+        return settled(self.importer, attempt)
+
+    def inline(
+        self,
+        graph: onnx.GraphProto,
+        inputs: Sequence[Item | None] = (),
+        instead: Mapping[str, Value] | None = None,
+    ) -> tuple[Item, ...]:
+        """Import a sub-graph, whose inputs are `inputs`, as a part of this graph; its outputs. `instead` are values
+        that names from outside have in it."""
         inner = Scope(self.importer, self.opsets, self, None, self.bindings, self.caller, self.depth)
         inner.sizes = self.sizes
         if len(graph.input) != len(inputs):
@@ -241,6 +269,7 @@ class Scope:
                 f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(inputs)}",
                 remedy="run onnx.checker on the model",
             )
+        inner.values.update(instead or {})
         inner._fill(graph, {i.name: v for i, v in zip(graph.input, inputs, strict=True) if v is not None})
         return tuple(inner.find(o.name) for o in graph.output)
 

@@ -8,7 +8,7 @@ from typing import cast
 import onnx
 from google.protobuf.message import Message
 
-from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.frontend.errors import ModelError, StructureError
 
 
 def require_text(message: Message) -> None:
@@ -91,7 +91,7 @@ def producers(nodes: Sequence[onnx.NodeProto], taken: Iterable[str]) -> dict[str
                 continue
             if name in made or name in others:
                 first = f"node {label(nodes[made[name]])!r}" if name in made else "an input or initialiser"
-                raise ModelError(
+                raise StructureError(
                     f"the name {name!r} is defined twice: by {first} and by node {label(node)!r}",
                     remedy="names must be unique (static single assignment): run onnx.checker on the model",
                 )
@@ -118,7 +118,7 @@ def live_order(nodes: Sequence[onnx.NodeProto], made: dict[str, int], outputs: I
                     on_path = [i for i, _ in path]
                     cycle = on_path[on_path.index(index) :]
                     shown = " -> ".join(repr(label(nodes[i])) for i in reversed([*cycle[:8], index]))
-                    raise ModelError(
+                    raise StructureError(
                         f"the graph has a cycle of {len(cycle)} node(s): {shown}", remedy="ONNX graphs must be acyclic"
                     )
                 state[index] = 1

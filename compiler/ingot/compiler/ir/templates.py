@@ -44,6 +44,7 @@ class Contraction:
     accumulator: DType = f32
     dot: int = 1  # products of one multiply-add; above 1, A is contiguous along the run, a multiple of it long
     narrow: bool = False  # whether A and B have other types than the sums
+    shift: int = 0  # what is taken off each element of A before it is multiplied: 128 makes u8 signed bytes
 
     @property
     def zero(self) -> Const:
@@ -87,6 +88,9 @@ class Contraction:
         factors: tuple[Expr, ...] = (self.a, Load(self.b, packed))
         if self.narrow:
             factors = tuple(Call("cast", (factor,), self.accumulator) for factor in factors)
+        if self.shift:
+            shift = Const(self.shift, self.accumulator)
+            factors = Call("sub", (factors[0], shift), self.accumulator), factors[1]
         step: Stmt = Accumulate("acc", "add", Call("mul", factors, self.accumulator))
         for axis in reversed((*self.segments, self.run)):
             step = For(axis.var, axis.extent, (step,))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product
@@ -15,12 +16,13 @@ from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError
+from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
 from ingot.compiler.lower.pointwise import copy, translate_node
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
-from ingot.runtime.dtypes import DType, f32, f64, i8, i16, u8
+from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,21 @@ def in_wide_type(context: Context, view: View, node: Node) -> View:
 
 @dataclass(frozen=True)
 class Narrow:
-    """How 8-bit operands are multiplied: `dot` products at a time, weights as `dtype` in memory."""
+    """How 8-bit operands are multiplied: `dot` products at a time, weights as `dtype` in memory, `shift` taken off each
+    element of the other operand first."""
 
     dot: int
     dtype: DType
+    shift: int
+
+    @staticmethod
+    def of(machine: Machine) -> Narrow:
+        """How `machine` multiplies u8 by i8."""
+        return Narrow(machine.dot, i16 if machine.dot == 2 else i8, 128 if machine.signed_dot else 0)
+
+    def room(self, machine: Machine) -> Machine:
+        """`machine` with the registers that are left for tiles: pairs take one for a product and one for zeros."""
+        return replace(machine, vector_registers=machine.vector_registers - 2) if self.dot == 2 else machine
 
     def filled(self, depth: int) -> int:
         """`depth` filled up to a whole number of products at a time."""
@@ -126,8 +139,22 @@ def narrow_product(context: Context, x: Value, w: Value) -> Narrow | None:
     """How the product of u8 `x` and constant i8 `w` is computed; None for other types."""
     if (x.dtype, w.dtype) != (u8, i8) or not isinstance(w, Constant):
         return None
-    dot = context.machine.dot
-    return Narrow(dot, i16 if dot == 2 else i8)
+    return Narrow.of(context.machine)
+
+
+def unshifted(
+    context: Context, build: KernelBuilder, narrow: Narrow, w: Constant, axes: tuple[int, ...]
+) -> Callable[[Expr, Callable[[View], Dim]], Expr]:
+    """What makes up for `narrow.shift`: a function of the sums and of where a view of the weights, with the summed
+    `axes` of extent 1, is read. It adds the shift times the sums of the weights."""
+    if not narrow.shift:
+        return lambda acc, at: acc
+    data = narrow.shift * w.data.astype(np.int64).sum(axes, keepdims=True)
+    wrapped = data.astype(np.int32)
+    storage = context.weight(w, ("sums", narrow.shift, axes), wrapped, i32)
+    strides = tuple(step // wrapped.itemsize for step in np.ascontiguousarray(wrapped).strides)
+    view = View(storage, wrapped.shape, strides)
+    return lambda acc, at: Call("add", (acc, build.load(view, at(view))), i32)
 
 
 def pack_at_run_time(context: Context, b: View, width: int, node: Node) -> Storage:

@@ -23,6 +23,7 @@ from ingot.compiler.lower.contraction import (
     launch_contraction,
     narrow_product,
     pack_at_run_time,
+    unshifted,
     wide_type,
     widened,
 )
@@ -140,7 +141,7 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
     columns = channels // node.group
     depth = int(np.prod(kernel_shape)) * inner
     tile = choose_contraction(
-        context.machine,
+        narrow.room(context.machine) if narrow else context.machine,
         rows=product(axis.extent for axis in rows),
         columns=columns,
         depth=depth // narrow.dot if narrow else depth,
@@ -188,9 +189,14 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         accumulator=wide_type(node.type.dtype),
         dot=narrow.dot if narrow else 1,
         narrow=x_value.dtype != w.dtype,
+        shift=narrow.shift if narrow else 0,
     )
     n = group_index * columns + symbol("_n")
-    acc = _with_bias(context, group, node, build, n, Local("acc", template.accumulator))
+    acc: Expr = Local("acc", template.accumulator)
+    if narrow is not None and isinstance(w, Constant):
+        summed = tuple(range(1, w.data.ndim))
+        acc = unshifted(context, build, narrow, w, summed)(acc, lambda view: view.at([n, *(0 for _ in summed)]))
+    acc = _with_bias(context, group, node, build, n, acc)
     stores = Epilogue(context, group).stores(build, out_index(n), acc)
     launch_contraction(context, group, build, replace(template, stores=stores))
 

@@ -24,6 +24,7 @@ class Machine:
     l3_rate: float = 16.0
     cycles_per_microsecond: int = 3000
     dot: int = 1  # 8-bit products that one instruction sums for each lane
+    signed_dot: bool = False  # whether it multiplies signed bytes only
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of a vector register."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Node
-from ingot.compiler.ir.loops import Axis, Local
+from ingot.compiler.ir.loops import Axis, Expr, Local
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.border import zero_border
@@ -20,6 +20,7 @@ from ingot.compiler.lower.contraction import (
     launch_contraction,
     narrow_product,
     pack_at_run_time,
+    unshifted,
     wide_type,
     widened,
 )
@@ -36,13 +37,13 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     *lead, m, n = out
     depth = node.a.type.shape[-1]
     narrow = narrow_product(context, a_value, b_value)
-    if narrow is not None:
-        depth = narrow.filled(depth)
-        a = _filled(context, a, depth, group.node)
+    if narrow is not None and isinstance(b_value, Constant):
+        packed_depth = narrow.filled(b_value.data.shape[-2])
+        a, depth = _filled(context, a, packed_depth, group.node), packed_depth
     shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
     rows_total = product((*lead, m)) if shared else m
     tile = choose_contraction(
-        context.machine,
+        narrow.room(context.machine) if narrow else context.machine,
         rows=rows_total,
         columns=n,
         depth=depth // narrow.dot if narrow else depth,
@@ -55,7 +56,8 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     column, run = Axis("_n", n), Axis("_k", depth)
     a_offset = a.broadcast_at([*index, symbol("_k")], (*out[:-1], depth))
     if narrow is not None and isinstance(b_value, Constant):
-        matrices = np.zeros((*b_value.data.shape[:-2], depth, b_value.data.shape[-1]), narrow.dtype.to_numpy())
+        whole = (*b_value.data.shape[:-2], narrow.filled(b_value.data.shape[-2]), b_value.data.shape[-1])
+        matrices = np.zeros(whole, narrow.dtype.to_numpy())
         matrices[..., : b_value.data.shape[-2], :] = b_value.data
         key = ("panels", tile.width, narrow.dot)
         packed = context.weight(b_value, key, pack_panels(matrices, tile.width, narrow.dot), narrow.dtype)
@@ -93,8 +95,14 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         accumulator=wide_type(node.type.dtype),
         dot=narrow.dot if narrow else 1,
         narrow=narrow is not None,
+        shift=narrow.shift if narrow else 0,
     )
-    stores = Epilogue(context, group).stores(build, [*index, symbol("_n")], Local("acc", template.accumulator))
+    acc: Expr = Local("acc", template.accumulator)
+    where = [*index, symbol("_n")]
+    if narrow is not None and isinstance(b_value, Constant):
+        axis = b_value.data.ndim - 2
+        acc = unshifted(context, build, narrow, b_value, (axis,))(acc, lambda view: view.broadcast_at(where, out))
+    stores = Epilogue(context, group).stores(build, where, acc)
     launch_contraction(context, group, build, replace(template, stores=stores))
 
 
@@ -103,7 +111,7 @@ def _filled(context: Context, a: View, depth: int, node: Node) -> View:
     *lead, own = a.shape
     if own == depth and a.strides[-1] == 1:
         return a
-    halo = (*((0, 0) for _ in lead), (0, depth - own))
+    halo = (*((0, 0) for _ in lead), (0, depth - own if isinstance(own, int) else 0))
     whole = context.temp(TensorType(a.storage.dtype, a.shape), halo, node.origin)
     if own != depth:
         context.run(zero_border(context.unique("border"), whole, halo, node.origin))

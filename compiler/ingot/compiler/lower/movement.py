@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingot.compiler.ir.dims import Dim, maximum, minimum, product, symbol
+from ingot.compiler.ir.dims import Dim, maximum, minimum, modulo, product, symbol
 from ingot.compiler.ir.graph import Constant, Node, describe
 from ingot.compiler.ir.loops import Axis, Call, Expr, For, Index, Stmt
 from ingot.compiler.ir.types import Shape
@@ -85,6 +85,12 @@ def _pad(context: Context, node: ops.Pad) -> None:
     target = context.destination(node)
     rank = node.x.rank
     begin, end = node.pads[:rank], node.pads[rank:]
+    # Negative pads crop: the part of the source that survives goes to its place.
+    starts = tuple(maximum(0, -b) if b != 0 else 0 for b in begin)
+    sizes = tuple(d + minimum(0, b) + minimum(0, e) for d, b, e in zip(node.x.type.shape, begin, end, strict=True))
+    places = tuple(maximum(0, b) if b != 0 else 0 for b in begin)
+    ones = (1,) * rank
+    kept = source.slice(starts, sizes, ones)
     if node.mode == "constant":
         if node.value is not None and not isinstance(node.value, Constant):
             scalar = context.view(node.value)
@@ -93,31 +99,31 @@ def _pad(context: Context, node: ops.Pad) -> None:
         elif any(p != 0 for p in node.pads):
             value = zero(node.type.dtype) if node.value is None else scalar_constant(node.value)
             fill(context, target, value, node.origin, "pad_fill")
-        # Negative pads crop: the part of the source that survives goes to its place.
-        starts = tuple(maximum(0, -b) if b != 0 else 0 for b in begin)
-        sizes = tuple(d + minimum(0, b) + minimum(0, e) for d, b, e in zip(node.x.type.shape, begin, end, strict=True))
-        places = tuple(maximum(0, b) if b != 0 else 0 for b in begin)
-        ones = (1,) * rank
-        copy(context, source.slice(starts, sizes, ones), target.slice(places, sizes, ones), node.origin, "pad")
+        copy(context, kept, target.slice(places, sizes, ones), node.origin, "pad")
         return
     names = loop_names(rank)
     index: list[Dim] = []
-    for name, b, n in zip(names, begin, node.x.type.shape, strict=True):
-        i = symbol(name) - b
+    for name, place, n, b, e in zip(names, places, sizes, begin, end, strict=True):
+        i = symbol(name) - place
+        if (b, e) == (0, 0):
+            index.append(i)
+            continue
         match node.mode:
             case "edge":
                 i = minimum(maximum(i, 0), n - 1)
             case "reflect":
+                if not all(isinstance(d, int) for d in (n, b, e)) or max(b, e) >= n:  # further than to the other end
+                    i = modulo(i, maximum(2 * (n - 1), 1))
                 i = maximum(i, -i)
                 back = n - 1 - i
                 i = n - 1 - maximum(back, -back)
             case "wrap":
-                i = i % n
+                i = modulo(i, n)
             case _:
                 raise LoweringError(f"{describe(node)}: unknown pad mode {node.mode!r}")
         index.append(i)
     build = kernel(context, node)
-    value = build.load(source, source.at(index))
+    value = build.load(kept, kept.at(index))
     store = build.store(target, target.at([symbol(n) for n in names]), value)
     _launch_over(context, build, names, node.type.shape, (store,), node.origin)
 

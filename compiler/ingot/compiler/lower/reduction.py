@@ -306,9 +306,9 @@ def fold_of(node: ops.Reduction, dtype: DType) -> tuple[Fold, float | int | bool
         case ops.ReduceProd():
             return "mul", 1.0 if dtype.is_float else 1
         case ops.ReduceMax():
-            return "max", lowest(dtype)
+            return "or" if dtype.kind == "bool" else "max", lowest(dtype)
         case ops.ReduceMin():
-            return "min", highest(dtype)
+            return "and" if dtype.kind == "bool" else "min", highest(dtype)
         case _:
             raise LoweringError(f"no fold for {node!r}")
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, show
-from ingot.compiler.ir.graph import Array, Node, Value, op, operands_of
+from ingot.compiler.ir.graph import Array, Node, Value, op
 from ingot.compiler.ir.types import IrError, TensorType, broadcast_shapes
 from ingot.compiler.ops.checks import equal_dims, fail, ints, require_kind, same_dtype
 from ingot.compiler.ops.numeric import cast

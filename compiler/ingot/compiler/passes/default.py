@@ -11,8 +11,9 @@ from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.layout import LAYOUT
 from ingot.compiler.passes.recognise import recognise
 from ingot.compiler.passes.simplify import simplify
-from ingot.compiler.pipeline import Named, Pass, Pipeline, Registry, as_pass, rules
+from ingot.compiler.pipeline import Pipeline, Registry
 from ingot.compiler.rewrite import Trace
+from ingot.compiler.single_pass import Named, Pass, as_pass, rules
 
 # Composites that have kernels of their own; the others become core ops.
 KERNELS: frozenset[type[Node]] = frozenset((Attention,))
@@ -37,7 +38,7 @@ REGISTRY: Registry = {item.name: item for item in PASSES}
 
 
 def default_pipeline(numerics: str = "default") -> Pipeline:
-    """simplify, recognise, fold_norm, expand, layout, cleanup (simplify again), fuse.
+    """integers, simplify, recognise, fold_norm, expand, layout, cleanup (simplify again), fuse.
 
     With "strict" numerics attention is not recognised: its kernel computes softmax block by block.
     """

@@ -3,7 +3,8 @@
 Three kinds of group: a contraction with the pointwise ops after it; reductions over one set of trailing or leading axes
 with the pointwise ops around them; pointwise ops of one shape. Nodes join the group of an operand, in topological
 order, where that makes no cycle between groups; pointwise groups that meet in a node, or that read the same values,
-become one.
+become one. A Dequantize goes the other way, into the group of each node that reads it: what lies in memory between the
+groups is then what was quantised.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Reshape
 from ingot.compiler.ops.pointwise import Pointwise
+from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.ops.reduction import Reduction
-from ingot.compiler.rewrite import Patch, rewrite
+from ingot.compiler.rewrite import Patch, rebuild, rewrite
 
 NODE_LIMIT = 48  # nodes a group: longer chains spill registers
 OPERAND_LIMIT = 14
@@ -89,15 +91,13 @@ class Group:
 def fuse(graph: Graph) -> Graph:
     """`graph` with every group of two or more nodes as one Fused node; sub-graphs too."""
     graph = rewrite(graph, [keep_reduced_axes])
-    graph = _fuse_bodies(graph)
+    graph = _dequantised_apart(_fuse_bodies(graph))
     groups = _Grouping(graph)
     groups.run()
     return groups.rebuilt()
 
 
 def _fuse_bodies(graph: Graph) -> Graph:
-    from ingot.compiler.rewrite import rebuild
-
     mapping: dict[Value, Value] = {}
     for node in graph.nodes():
         if isinstance(node, Fused) or not subgraphs_of(node):
@@ -107,6 +107,26 @@ def _fuse_bodies(graph: Graph) -> Graph:
         }
         renewed = dataclasses.replace(node, **changes)
         mapping.update(zip(node.results(), renewed.results(), strict=True))
+    return rebuild(graph, mapping) if mapping else graph
+
+
+def _takes(node: Node, x: Dequantize) -> bool:
+    """Whether the kernel of `node` can dequantise `x` itself."""
+    if isinstance(node, Reduction):
+        return node.x is x
+    return isinstance(node, Pointwise) and node.type.shape == x.type.shape
+
+
+def _dequantised_apart(graph: Graph) -> Graph:
+    """`graph` with a Dequantize of its own for each node that can take it into its kernel."""
+    mapping: dict[Value, Value] = {}
+    for node in graph.nodes():
+        own: dict[Value, Value] = {}
+        for x in operands_of(node):
+            if isinstance(x, Dequantize) and _takes(node, x):
+                own[x] = dataclasses.replace(x)
+        if own:
+            mapping[node] = with_operands(node, own)
     return rebuild(graph, mapping) if mapping else graph
 
 
@@ -120,20 +140,35 @@ class _Grouping:
     def run(self) -> None:
         """Assign every node that can be fused to a group."""
         for node in self.graph.nodes():
-            if not isinstance(node, (Pointwise, Reduction, Conv, MatMul, Attention)):
+            if not isinstance(node, (Pointwise, Reduction, Conv, MatMul, Attention)) or self._waits(node):
                 continue
             group = self._joinable(node)
             if group is None:
                 shape = node.x.type.shape if isinstance(node, Reduction) else node.type.shape
                 anchor = node if isinstance(node, (Conv, MatMul, Attention)) else None
                 group = Group(shape, anchor=anchor)
-            group.add(node)
-            self.of[node] = group
-            for producer in {node_of(x) for x in operands_of(node)}:
+            for member in (*self._waiting(node), node):
+                group.add(member)
+                self.of[member] = group
+            for producer in self._producers(node):
                 other = self.of.get(producer)
                 if other is not None and other is not group:
                     self._merge(other, group)
         self._merge_siblings()
+
+    def _waits(self, node: Node) -> bool:
+        """Whether `node` goes into the group of the one node that reads it."""
+        readers = self.users.get(node, set())
+        return isinstance(node, Dequantize) and all(r is not None and _takes(r, node) for r in readers)
+
+    def _waiting(self, node: Node) -> list[Node]:
+        """The operands of `node` that go into its group."""
+        return [x for x in dict.fromkeys(operands_of(node)) if isinstance(x, Dequantize) and self._waits(x)]
+
+    def _producers(self, node: Node) -> set[Node]:
+        """What `node` reads, and what those of its operands read that go into its group."""
+        waiting = self._waiting(node)
+        return {node_of(x) for member in (node, *waiting) for x in operands_of(member)}.difference(waiting)
 
     def _merge(self, part: Group, group: Group) -> None:
         """Make `part`, a pointwise group, part of `group` if that is no contraction and nothing speaks against it."""
@@ -170,7 +205,7 @@ class _Grouping:
         """The group of an operand that `node` may join: the one reached last, so that the others come before it."""
         if isinstance(node, (Conv, MatMul, Attention)):
             return None
-        producers = sorted({node_of(x) for x in operands_of(node)}, key=self.order.__getitem__, reverse=True)
+        producers = sorted(self._producers(node), key=self.order.__getitem__, reverse=True)
         for producer in producers:
             group = self.of.get(producer)
             if group is None or not group.admits(node) or (group.anchor and self._is_only_reduced(node)):
@@ -188,7 +223,7 @@ class _Grouping:
         return bool(readers) and all(isinstance(reader, Reduction) for reader in readers)
 
     def _operands(self, group: Group, node: Node) -> int:
-        inside = {*group.nodes, node}
+        inside = {*group.nodes, *self._waiting(node), node}
         outside = {x for n in inside for x in operands_of(n) if node_of(x) not in inside}
         return sum(1 for x in outside if not isinstance(x, Constant))
 

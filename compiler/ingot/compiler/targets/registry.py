@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from ingot.compiler.targets.target import Target, TargetError
@@ -29,31 +30,52 @@ def target_names() -> tuple[str, ...]:
     return ("cpu", *features.names(), "interpreter", "null")
 
 
-def find_target(name: str) -> Target[Product]:
+def find_target(name: str, *, checked: bool = False) -> Target[Product]:
     """The target called `name`: "cpu" is the portable level of this machine's architecture, the others are levels,
-    "interpreter", which runs programs without code, and "null", which says what would be made. Raises TargetError."""
+    "interpreter", which runs programs without code, and "null", which says what would be made. `checked`: code
+    that checks each access of memory; the interpreter always does. Raises TargetError."""
     match name:
         case "interpreter":
             from ingot.compiler.targets.interpreter.target import InterpreterTarget
 
             return InterpreterTarget()
         case "null":
+            if checked:
+                raise TargetError("the target null makes no code that could be checked: name a level, or cpu")
             from ingot.compiler.targets.null.target import NullTarget
 
             return NullTarget(_level("cpu"))
         case _:
             from ingot.compiler.targets.cpu.target import CpuTarget
 
-            return CpuTarget(_level(name))
+            return CpuTarget(replace(_level(name), checked=checked))
 
 
-def find_library_target(name: str) -> Target[Library]:
+def find_library_target(name: str, *, checked: bool = False) -> Target[Library]:
     """The target that makes libraries for C for the level called `name`, or "cpu". Raises TargetError."""
     from ingot.compiler.targets.cpu.target import LibraryTarget
 
+    if checked:
+        raise TargetError("libraries for C have no checks: compile an artifact, which runs the same kernels")
     if name in ("interpreter", "null"):
         raise TargetError(f"no library for C can be made for the target {name}: name a level, or cpu")
     return LibraryTarget(_level(name))
+
+
+def require_runnable(name: str) -> None:
+    """Raise TargetError where what is made for the target called `name` cannot be run on this machine, or where there
+    is no such target."""
+    if name == "null":
+        raise TargetError("the target null makes no code to run: name another target, such as cpu")
+    if name == "interpreter":
+        return
+    from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
+
+    level, here = _level(name), host_architecture()
+    if level.arch != here:
+        raise TargetError(f"the target {name} is code for {level.arch}, which this machine ({here}) cannot run")
+    if missing := missing_features(level.required, here, kernel_flags()):
+        raise TargetError(f"the target {name} needs {', '.join(missing)}, which this machine has not: it cannot run it")
 
 
 def check_routines(name: str, program: Program) -> None:

@@ -53,12 +53,16 @@ pytestmark = pytest.mark.skipif(EMULATOR is None, reason="qemu-aarch64 is not in
 
 
 def program_of(
-    kernel: Kernel, buffers: Mapping[str, Array], values: Mapping[str, int], routines: Sequence[bytes] = ()
+    kernel: Kernel,
+    buffers: Mapping[str, Array],
+    values: Mapping[str, int],
+    routines: Sequence[bytes] = (),
+    level: features.Level = LEVEL,
 ) -> bytes:
     """A static executable that runs every chunk of `kernel` and writes all buffers to its standard output; `routines`
     are the objects of what it calls."""
-    module = objects.new_module("program", LEVEL)
-    function = emit.emit_kernel(module, kernel, LEVEL, "kernel")
+    module = objects.new_module("program", level)
+    function = emit.emit_kernel(module, kernel, level, "kernel")
     start = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "_start")
     b = ir.IRBuilder(start.append_basic_block("entry"))
     table = ir.GlobalVariable(module, ir.ArrayType(I64, 64), "table")
@@ -85,7 +89,7 @@ def program_of(
     b.call(call, [I64(EXIT), I64(0), I64(0), I64(0)])
     b.unreachable()
     exports = ["_start", "system_call"]
-    code = bytearray(elf.link([objects.object_code(module, LEVEL), *routines], soname="program", exports=exports))
+    code = bytearray(elf.link([objects.object_code(module, level), *routines], soname="program", exports=exports))
     layout = read_layout(bytes(code), machine=EM_AARCH64, page_size=4096)
     struct.pack_into("<Q", code, 24, layout.symbols["_start"])  # e_entry
     address = layout.symbols["system_call"]
@@ -109,11 +113,16 @@ def system_call(module: ir.Module, table: ir.Value) -> ir.Function:
 
 
 def check(
-    kernel: Kernel, buffers: Mapping[str, Array], tmp_path: Any, routines: Sequence[bytes] = (), **values: int
+    kernel: Kernel,
+    buffers: Mapping[str, Array],
+    tmp_path: Any,
+    routines: Sequence[bytes] = (),
+    level: features.Level = LEVEL,
+    **values: int,
 ) -> None:
     assert EMULATOR is not None
     path = tmp_path / "program"
-    path.write_bytes(program_of(kernel, buffers, values, routines))
+    path.write_bytes(program_of(kernel, buffers, values, routines, level))
     path.chmod(0o755)
     done = subprocess.run([EMULATOR, str(path)], capture_output=True, check=False)
     assert done.returncode == 0, done

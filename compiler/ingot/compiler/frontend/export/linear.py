@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ingot.compiler.frontend.export.errors import ExportError
+from ingot.compiler.frontend.export.integers import bytes_less_zero
 from ingot.compiler.frontend.export.kernels import compute_type, runs
 from ingot.compiler.frontend.export.scope import Scope
 from ingot.compiler.frontend.export.table import Table, Written
@@ -20,6 +21,7 @@ from ingot.compiler.ops import pointwise
 from ingot.compiler.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import lowest
 from ingot.compiler.ops.transposed import ConvTranspose
+from ingot.runtime.dtypes import i32, u8
 
 TABLE = Table()
 
@@ -30,6 +32,10 @@ Windowed: TypeAlias = ops.Conv | ConvTranspose | ops.MaxPool | ops.AveragePool
 def mat_mul(scope: Scope, node: ops.MatMul) -> Written:
     if node.a.dtype != node.b.dtype:
         return scope.add("MatMulInteger", scope.name(node.a), scope.name(node.b))
+    if node.a.dtype == i32:
+        a, b = bytes_less_zero(node.a), bytes_less_zero(node.b)
+        if a is not None and b is not None and a[0].dtype == u8:
+            return scope.add("MatMulInteger", *(None if v is None else scope.name(v) for v in (a[0], b[0], a[1], b[1])))
     return scope.apply("MatMul", node, node.a, node.b)
 
 
@@ -74,19 +80,25 @@ def _windowed(
 @TABLE.exports(ops.Conv)
 def conv(scope: Scope, node: ops.Conv) -> Written:
     if node.x.dtype != node.w.dtype:
-        return _conv_of_bytes(scope, node)
+        return _conv_of_bytes(scope, node, (node.x, None), (node.w, None))
     if not node.x.dtype.is_float:
+        x, w = bytes_less_zero(node.x), bytes_less_zero(node.w)
+        if node.type.dtype == i32 and x is not None and w is not None and x[0].dtype == u8:
+            return _conv_of_bytes(scope, node, x, w)
         return _conv_of_integers(node)
     return _windowed(scope, node, "Conv", (node.w, node.bias), group=node.group if node.group > 1 else None)
 
 
-def _conv_of_bytes(scope: Scope, node: ops.Conv) -> str:
-    """u8 by i8: ConvInteger, which has no bias."""
-    rank, x = node.rank, scope.name(node.x)
+def _conv_of_bytes(
+    scope: Scope, node: ops.Conv, x_bytes: tuple[Value, Value | None], w_bytes: tuple[Value, Value | None]
+) -> str:
+    """Bytes, with or without a zero point for each operand: ConvInteger, which has no bias."""
+    rank, x = node.rank, scope.name(x_bytes[0])
     if node.channels_last:
         x = scope.add("Transpose", x, perm=_first(rank))
     group = node.group if node.group > 1 else None
-    result = scope.add("ConvInteger", x, scope.name(node.w), **_window(node), group=group)
+    rest = [None if v is None else scope.name(v) for v in (w_bytes[0], x_bytes[1], w_bytes[1])]
+    result = scope.add("ConvInteger", x, *rest, **_window(node), group=group)
     if node.channels_last:
         result = scope.add("Transpose", result, perm=_last(rank))
     if node.bias is None:

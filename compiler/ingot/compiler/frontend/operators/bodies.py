@@ -82,6 +82,12 @@ def same_values(ctx: Context, outputs: Sequence[tuple[str, object]]) -> Outputs:
 # -- If ---------------------------------------------------------------------------------------------------------------
 
 
+def unlike(then: Body, otherwise: Body) -> bool:
+    """Whether some result of two branches differs in more than extents."""
+    pairs = zip(then.outputs, otherwise.outputs, strict=False)
+    return any((a.dtype, a.rank) != (b.dtype, b.rank) for (_, a), (_, b) in pairs)
+
+
 def choice(ctx: Context, condition: Value, then: Body, otherwise: Body) -> Sequence[Value]:
     """The results of an If whose branches may give results of different extents."""
     left, right = same_values(ctx, then.outputs), same_values(ctx, otherwise.outputs)

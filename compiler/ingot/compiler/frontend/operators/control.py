@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnx import GraphProto
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.errors import ModelError, UnsupportedError
-from ingot.compiler.frontend.operators.bodies import Iteration, choice
+from ingot.compiler.frontend.errors import ModelError, StructureError, UnsupportedError
+from ingot.compiler.frontend.operators.bodies import Iteration, choice, unlike
 from ingot.compiler.frontend.operators.sequence import unrolled
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.scope import Body
@@ -33,12 +33,14 @@ def if_(ctx: Context) -> Results:
         case [ModelError() as error, ModelError()]:
             raise error
         case [ModelError() as error, _]:
-            return _certain(ctx, branches[1], condition, False, error)
-        case [_, error]:
-            assert isinstance(error, ModelError)
-            return _certain(ctx, branches[0], condition, True, error)
+            return _certain(ctx, branches[1], bodies[1], condition, False, error)
+        case [_, ModelError() as error]:
+            return _certain(ctx, branches[0], bodies[0], condition, True, error)
         case _:
             raise AssertionError("two branches")
+    if unlike(then, otherwise) and (found := ctx.scope.importer.hypotheses.choice(ctx.scope.importer.nodes)):
+        which = 0 if found.wanted else 1
+        return _certain(ctx, branches[which], bodies[which], condition, found.wanted, found.other)
     return choice(ctx, condition, then, otherwise)
 
 
@@ -46,15 +48,29 @@ def _fitting(ctx: Context, graph: GraphProto) -> Body | ModelError:
     """A branch, or why the shapes that the model is compiled for rule it out."""
     try:
         return ctx.scope.body(graph, (), ())
-    except UnsupportedError:
+    except (UnsupportedError, StructureError):
         raise
     except ModelError as error:
         return error
 
 
-def _certain(ctx: Context, graph: GraphProto, condition: Value, wanted: bool, other: ModelError) -> Results:
-    """The branch that fits, where the other cannot be right: choosing that one is an error at run time."""
-    found = ctx.scope.inline(graph)
+def _certain(
+    ctx: Context,
+    graph: GraphProto,
+    body: Body | ModelError,
+    condition: Value,
+    wanted: bool,
+    other: ModelError | None,
+) -> Results:
+    """The branch that fits, where the other cannot be right: choosing that one is an error at run time, before anything
+    of the branch is computed, as its shapes may be nonsense then."""
+    problem = f"the condition must be {str(wanted).lower()}: with these shapes the other branch is wrong ({other})"
+    captures = body.captures if isinstance(body, Body) else {}
+    instead: dict[str, Value] = {}
+    if captures:
+        checked = ctx.build(Require, tuple(captures), condition, wanted, problem).results()
+        instead = {i.label: value for i, value in zip(captures.values(), checked, strict=True)}
+    found = ctx.scope.inline(graph, instead=instead)
     values = tuple(v for v in found if isinstance(v, Value))
     if len(values) != len(found):
         raise ctx.unsupported("a sequence or optional from a branch that data decides about")
@@ -67,7 +83,6 @@ def _certain(ctx: Context, graph: GraphProto, condition: Value, wanted: bool, ot
                 f"neither branch fits what the model declares: the {kinds[not wanted]}-branch, as {error.problem}, "
                 f"the {kinds[wanted]}-branch, as {other}"
             ) from error
-    problem = f"the condition must be {str(wanted).lower()}: with these shapes the other branch is wrong ({other})"
     return ctx.build(Require, values, condition, wanted, problem).results()
 
 

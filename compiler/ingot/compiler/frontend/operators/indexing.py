@@ -232,10 +232,20 @@ def _from_front(ctx: Context, indices: Value, extent: Dim) -> Value:
 
 
 def _linear(ctx: Context, places: Iterable[Value], shape: Dims) -> Value:
-    """The row-major position of one place an axis of `shape`."""
+    """The row-major position of one place an axis of `shape`: beyond the end where a place is outside its axis, so that
+    it does not become one in another row."""
     total: Value = ctx.constant(0, dtypes.i64)
+    inside: Value | None = None
     for axis, place in enumerate(places):
+        fits = ctx.build(
+            ops.And,
+            ctx.build(ops.LessOrEqual, ctx.constant(0, dtypes.i64), place),
+            ctx.build(ops.Less, place, ctx.dim_values((shape[axis],), True)),
+        )
+        inside = fits if inside is None else ctx.build(ops.And, inside, fits)
         stride = dims.product(shape[axis + 1 :])
         step = place if stride == 1 else ctx.build(ops.Mul, place, ctx.dim_values((stride,), True))
         total = step if axis == 0 else ctx.build(ops.Add, total, step)
-    return total
+    if inside is None:
+        return total
+    return ctx.build(ops.Where, inside, total, ctx.dim_values((dims.product(shape),), True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ingot.compiler.frontend.assumptions import spell
 from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.operators.axes import padding, squeezed, unsqueezed
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, Expr
@@ -104,8 +105,10 @@ def squeeze_attribute(ctx: Context) -> Results:
 
 @onnx_op("Squeeze", since=13)
 def squeeze(ctx: Context) -> Results:
-    axes = ctx.fixed(1, "the axes") if ctx.optional(1) is not None else None
-    return squeeze_axes(ctx, ctx.operand(0), axes)
+    given = ctx.optional(1)
+    if given is not None and ctx.known(given) is None:
+        return squeezed(ctx, ctx.operand(0), given)
+    return squeeze_axes(ctx, ctx.operand(0), None if given is None else ctx.fixed(1, "the axes"))
 
 
 def squeeze_axes(ctx: Context, x: Value, axes: tuple[int, ...] | None) -> Value:
@@ -132,6 +135,9 @@ def unsqueeze_attribute(ctx: Context) -> Results:
 
 @onnx_op("Unsqueeze", since=13)
 def unsqueeze(ctx: Context) -> Results:
+    given = ctx.operand(1)
+    if ctx.known(given) is None:
+        return unsqueezed(ctx, ctx.operand(0), given)
     return unsqueeze_axes(ctx, ctx.operand(0), ctx.fixed(1, "the axes"))
 
 
@@ -348,7 +354,10 @@ def pad_attributes(ctx: Context) -> Results:
 def pad(ctx: Context) -> Results:
     x, pads = ctx.operand(0), ctx.dims(1, "the pads")
     value = ctx.optional(2)
-    if ctx.opset >= 18 and ctx.optional(3) is not None:
+    given = ctx.optional(3) if ctx.opset >= 18 else None
+    if given is not None and ctx.known(given) is None:
+        pads = padding(ctx, pads, given, x.rank)
+    elif given is not None:
         axes = ctx.axes(ctx.fixed(3, "the axes"), x.rank)
         if len(pads) != 2 * len(axes):
             raise ctx.error(f"pads {spell(pads)} do not fit axes {list(axes)}")
@@ -366,4 +375,14 @@ def pad_by(ctx: Context, x: Value, pads: Dims, value: Value | None) -> Value:
         raise ctx.error(f"unknown padding mode {mode!r}")
     if len(pads) == 2 * x.rank and all(p == 0 for p in pads):
         return x
+    if mode != "constant" and len(pads) == 2 * x.rank:
+        for extent, begin, end in zip(x.shape, pads[: x.rank], pads[x.rank :], strict=True):
+            if (begin, end) != (0, 0):
+                left = extent + dims.minimum(begin, 0) + dims.minimum(end, 0)
+                need = f"mode {mode} of Pad repeats what is there"
+                ctx.at_least(left, 1, need)
+                demanded = ctx.assumptions.ranges if ctx.scope.is_closed else ctx.assumptions.demand_at_least(left, 1)
+                if dims.bounds(left, demanded)[0] < 1:
+                    some = ctx.build(ops.Less, ctx.constant(0, dtypes.i64), ctx.dim_values((left,), True))
+                    ctx.require(some, f"{need}, and there is nothing")
     return ctx.build(Pad, x, pads, mode, value if mode == "constant" else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.axes import by_axis, reduced
 from ingot.compiler.frontend.operators.table import Results, Row, Table
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
@@ -76,9 +77,12 @@ def _with_attribute(reduce: Callable[..., Value]) -> Row:
 def _with_input(reduce: Callable[..., Value]) -> Row:
     def row(ctx: Context) -> Results:
         x = ctx.operand(0)
-        axes = ctx.fixed(1, "the axes") if ctx.optional(1) is not None else ()
-        chosen = ctx.axes(axes, x.rank)
         keepdims, keep_all = bool(ctx.attribute("keepdims", 1)), ctx.attribute("noop_with_empty_axes", 0)
+        given = ctx.optional(1)
+        if given is not None and given.type.size != 0 and ctx.known(given) is None:
+            return reduced(ctx, reduce, x, given, keepdims)
+        axes = ctx.fixed(1, "the axes") if given is not None and given.type.size != 0 else ()
+        chosen = ctx.axes(axes, x.rank)
         if not axes and not keep_all:
             chosen = tuple(range(x.rank))
         return reduce(ctx, x, chosen, keepdims)
@@ -108,20 +112,29 @@ TABLE.add("ArgMin", _arg(reduction.ArgMin))
 @onnx_op("CumSum", since=11)
 def cum_sum(ctx: Context) -> Results:
     x = ctx.operand(0)
+    exclusive, reverse = bool(ctx.attribute("exclusive", 0)), bool(ctx.attribute("reverse", 0))
+    return _along_input(ctx, x, lambda axis: ctx.build(reduction.CumSum, x, axis, exclusive, reverse))
+
+
+def _along_input(ctx: Context, x: Value, along: Callable[[int], Value]) -> Value:
+    """``along(axis)`` for the axis that input 1 names."""
+    given = ctx.operand(1)
+    if ctx.known(given) is None:
+        return by_axis(ctx, given, x.rank, along)
     axes = ctx.fixed(1, "the axis")
     if len(axes) != 1:
-        raise ctx.error(f"CumSum needs one axis, not {list(axes)}")
-    exclusive, reverse = bool(ctx.attribute("exclusive", 0)), bool(ctx.attribute("reverse", 0))
-    return ctx.build(reduction.CumSum, x, ctx.axis(axes[0], x.rank), exclusive, reverse)
+        raise ctx.error(f"one axis is needed, not {list(axes)}")
+    return along(ctx.axis(axes[0], x.rank))
 
 
 @onnx_op("CumProd", since=26)
 def cum_prod(ctx: Context) -> Results:
+    x = ctx.operand(0)
+    return _along_input(ctx, x, lambda axis: _products(ctx, x, axis))
+
+
+def _products(ctx: Context, x: Value, axis: int) -> Value:
     """Products of 1, 2, 4 .. neighbours (Hillis, Steele 1986): each round multiplies by what lies that far before."""
-    x, axes = ctx.operand(0), ctx.fixed(1, "the axis")
-    if len(axes) != 1:
-        raise ctx.error(f"CumProd needs one axis, not {list(axes)}")
-    axis = ctx.axis(axes[0], x.rank)
     extent, reverse = x.shape[axis], bool(ctx.attribute("reverse", 0))
     if not isinstance(extent, int):
         raise ctx.unsupported(f"CumProd along a symbolic axis of {x.type}", "pin it with shapes")

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from ingot.compiler.frontend.operators.creation import counted
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
-from ingot.compiler.ir.graph import Array, Node, Value
+from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Gather, Reshape
 from ingot.compiler.ops.quantised import working_type
@@ -44,6 +46,11 @@ COORDINATES = (
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
+Number: TypeAlias = float | Value
+"""Known, or an f32 scalar that is computed from data."""
+Roi: TypeAlias = tuple[Number, Number]
+
+
 @dataclass(frozen=True)
 class Filter:
     """How values between elements are found: the attributes of a Resize."""
@@ -64,8 +71,8 @@ class Stretch:
     axis: int
     extent: Dim
     size: Dim
-    scale: float | None
-    roi: tuple[float, float]
+    scale: Number | None
+    roi: Roi
 
 
 class Arithmetic:
@@ -74,19 +81,23 @@ class Arithmetic:
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
 
-    def __call__(self, op: Callable[..., Node], a: Value, b: Value | float) -> Value:
-        return self.ctx.build(op, a, b if isinstance(b, Value) else self.number(b))
+    def __call__(self, op: Callable[..., Node], a: Number, b: Number) -> Value:
+        return self.ctx.build(op, self.number(a), self.number(b))
 
-    def number(self, value: float) -> Value:
-        return self.ctx.constant(value, f32)
+    def number(self, value: Number) -> Value:
+        return value if isinstance(value, Value) else self.ctx.constant(value, f32)
+
+    def whole(self, value: Value, what: str) -> Dim:
+        """The number, rounded down, as a dim."""
+        return self.ctx.size(self.ctx.build(ops.Cast, self.ctx.build(ops.Floor, value), i64), what)
 
     def dim(self, dim: Dim) -> Value:
         if isinstance(dim, int):
             return self.number(dim)
         return self.ctx.build(ops.Cast, self.ctx.dim_values((dim,), True), f32)
 
-    def choose(self, condition: Value, a: Value, b: Value | float) -> Value:
-        return self.ctx.build(ops.Where, condition, a, b if isinstance(b, Value) else self.number(b))
+    def choose(self, condition: Value, a: Value, b: Number) -> Value:
+        return self.ctx.build(ops.Where, condition, a, self.number(b))
 
 
 def resize(ctx: Context, x: Value, stretches: Sequence[Stretch], how: Filter) -> Value:
@@ -100,7 +111,7 @@ def resize(ctx: Context, x: Value, stretches: Sequence[Stretch], how: Filter) ->
         size, extent = stretch.size, stretch.extent
         if isinstance(size, int) and isinstance(extent, int) and extent > 0:
             return size / extent
-        return stretch.scale or 1.0
+        return stretch.scale if isinstance(stretch.scale, float) else 1.0
 
     for stretch in sorted(stretches, key=growth):
         if _is_whole(stretch, how):
@@ -125,7 +136,7 @@ def _is_whole(stretch: Stretch, how: Filter) -> bool:
     """Whether every element of the axis stays where it is."""
     if how.coordinates == "tf_crop_and_resize" and stretch.roi != (0.0, 1.0):
         return False
-    return stretch.size == stretch.extent and stretch.scale in (None, 1.0)
+    return stretch.size == stretch.extent and (stretch.scale is None or stretch.scale == 1.0)
 
 
 def _scale(ctx: Context, stretch: Stretch) -> Value:
@@ -165,8 +176,16 @@ def _places(ctx: Context, stretch: Stretch, how: Filter) -> Value:
         case _:
             start, end = stretch.roi
             first = a(ops.Mul, last, start)
-            step = a(ops.Div, a(ops.Mul, a(ops.Mul, position, end - start), last), gaps)
-            return a.choose(several, a(ops.Add, first, step), a(ops.Mul, last, 0.5 * (start + end)))
+            length, middle = _difference(ctx, stretch.roi), a(ops.Mul, a(ops.Add, start, end), 0.5)
+            step = a(ops.Div, a(ops.Mul, a(ops.Mul, position, length), last), gaps)
+            return a.choose(several, a(ops.Add, first, step), a(ops.Mul, last, middle))
+
+
+def _difference(ctx: Context, roi: Roi) -> Number:
+    start, end = roi
+    if isinstance(start, Value) or isinstance(end, Value):
+        return Arithmetic(ctx)(ops.Sub, end, start)
+    return end - start
 
 
 def _outside(ctx: Context, place: Value, extent: Dim) -> Value:
@@ -201,7 +220,7 @@ def _neighbours(ctx: Context, place: Value, stretch: Stretch, how: Filter) -> tu
         scale = stretch.scale
         if scale is None and isinstance(stretch.size, int) and isinstance(stretch.extent, int):
             scale = stretch.size / stretch.extent
-        if scale is None:
+        if scale is None or isinstance(scale, Value):
             raise ctx.unsupported("an antialiased Resize by a symbolic scale", "pin the input's extents with shapes")
         narrow = min(scale, 1.0)
     first = math.floor(-reach / narrow) + 1
@@ -257,37 +276,53 @@ def scaled(ctx: Context, extent: Dim, scale: float) -> Dim:
     return extent * ratio.numerator // ratio.denominator
 
 
-def _scales(ctx: Context, value: Value) -> tuple[float, ...]:
+def _scales(ctx: Context, value: Value) -> tuple[Number, ...]:
     found = ctx.array(value)
     if found is not None:
         return tuple(float(s) for s in found.ravel())
+    return _numbers(ctx, value, "scales")
+
+
+def _numbers(ctx: Context, value: Value, what: str) -> tuple[Number, ...]:
+    """The elements of a list of floats; those that are not known are computed when the model runs."""
     elements = contents(value)
     listed = [] if elements is None else elements.ravel().tolist()
-    if elements is None or not all(isinstance(e, int) for e in listed):
-        raise ctx.unsupported(
-            "Resize by scales that are computed from data or symbolic dims",
-            "make the scales constant, export with sizes, or pin the dims with shapes",
-        )
-    return tuple(float(e) for e in listed)
+    if elements is not None and all(isinstance(e, int) for e in listed):
+        return tuple(float(e) for e in listed)
+    if value.rank != 1 or not value.type.is_static or not value.dtype.is_float:
+        raise ctx.unsupported(f"{what} that are {value.type}", "give a list of floats of fixed length")
+    wide = value if value.dtype == f32 else ctx.build(ops.Cast, value, f32)
+    return tuple(ctx.element(wide, i) for i in range(int(value.shape[0])))
 
 
-def by_scales(ctx: Context, x: Value, scales: Sequence[float], axes: Sequence[int], how: Filter, roi: Array) -> Value:
+def by_scales(
+    ctx: Context, x: Value, scales: Sequence[Number], axes: Sequence[int], how: Filter, roi: Sequence[Roi]
+) -> Value:
     """x resized by one factor for each of `axes`."""
-    if len(scales) != len(axes) or any(not s > 0 for s in scales):
+    if len(scales) != len(axes) or any(isinstance(s, float) and not s > 0 for s in scales):
         raise ctx.error(f"scales {list(scales)} do not fit axes {list(axes)} of {x.type}")
+    scales = [_positive(ctx, s) if isinstance(s, Value) else s for s in scales]
     stretches = [
-        Stretch(axis, x.shape[axis], _scaled_size(ctx, x.shape[axis], s, r, how), s, (float(r[0]), float(r[1])))
+        Stretch(axis, x.shape[axis], _scaled_size(ctx, x.shape[axis], s, r, how), s, r)
         for axis, s, r in zip(axes, scales, roi, strict=True)
     ]
     return resize(ctx, x, stretches, how)
 
 
-def _scaled_size(ctx: Context, extent: Dim, scale: float, roi: Array, how: Filter) -> Dim:
-    part = float(roi[1] - roi[0]) if how.coordinates == "tf_crop_and_resize" else 1.0
-    return scaled(ctx, extent, scale * part)
+def _positive(ctx: Context, scale: Value) -> Value:
+    ctx.require(ctx.build(ops.Greater, scale, ctx.constant(0, f32)), "a scale is not greater than 0")
+    return ctx.checked(scale)[0]
 
 
-def _fitted(ctx: Context, x: Value, sizes: Dims, axes: Sequence[int], policy: str) -> tuple[Dims, float | None]:
+def _scaled_size(ctx: Context, extent: Dim, scale: Number, roi: Roi, how: Filter) -> Dim:
+    part = _difference(ctx, roi) if how.coordinates == "tf_crop_and_resize" else 1.0
+    if isinstance(scale, float) and isinstance(part, float):
+        return scaled(ctx, extent, scale * part)
+    a = Arithmetic(ctx)
+    return a.whole(a(ops.Mul, a.dim(extent), a(ops.Mul, scale, part)), "a resized extent")
+
+
+def _fitted(ctx: Context, x: Value, sizes: Dims, axes: Sequence[int], policy: str) -> tuple[Dims, Number | None]:
     """Sizes that keep the proportions of x, and the one scale that gives them."""
     if policy == "stretch":
         return sizes, None
@@ -295,11 +330,15 @@ def _fitted(ctx: Context, x: Value, sizes: Dims, axes: Sequence[int], policy: st
     if policy not in ("not_larger", "not_smaller"):
         raise ctx.error(f"unknown keep_aspect_ratio_policy {policy!r}")
     pairs = [(s, d) for s, d in zip(sizes, extents, strict=True) if isinstance(s, int) and isinstance(d, int)]
-    if len(pairs) < len(extents):
-        raise ctx.unsupported(f"Resize of {x.type} to {spell(sizes)} {policy}", "pin the dims with shapes")
-    ratios = [s / d for s, d in pairs]
-    scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return tuple(math.floor(scale * d + 0.5) for _, d in pairs), scale
+    if len(pairs) == len(extents):
+        ratios = [s / d for s, d in pairs]
+        scale = min(ratios) if policy == "not_larger" else max(ratios)
+        return tuple(math.floor(scale * d + 0.5) for _, d in pairs), scale
+    a = Arithmetic(ctx)
+    quotients: list[Value] = [a(ops.Div, a.dim(s), a.dim(d)) for s, d in zip(sizes, extents, strict=True)]
+    common = reduce(lambda p, q: a(ops.Min if policy == "not_larger" else ops.Max, p, q), quotients)
+    fitted = (a(ops.Add, a(ops.Mul, common, a.dim(d)), 0.5) for d in extents)
+    return tuple(a.whole(size, "a resized extent") for size in fitted), common
 
 
 @onnx_op("Upsample", since=1)
@@ -326,8 +365,8 @@ def _mode(ctx: Context) -> str:
     return mode
 
 
-def _whole_roi(count: int) -> Array:
-    return np.tile(np.array([0.0, 1.0]), (count, 1))
+def _whole_roi(count: int) -> list[Roi]:
+    return [(0.0, 1.0)] * count
 
 
 @onnx_op("Resize", since=11)
@@ -349,10 +388,11 @@ def resize_any(ctx: Context) -> Results:
     axes = ctx.axes(listed, x.rank) if listed is not None else tuple(range(x.rank))
     roi = _whole_roi(len(axes))
     if how.coordinates == "tf_crop_and_resize":
-        found = None if region is None else ctx.array(region)
-        if found is None or found.size != 2 * len(axes):
-            raise ctx.unsupported("a region of interest that is computed from data", "make the roi constant")
-        roi = found.astype(np.float64).reshape(2, -1).T
+        if region is None or region.type.size != 2 * len(axes):
+            raise ctx.error(f"the region of interest has not the {2 * len(axes)} numbers of {len(axes)} axes")
+        found = ctx.array(region)
+        numbers = _numbers(ctx, region, "a roi") if found is None else tuple(map(float, found.ravel()))
+        roi = list(zip(numbers[: len(axes)], numbers[len(axes) :], strict=True))
     if sizes is not None and sizes.shape != (0,):
         if scales is not None and scales.shape != (0,):
             raise ctx.error("scales and sizes are given, only one is allowed")
@@ -361,8 +401,7 @@ def resize_any(ctx: Context) -> Results:
             raise ctx.error(f"sizes {spell(wanted)} do not fit axes {list(axes)} of {x.type}")
         wanted, scale = _fitted(ctx, x, wanted, axes, policy)
         stretches = [
-            Stretch(axis, x.shape[axis], size, scale, (float(r[0]), float(r[1])))
-            for axis, size, r in zip(axes, wanted, roi, strict=True)
+            Stretch(axis, x.shape[axis], size, scale, r) for axis, size, r in zip(axes, wanted, roi, strict=True)
         ]
         return resize(ctx, x, stretches, how)
     if scales is None:

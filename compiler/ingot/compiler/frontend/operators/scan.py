@@ -156,6 +156,7 @@ def _loop(
         for x, axis, backwards in zip(scanned, given.axes, given.backwards, strict=True)
     ]
     body = ctx.scope.body(graph, formal, (*formal[2:], *elements), captures)
+    captures = dict(body.captures)
     for (name, result), start in zip(body.outputs, states, strict=False):
         agree(ctx, result, start, f"the state {name!r}")
     outputs = list(body.outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ingot.compiler.frontend.assumptions import Assumptions, spell
 from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.operators.axes import sliced
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
@@ -28,6 +29,9 @@ def slice_attributes(ctx: Context) -> Results:
 @onnx_op("Slice", since=10)
 def slice_inputs(ctx: Context) -> Results:
     x = ctx.operand(0)
+    listed = [ctx.optional(i) for i in (3, 4)]
+    if any(value is not None and ctx.known(value) is None for value in listed):
+        return sliced(ctx, x, ctx.operand(1), ctx.operand(2), *listed)
     axes = ctx.fixed(3, "the axes") if ctx.optional(3) is not None else None
     steps = ctx.fixed(4, "the steps") if ctx.optional(4) is not None else None
     starts, ends = (ctx.known(ctx.operand(i)) for i in (1, 2))

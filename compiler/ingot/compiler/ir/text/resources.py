@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ingot.compiler.ir.text.arrays import Array
+from ingot.runtime.replacement import replaced
 
 
 class WeightFolder(MutableMapping[str, Array]):
@@ -32,12 +33,13 @@ class WeightFolder(MutableMapping[str, Array]):
     def __setitem__(self, key: str, array: Array) -> None:
         path = self._path(key)
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replaced(path) as partial, partial.open("wb") as file:
             # numpy writes dtypes it did not define as raw bytes; say so explicitly
             plain = array if array.dtype.isbuiltin == 1 else array.view(f"V{array.dtype.itemsize}")
-            np.save(file, plain, allow_pickle=False)
-        partial.replace(path)
+            plain = np.asarray(plain, order="C")
+            # not numpy.save, whose OSError for a full disk does not say so
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+            file.write(plain.reshape(-1).view(np.uint8).data)
 
     def __delitem__(self, key: str) -> None:
         self._path(key).unlink()

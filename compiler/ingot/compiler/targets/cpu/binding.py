@@ -18,7 +18,8 @@ from ingot.compiler.targets.cpu.functions import I64, PTR
 from ingot.compiler.targets.cpu.team import Callee
 from ingot.compiler.targets.cpu.words import Sizes, Word
 from ingot.runtime import late as layout
-from ingot.runtime.manifest import ALIGNMENT, MAX_SIZE
+from ingot.runtime.memory import ALIGNMENT
+from ingot.runtime.tables import MAX_SIZE
 
 I1 = ir.IntType(1)
 ENLARGE = "ingot_enlarge"
@@ -37,6 +38,7 @@ class Binder:
         module = b.module
         self.enlarge = module.globals.get(ENLARGE) or _emit_enlarge(module)
         self.block = self._read(arguments, self.sizes.block, PTR)
+        assert self.sizes.status is not None
         self.status = self._read(arguments, self.sizes.status, PTR)
 
     def _read(self, base: ir.Value, index: int, type_: ir.Type = I64) -> ir.Value:
@@ -58,14 +60,10 @@ class Binder:
             self.b.branch(self.stop)
         return block
 
-    def check(self) -> None:
-        """End the run where the status is set."""
-        self._go_on_if(self.b.icmp_signed("==", self.b.load(self.status, typ=I64, align=8), I64(0)), self.stop)
-
     def bind(self, step: Bind, address: ir.Value) -> None:
         """The symbol has the value at `address` from here on."""
         b, sizes = self.b, self.sizes
-        self.check()
+        self._go_on_if(b.icmp_signed("==", b.load(self.status, typ=I64, align=8), I64(0)), self.stop)
         value = b.load(address, typ=I64, align=8)
         place = layout.value_word(len(sizes.late), self.order.index(step.symbol))
         b.store(value, self._at(self.block, place), align=8)

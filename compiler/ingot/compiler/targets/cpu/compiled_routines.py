@@ -105,7 +105,7 @@ def _module(routine: Routine, symbol: str, level: Level) -> str:
     flags.error_model, flags.nrt = "numpy", True  # for views; memory is refused
     cpu.typing_context.refresh()
     cpu.target_context.refresh()
-    flags.boundscheck = routine.checked
+    flags.boundscheck = routine.checked or level.checked
     types, function = _types(routine), _prepared(routine)
     try:
         made = compile_extra(cpu.typing_context, cpu.target_context, function, types, None, flags, {})

@@ -405,7 +405,7 @@ class _Body:
             self._panel_operands(panel),
             self.depth,
             fetch,
-            product=product(self.level, self.template.dot),
+            product=product(self.level, self.template.dot, self.template.shift),
         )
         sums = kernel.emit()
         inner = scope.child(b)

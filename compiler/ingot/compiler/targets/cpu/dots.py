@@ -1,7 +1,8 @@
 """Products of 8-bit integers, several at a time: u8 elements of A by i8 weights, summed exactly in i32.
 
-Four at a time where the processor has VNNI (``vpdpbusd``, which does not saturate); else two, as 16-bit integers
-(``vpmaddwd``). The older ``vpmaddubsw`` is not used: it saturates sums of two products at 16 bits.
+Four at a time where the processor has VNNI (``vpdpbusd``, which does not saturate) or Arm's dot products (``usdot``
+with i8mm; else ``sdot`` of elements of A less 128, which are signed); else two, as 16-bit integers (``vpmaddwd``). The
+older ``vpmaddubsw`` is not used: it saturates sums of two products at 16 bits.
 """
 
 # pyright: basic
@@ -21,19 +22,22 @@ from ingot.compiler.targets.cpu.functions import I8, I16, I32
 from ingot.compiler.targets.cpu.microkernel import Product
 from ingot.runtime.dtypes import DType
 
+SIGN = 128  # a u8 element less this is the signed byte that has its bits but the highest
 _QUADS = {4: "128", 8: "256", 16: "512"}
 _PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 
 
-def product(level: Level, dot: int) -> Product | None:
-    """What multiplies `dot` elements at a time on `level`; None for one. Raises IrError where nothing does."""
-    if dot == 1:
+def product(level: Level, dot: int, shift: int = 0) -> Product | None:
+    """What multiplies `dot` elements at a time, `shift` taken off those of A, on `level`; None for one. Raises IrError
+    where nothing does."""
+    if dot == 1 and not shift:
         return None
-    if dot == 4 and level.dot == 4:
-        return Quads()
-    if dot == 2 and level.arch == "x86-64":
+    if dot == 4 and level.dot == 4 and shift == (SIGN if level.signed_dot else 0):
+        return Quads() if level.arch == "x86-64" else ArmQuads(signed=level.signed_dot)
+    if dot == 2 and not shift and level.arch == "x86-64":
         return Pairs()
-    raise IrError(f"{level.name} does not sum {dot} products of 8-bit integers at a time")
+    less = f" less {shift}" if shift else ""
+    raise IrError(f"{level.name} does not sum {dot} products of 8-bit integers{less} at a time")
 
 
 def _called(b: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Value]) -> Value:
@@ -45,7 +49,7 @@ def _called(b: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Value])
 
 @dataclass(frozen=True)
 class Quads:
-    """Four products a lane with VNNI. Vectors are [lanes] i32, each four bytes."""
+    """Four products a lane of x86-64 with VNNI. Vectors are [lanes] i32, each four bytes."""
 
     dot: int = 4
 
@@ -66,6 +70,28 @@ class Quads:
 
 
 @dataclass(frozen=True)
+class ArmQuads(Quads):
+    """Four products a lane of AArch64, of signed bytes or of u8 by i8. Vectors are [4] i32, each four bytes."""
+
+    signed: bool = False
+
+    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """Four bytes for every lane, less `SIGN` where they must be signed."""
+        whole = super().spread(b, at, dtype, lanes)
+        if not self.signed:
+            return whole
+        flips = ir.Constant(whole.type, [I32(-0x7F7F7F80)] * whole.type.count)  # 0x80 in every byte
+        return b.xor(whole, flips)
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """total + x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3 in every lane"""
+        bytes_ = ir.VectorType(I8, 16)
+        operands = [total, b.bitcast(x, bytes_), b.bitcast(y, bytes_)]
+        name = "sdot" if self.signed else "usdot"
+        return _called(b, f"llvm.aarch64.neon.{name}.v4i32.v16i8", total.type, operands)
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Two products a lane as 16-bit integers. Vectors are [2 * lanes] i16; weights are 16 bits wide in memory."""
 
@@ -73,9 +99,13 @@ class Pairs:
 
     def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
         """Two elements for every lane."""
-        two = b.zext(b.load(at, align=1, typ=ir.VectorType(I8, 2)), ir.VectorType(I16, 2))
-        whole = functions.splat(b, b.bitcast(two, I32), lanes or 1)
-        return b.bitcast(whole, ir.VectorType(I16, 2 * (lanes or 1)))
+        count = lanes or 1
+        whole = functions.splat(b, b.load(at, align=1, typ=I16), 2 * count)
+        bytes_ = ir.VectorType(I8, 4 * count)
+        picks = [place for lane in range(count) for place in (4 * lane, 4 * count, 4 * lane + 1, 4 * count)]
+        mask = ir.Constant(ir.VectorType(I32, 4 * count), picks)
+        apart = b.shuffle_vector(b.bitcast(whole, bytes_), ir.Constant(bytes_, None), mask)  # a zero above each
+        return b.bitcast(apart, ir.VectorType(I16, 2 * count))
 
     def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
         """Two elements for each lane."""

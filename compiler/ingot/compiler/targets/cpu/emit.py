@@ -34,7 +34,7 @@ from ingot.compiler.ir.loops import (
 from ingot.compiler.ir.routines import RoutineCall
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import attention, contraction, depthwise, flow, functions, routine
+from ingot.compiler.targets.cpu import access_checks, attention, contraction, depthwise, flow, functions, routine
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR, any_lane, constant, lanes_of, register_type, splat
@@ -79,6 +79,7 @@ def emit_kernel(module: ir.Module, kernel: Kernel, level: Level, name: str | Non
         scope.buffers[buffer.name] = (pointer, buffer.dtype)
     for position, dim in enumerate(kernel.dims, len(kernel.buffers)):
         scope.symbols[dim] = b.load(b.gep(arguments, [I64(position)], source_etype=I64), typ=I64, align=8)
+    parameters = dict(scope.buffers), dict(scope.symbols)
     body = kernel.body
     if isinstance(body, tuple):
         ranges = decode_chunk(b, kernel.grid, chunk, scope)
@@ -89,6 +90,8 @@ def emit_kernel(module: ir.Module, kernel: Kernel, level: Level, name: str | Non
             raise IrError(f"no emitter for template {type(body).__name__}")
         TEMPLATES[type(body)](b, body, scope, ranges, level)
     b.ret_void()
+    if level.checked:
+        access_checks.check_accesses(function, kernel, *parameters)
     return function
 
 

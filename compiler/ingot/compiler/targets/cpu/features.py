@@ -33,6 +33,7 @@ class Level:
     vector_bytes: width of a vector register; vector_registers: how many there are. masked_bytes: the narrowest element,
     in bytes, for which masked loads and stores are one instruction; 0 where there are none. l2: bytes of second-level
     cache that kernels block for. required: the features a machine must have, by LLVM's names.
+    checked: whether kernels check each access of memory (`access_checks`).
     """
 
     name: str
@@ -46,13 +47,20 @@ class Level:
     fma: bool = True
     l2: int = 1 << 20
     required: frozenset[str] = frozenset()
+    checked: bool = False
 
     @property
     def dot(self) -> int:
-        """8-bit products that one instruction sums for each 32-bit lane: 4 with VNNI, 2 as 16-bit pairs, else 1."""
+        """8-bit products that one instruction sums for each 32-bit lane: 4 with VNNI or Arm's dot products, 2 as 16-bit
+        pairs, else 1."""
         if self.arch != "x86-64":
-            return 1
-        return 4 if self.required >= {"avx512vnni", "avx512vl"} else 2
+            return 4 if "dotprod" in self.required else 1
+        return 4 if self.required >= {"avx512vnni", "avx512vl"} or "avxvnni" in self.required else 2
+
+    @property
+    def signed_dot(self) -> bool:
+        """Whether `dot` products are of signed bytes only: Arm multiplies bytes of both kinds with i8mm."""
+        return self.arch == "aarch64" and self.dot > 1 and "i8mm" not in self.required
 
     @property
     def feature_string(self) -> str:
@@ -106,7 +114,7 @@ _LEVELS: dict[str, Level] = {
 def machine(level: Level) -> Machine:
     """What schedules for `level` are made for."""
     if level.arch == "aarch64":
-        return NEON
+        return replace(NEON, dot=level.dot, signed_dot=level.signed_dot)
     return replace(AVX512 if level.vector_bytes == 64 else AVX2, dot=level.dot)
 
 

@@ -78,12 +78,16 @@ class Walk:
         self.arguments, self.team = function.args[:2]
         self.position = 0
         self.binder: Binder | None = None
+        self.stop: tuple[ir.Value, ir.Block] | None = None
 
     def program(self, program: Program) -> None:
         """All steps of a program; a run that ends early goes on behind them."""
         b = self.b
         end = b.append_basic_block("end")
         self.binder = Binder(b, program, self.arguments, end) if program.bound() else None
+        if (number := Sizes(program).status) is not None:
+            status = b.load(b.gep(self.arguments, [I64(number)], source_etype=I64), typ=PTR, align=8)
+            self.stop = status, end
         self.steps(program.steps)
         b.branch(end)
         b.position_at_end(end)
@@ -108,8 +112,16 @@ class Walk:
                     assert self.binder is not None
                     self.binder.bind(step, self.word(PTR))
                 case Stop():
-                    if self.binder is not None:  # without late storages no kernel is the worse for bad data
-                        self.binder.check()
+                    self._stop()
+
+    def _stop(self) -> None:
+        """End the run where the status is set: what follows may compute with shapes that make no sense then."""
+        b = self.b
+        assert self.stop is not None
+        status, end = self.stop
+        following = b.append_basic_block("following")
+        b.cbranch(b.icmp_signed("==", b.load(status, typ=I64, align=8), I64(0)), following, end)
+        b.position_at_end(following)
 
     def launch(self, launch: Launch) -> None:
         """One launch; one that never has a chunk is left out."""

@@ -12,6 +12,7 @@ from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.c_interface.library import Library, build_library
+from ingot.compiler.targets.cpu.checked import checked_program
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import kernel_symbol, level_text
@@ -46,6 +47,8 @@ class CpuTarget:
     ) -> Artifact:
         """An artifact that holds the program's shared object under the level's name."""
         level = self.level
+        if level.checked:
+            program = checked_program(program)
         code = compile_program(program, level, jobs=_processes(jobs), progress=progress, cache=cache)
         launches = list(program.launches())
         counts = {"kernels": len({kernel_symbol(launch.kernel) for launch in launches}), "launches": len(launches)}
@@ -58,6 +61,7 @@ class CpuTarget:
             provenance={**labels.provenance, **counts},
             inputs=labels.inputs,
             outputs=labels.outputs,
+            checked=level.checked,
         )
 
 

@@ -46,10 +46,28 @@ def step_words(steps: Sequence[Step]) -> Iterator[Word]:
                 pass
 
 
-class Sizes:
-    """The words of a program whose symbols are bound during the run.
+def _stops(steps: Sequence[Step]) -> bool:
+    """Whether a run may end early."""
+    for step in steps:
+        match step:
+            case Stop():
+                return True
+            case Branch(then=then, otherwise=otherwise):
+                if _stops(then) or _stops(otherwise):
+                    return True
+            case Repeat(body=body):
+                if _stops(body):
+                    return True
+            case Launch() | Bind():
+                pass
+    return False
 
-    `words` are those of the steps, then the address of the status, the values of the other symbols that are needed, and
+
+class Sizes:
+    """The words of a program, whose symbols may be bound during the run.
+
+    `words` are those of the steps, then, at `status`, the address of the status where the run may end early. Where
+    symbols are bound, what follows are the values of the other symbols that are needed, and
     the addresses of the first elements of storages that are pointed into at places known only then. The last word of
     the table, at `block`, is the address of the block of words that `ingot.runtime.late` lays out.
     """
@@ -60,12 +78,14 @@ class Sizes:
         words = list(step_words(program.steps))
         self.values: dict[str, int] = {}
         self.bases: dict[Storage, int] = {}
-        self.status = 0
+        self.status: int | None = None
         self.block = 0
-        if self.bound:
+        if self.bound or _stops(program.steps):
             (status,) = program.of_kind("status")
             self.status = len(words)
-            extra = [Word(0, status)]
+            words.append(Word(0, status))
+        if self.bound:
+            extra: list[Word] = []
             depending = [word for word in words if self.needs(word)]
             sized = [word.dim for word in depending] + [storage.size for storage in self.late]
             names = {name for dim in sized for name in symbols(dim)}

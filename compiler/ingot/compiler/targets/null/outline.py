@@ -14,8 +14,9 @@ from ingot.compiler.targets.target import TargetError
 from ingot.runtime.dims import compile_dims
 from ingot.runtime.dims import show as show_stored
 from ingot.runtime.inputs import describe
-from ingot.runtime.manifest import MAX_SIZE, Manifest, Signature
+from ingot.runtime.manifest import Manifest, Signature
 from ingot.runtime.plan import Planner
+from ingot.runtime.tables import MAX_SIZE, TEMP
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Outline:
             "symbols": {name: list(bounds) for name, bounds in self.manifest.symbols.items()},
             "weights_bytes": self.weights_bytes,
             "argument_words": len(self.manifest.args),
-            "temporaries": sum(storage.kind == "temp" for storage in self.manifest.storages),
+            "temporaries": len(self.manifest.storages.numbers(TEMP)),
             "memory": {"symbols": dict(values), "arena_bytes": self.arena_bytes(values)},
             "launches": sum(use.launches for use in self.kernels),
             "kernels": [

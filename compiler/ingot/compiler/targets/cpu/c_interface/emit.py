@@ -32,14 +32,9 @@ from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.functions import I1, I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.target import TargetError
-from ingot.runtime.manifest import (
-    ALIGNMENT,
-    MAX_SIZE,
-    RUN_SYMBOL,
-    STOP_SYMBOL,
-    TEAM_INIT_SYMBOL,
-    WORKER_SYMBOL,
-)
+from ingot.runtime.manifest import RUN_SYMBOL, STOP_SYMBOL, TEAM_INIT_SYMBOL, WORKER_SYMBOL
+from ingot.runtime.memory import ALIGNMENT
+from ingot.runtime.tables import MAX_SIZE
 
 WEIGHTS_SYMBOL = "ingot_weights"
 MOST_WORKERS = 1 << 16

@@ -9,7 +9,7 @@ from ingot.compiler.ir.dims import UNBOUNDED
 from ingot.compiler.targets.cpu.c_interface.signature import ERRORS, TYPE_NUMBERS, Port, Signature, identifiers
 from ingot.compiler.targets.cpu.team import SIZE as TEAM_BYTES
 from ingot.runtime.dtypes import OPAQUE
-from ingot.runtime.manifest import ALIGNMENT
+from ingot.runtime.memory import ALIGNMENT
 
 _C_TYPES = {
     **{f"{kind}{bits}": f"{'u' * (kind == 'u')}int{bits}_t" for kind in "iu" for bits in (8, 16, 32, 64)},

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ingot.compiler.ir.dims import Dim, evaluate, symbols
 from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.program import Program, Storage
-from ingot.runtime.manifest import MAX_SIZE
 from ingot.runtime.memory import ALIGNMENT, Placer
+from ingot.runtime.tables import MAX_SIZE
 
 _TYPICAL = (1, 16, 128)  # values of symbols for which orders are tried and compared
 

@@ -1,0 +1,1 @@
+"""Damaged models and artifacts, and what Ingot makes of them."""

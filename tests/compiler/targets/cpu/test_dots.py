@@ -1,0 +1,110 @@
+"""Products of 8-bit integers on each level: which instruction multiplies them, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from llvmlite import binding as llvm
+from numpy.typing import NDArray
+from tests.compiler.ops.integer_examples import INTEGERS
+from tests.compiler.targets.cpu import test_aarch64 as arm
+
+from ingot.compiler.ir.execute import run_program
+from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.loops import Kernel
+from ingot.compiler.ir.program import Launch, Program
+from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.types import IrError
+from ingot.compiler.lower.lowering import lower
+from ingot.compiler.passes.default import default_pipeline
+from ingot.compiler.targets.cpu import dots, emit, features, objects
+from ingot.compiler.targets.cpu.features import Level
+
+Array = NDArray[Any]
+EXAMPLES = {e.name: e for e in INTEGERS}
+
+
+def extended(name: str, *more: str) -> Level:
+    """A level with more features."""
+    level = features.level(name)
+    return replace(level, features=(*level.features, *(f"+{f}" for f in more)), required=level.required | set(more))
+
+
+LEVELS = {
+    "AVX2": (features.level("x86-64-v3"), "vpmaddwd", "ymm"),
+    "AVX-VNNI": (extended("x86-64-v3", "avxvnni"), "vpdpbusd", "ymm"),
+    "AVX-512": (features.level("x86-64-v4"), "vpmaddwd", "zmm"),
+    "AVX-512 VNNI": (extended("x86-64-v4", "avx512vnni"), "vpdpbusd", "zmm"),
+    "dotprod": (features.level("aarch64"), "sdot", ".4s"),
+    "i8mm": (extended("aarch64", "i8mm"), "usdot", ".4s"),
+}
+
+
+def lowered(name: str, level: Level) -> Program:
+    """The program of an example, made for a level."""
+    return lower(default_pipeline().run(EXAMPLES[name].graph()), features.machine(level))
+
+
+def contractions(program: Program) -> list[Launch]:
+    return [launch for launch in program.launches() if isinstance(launch.kernel.body, Contraction)]
+
+
+def assembly(kernel: Kernel, level: Level) -> str:
+    module = objects.new_module("dots", level)
+    emit.emit_kernel(module, kernel, level, "kernel")
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    return objects.target_machine(level).emit_assembly(parsed)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["mat_mul_bytes_deep", "conv_bytes_3x3_last"])
+def test_instructions(level: str, name: str) -> None:
+    which, instruction, register = LEVELS[level]
+    (launch,) = contractions(lowered(name, which))
+    lines = [line for line in assembly(launch.kernel, which).splitlines() if instruction in line.split()]
+    assert lines and all(register in line for line in lines if name.startswith("mat_mul"))
+
+
+@pytest.mark.parametrize("level", ["dotprod", "i8mm", "AVX-VNNI"])
+@pytest.mark.parametrize("name", [n for n in EXAMPLES if "empty" not in n and "no_images" not in n])
+def test_what_the_program_means(level: str, name: str) -> None:
+    """Bytes made signed and what makes up for it, as the interpreter of programs sees them."""
+    example, which = EXAMPLES[name], LEVELS[level][0]
+    program = lowered(name, which)
+    found = run_program(program, example.feed())
+    for label, want in evaluate_graph(example.graph(), example.feed()).items():
+        np.testing.assert_array_equal(found[label], want)
+    for launch in contractions(program):
+        body = launch.kernel.body
+        assert isinstance(body, Contraction) and body.shift in (0, 128 if which.signed_dot else 0)
+
+
+@pytest.mark.skipif(arm.EMULATOR is None, reason="qemu-aarch64 is not installed")
+@pytest.mark.parametrize("level", ["dotprod", "i8mm"])
+@pytest.mark.parametrize("name", ["mat_mul_bytes_odd", "mat_mul_bytes_row", "conv_bytes_1x1_last"])
+def test_arm(level: str, name: str, tmp_path: Any) -> None:
+    """The code, emulated, against the meaning of the kernel, on bytes from the whole range."""
+    which = LEVELS[level][0]
+    (launch,) = contractions(lowered(name, which))
+    rng = np.random.default_rng(0)
+    buffers: dict[str, Array] = {}
+    for buffer, argument in zip(launch.kernel.buffers, launch.buffers, strict=True):
+        size = argument.storage.size
+        assert isinstance(size, int) and not launch.dims
+        kind = buffer.dtype.to_numpy()
+        limits = np.iinfo(kind)
+        buffers[buffer.name] = rng.integers(limits.min, limits.max + 1, size, kind)
+    arm.check(launch.kernel, buffers, tmp_path, level=which)
+
+
+def test_what_a_level_does_not_do() -> None:
+    with pytest.raises(IrError, match="x86-64-v3 does not sum 4 products"):
+        dots.product(features.level("x86-64-v3"), 4)
+    with pytest.raises(IrError, match="aarch64 does not sum 4 products of 8-bit integers at a time"):
+        dots.product(features.level("aarch64"), 4)
+    with pytest.raises(IrError, match="2 products of 8-bit integers less 128"):
+        dots.product(features.level("x86-64-v3"), 2, 128)
