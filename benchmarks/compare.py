@@ -74,7 +74,7 @@ def measured(
     with tempfile.TemporaryDirectory(prefix="ingot-bench-") as folder:
         artifact = Path(folder) / "model.ingot"
         try:
-            compile(case.path, target=target, shapes=case.shapes).save(artifact)
+            compile(case.path, target=target).save(artifact)
         except ModelError as error:
             yield {"model": case.name, "refused": {"ingot": str(error).strip().splitlines()[0]}}
             return

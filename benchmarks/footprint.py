@@ -67,7 +67,7 @@ import json, resource, sys, time
 if __name__ == "__main__":
     started = time.perf_counter()
     from ingot.compiler import compile
-    compile(sys.argv[1], target=sys.argv[3], shapes=json.loads(sys.argv[4]), jobs=2).save(sys.argv[2])
+    compile(sys.argv[1], target=sys.argv[3], jobs=2).save(sys.argv[2])
     took = time.perf_counter() - started
     use = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(json.dumps({"seconds": took, "peak_mb": use / 1024}))
@@ -95,7 +95,7 @@ def measure(case: Case, target: str, runs: int = 5) -> dict[str, Any]:
         compiler.write_text(_COMPILE)
         child.write_text(_CHILD)
         np.savez(feed, **case.inputs())
-        asked = (str(case.path), str(artifact), target, json.dumps(dict(case.shapes)))
+        asked = (str(case.path), str(artifact), target)
         cold, again = (_child(compiler, *asked, INGOT_CACHE=str(place / "cache")) for _ in range(2))
         row: dict[str, Any] = {"model": case.name, "compile": cold["seconds"], "compile_again": again["seconds"]}
         row["compile_peak_mb"] = cold["peak_mb"]

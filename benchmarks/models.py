@@ -8,7 +8,7 @@ are left out, and `missing` says which.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,15 +36,13 @@ SHORT = (
 @dataclass(frozen=True)
 class Case:
     """A model and a way to make an input for it; `others` are inputs that give its symbolic dims other extents.
-    `shapes` are what it is compiled with (a model that Ingot takes only with some dims pinned). The outputs of a
-    `quantised` one lie on a grid."""
+    The outputs of a `quantised` one lie on a grid."""
 
     name: str
     group: Group
     path: Path
     inputs: Callable[[], Inputs]
     others: Mapping[str, Callable[[], Inputs]] = field(default_factory=dict[str, Callable[[], Inputs]])
-    shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict[str, Sequence[int | str]])
     quantised: bool = False
 
 
@@ -98,7 +96,7 @@ def _real() -> list[Case]:
         *(language(length) for length in (8, 16, 128, 512)),
         case("micro_kws_m_static_fp32"),
         case("micro_kws_m_static_qdq", quantised=True),
-        case("silero_vad", shapes={"input": ("batch", 576)}),
+        case("silero_vad"),
         case("magika_v3_3", "bytes"),
         case("superres_espcn", "input"),
         case("ultraface_rfb_320"),

@@ -56,7 +56,7 @@ def agreement(case: Case) -> Agreement:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.ingot"
         try:
-            compile(case.path, shapes=case.shapes).save(path)
+            compile(case.path).save(path)
         except ModelError as error:
             return Agreement(case.name, refused=str(error).strip().splitlines()[0])
         peer = onnxruntime(case.path, 1, optimise=not case.quantised)

@@ -46,7 +46,6 @@ LEVELS = {
     "onnx_backend": 5,
     "debug": 5,
     "demo": 5,
-    "onnx_backend": 5,
     "": 5,  # ingot.compiler itself: the public API
     "cli": 6,
 }

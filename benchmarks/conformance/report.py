@@ -116,11 +116,9 @@ def operators(results: Sequence[Result]) -> str:
 
 def write_tables(results: Sequence[Result]) -> None:
     """Put the tables into the documentation."""
-    times = [r.milliseconds for r in results if r.category == "node" and r.verdict == "right"] or [0.0]
-    timing = f"Compiling a node's case in a warm process: mean {mean(times):.0f} ms, median {median(times):.0f} ms."
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnx", "onnxruntime"))
     tables = {
-        "categories": f"{by_category(results)}\n\n{versions}. {timing}",
+        "categories": f"{by_category(results)}\n\n{versions}.",
         "opsets": by_opset(results),
         "exceptions": exceptions(),
         "operators": operators(results),

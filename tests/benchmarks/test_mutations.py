@@ -26,7 +26,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert one == two and len({data for _, data, _ in one}) > 20
 
 
-@pytest.mark.parametrize(("kind", "count"), [("model", 40), ("artifact", 60)])
+@pytest.mark.parametrize(("kind", "count"), [("model", 24), ("artifact", 30)])
 def test_damage_gives_typed_errors(kind: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaigns, "sources", lambda: {name: sources()[name] for name in WRITTEN})
     counts = campaign(kind, 0, count, 1.0, tmp_path)

@@ -16,11 +16,15 @@ from ingot.runtime import InputError, RuntimeFault
 
 Arrays = dict[str, NDArray[Any]]
 X = np.arange(15, dtype=np.float32).reshape(5, 3)
-U = np.float32([[7, 8, 9]])
+U = np.array([[7, 8, 9]], np.float32)
 
 
 def i64(*values: Any) -> NDArray[np.int64]:
     return np.array(values, np.int64)
+
+
+def f32(values: Any) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
 
 
 CASES: dict[str, tuple[str, Arrays, list[Arrays]]] = {
@@ -36,7 +40,7 @@ CASES: dict[str, tuple[str, Arrays, list[Arrays]]] = {
     ),
     "ScatterND": (
         "m (float[5, 3] x, int64[k, 2] i, float[k] u) => (float[5, 3] y) { y = ScatterND (x, i, u) }",
-        {"x": X, "i": i64([-5, 2]), "u": np.float32([1])},
+        {"x": X, "i": i64([-5, 2]), "u": f32([1])},
         [{"i": i64(v)} for v in ([-6, 0], [0, 3], [1, -4], [2**62, 2**62], [5, 0])],
     ),
     "ScatterND rows": (
@@ -46,13 +50,13 @@ CASES: dict[str, tuple[str, Arrays, list[Arrays]]] = {
     ),
     "Gather by floats": (
         "m (float[k] x) => (float[k] y) <float[4] t = {1, 2, 3, 4}> { i = Cast <to = 7> (x)  y = Gather (t, i) }",
-        {"x": np.float32([-4, 3])},
-        [{"x": np.float32([v])} for v in (np.inf, -np.inf, 1e30, -5, 4)],
+        {"x": f32([-4, 3])},
+        [{"x": f32([v])} for v in (np.inf, -np.inf, 1e30, -5, 4)],
     ),
     "CumSum of a list": (
         "m (float[4] x, int64 a) => (float[4] y) { y = CumSum (x, a) }",
-        {"x": X[0:4, 0].copy(), "a": np.int64(-1)},
-        [{"a": np.int64(v)} for v in (1, -2, 2**62)],
+        {"x": X[0:4, 0].copy(), "a": i64(-1)},
+        [{"a": i64(v)} for v in (1, -2, 2**62)],
     ),
 }
 
@@ -117,21 +121,21 @@ def test_values_outside_declared_ranges() -> None:
 
 @pytest.mark.parametrize("mode", ["reflect", "wrap", "edge"])
 def test_pads_wider_than_what_is_there(mode: str) -> None:
-    """As numpy: to and fro, or around, as often as it takes; what is cropped is not seen again; nothing is not padded."""
+    """As numpy: to and fro, or around, as often as it takes; what is cropped is not seen again."""
     text = f'm (float[n] x, int64[2] p) => (float[k] y) {{ y = Pad <mode = "{mode}"> (x, p) }}'
     given = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]> {text}')
-    for pads in ((2, 3), (7, 100), (-2, 3), (9, -1), (0, 5)):
+    for pads in ((2, 3), (7, 100), (-2, 9), (0, 5)):
         fixed = onnx.parser.parse_model(
             f'<ir_version: 9, opset_import: ["" : 19]> m (float[n] x) => (float[k] y)'
             f' <int64[2] p = {{{pads[0]}, {pads[1]}}}> {{ y = Pad <mode = "{mode}"> (x, p) }}'
         )
-        for model, extra in ((given, {"p": i64(*pads)}), (fixed, {})):
+        computed = [(given, {"p": i64(*pads)})] if min(pads) >= 0 else []  # sizes that come from data are not negative
+        for model, extra in (*computed, (fixed, {})):
             with compile(model, jobs=1).session(threads=1) as session:
-                for n in (3, 4, 6):
+                for n in (3, 6):
                     x = np.arange(n, dtype=np.float32)
                     kept = x[max(-pads[0], 0) : n - max(-pads[1], 0)]
                     want = np.pad(kept, [max(p, 0) for p in pads], mode=mode)  # type: ignore[call-overload]
-                    have = session.run({"x": x, **extra}).get("y") if not extra or min(pads) >= 0 else want
-                    np.testing.assert_array_equal(have, want)
+                    np.testing.assert_array_equal(session.run({"x": x, **extra})["y"], want)
                 with pytest.raises((InputError, RuntimeFault)):
                     session.run({"x": np.zeros(0, np.float32), **extra})

@@ -75,7 +75,8 @@ def test_initialisers_are_no_inputs() -> None:
 
 def test_inputs_without_a_rank_are_compiled_for_the_ranks_that_come() -> None:
     unranked = helper.make_tensor_value_info("a", FLOAT, None)
-    prepared = backend.prepare(model([helper.make_node("Relu", ["a"], ["y"])], [unranked], [onnx.ValueInfoProto(name="y")]))
+    nodes = [helper.make_node("Relu", ["a"], ["y"])]
+    prepared = backend.prepare(model(nodes, [unranked], [onnx.ValueInfoProto(name="y")]))
     for shape in ((), (3,), (2, 1, 2)):
         a = real(*shape)
         assert_array_equal(prepared.run([a])[0], np.maximum(a, 0))

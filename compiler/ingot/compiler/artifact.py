@@ -152,8 +152,8 @@ def build_artifact(
 
     `argument_table` lists the words that the code is called with, as ``["d", dim]`` or ``["p", storage, dim]`` with
     indices into ``program.storages``. `inputs` and `outputs` name the program's input and output storages in order;
-    by default they are called as the storages are. `provenance` is any JSON data, `checked` says that the code checks its
-    accesses of memory.
+    by default they are called as the storages are. `provenance` is any JSON data, `checked` says that the code checks
+    its accesses of memory.
 
     Equal weights are stored once, arrays are neither copied nor changed until they are written. Raises IrError for a
     program that is not consistent, ArtifactError where the runtime would refuse the result.
@@ -274,7 +274,8 @@ def place_weights(program: Program) -> tuple[dict[Storage, int], tuple[tuple[int
     """The offset of each weight, and the distinct arrays to be written with theirs, in order."""
     offsets: dict[Storage, int] = {}
     arrays: list[tuple[int, NDArray[Any]]] = []
-    storages = program.of_kind("weight")
+    # Integers of 32 and 64 bits, which may be indices, lie together: their parts of the file are verified on loading.
+    storages = sorted(program.of_kind("weight"), key=lambda s: not (s.dtype.is_integer and s.dtype.bits >= 32))
     arrays_of_length = Counter(_checked(storage).nbytes for storage in storages)
     known: dict[object, int] = {}
     end = 0

@@ -170,7 +170,7 @@ class Prepared(BackendRep):
         if len(self._fixed) == len(self._inputs):
             self._session({})
 
-    def run(self, inputs: Any, **kwargs: Any) -> tuple[Item, ...]:
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs for `inputs`: a sequence in order, a mapping by name, or the only one. No option is known;
         `kwargs` are those of the interface.
 
@@ -242,7 +242,7 @@ class IngotBackend(Backend):
     @classmethod
     def run_node(
         cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
-    ) -> tuple[Item, ...]:
+    ) -> tuple[Any, ...]:
         """Run one node on `inputs`, those that it does not leave out; `opset_version` says in which opset of its domain
         (default: the newest known). The types of the results are inferred, `outputs_info` is not needed.
 

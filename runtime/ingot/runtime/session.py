@@ -39,8 +39,9 @@ class Session:
 
     `threads` is the most threads that one run uses, the caller's included; by default INGOT_THREADS, else every CPU
     that this process may use, which is also the upper bound. Results do not depend on it. `verify` says what is
-    compared with its digest on loading: the machine code and the constants that are indices (``"code"``) or all weights
-    too (``"full"``), which reads them. Digests show damage, not who wrote a file: loading an artifact is running its code.
+    compared with its digest on loading: the machine code and the constants that are indices (``"code"``), or all
+    weights too (``"full"``), which reads them. Digests show damage, not who wrote a
+    file: loading an artifact is running its code.
 
     Threads may share a session. The native threads work for one run at a time; a run that finds them busy is done by
     its own thread alone. The working memory is kept between runs, as much as runs took at the same time. The file must

@@ -72,3 +72,12 @@ def test_run_compiles_a_model(ingot: Ingot, model: Path) -> None:
     assert done.status == 2 and "no code to run" in done.err
     done = ingot("run", model, "--random")
     assert done.status == 2 and "is a model, not an artifact" in done.err
+
+
+def test_checked(ingot: Ingot, model: Path, tmp_path: Path) -> None:
+    done = ingot("compile", model, "--checked", "-o", tmp_path / "checked.ingot", "--json")
+    assert done.status == 0
+    shown = ingot("inspect", tmp_path / "checked.ingot", "--json").record
+    assert "checked" in str(shown)
+    refused = ingot("compile", model, "--checked", "--emit", "so")
+    assert "libraries for C have no checks" in refused.complaint

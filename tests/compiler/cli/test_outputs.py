@@ -43,8 +43,7 @@ def test_links_are_followed(ingot: Ingot, model: Path, artifact: Path, number: i
 @pytest.mark.parametrize("number", range(4))
 def test_names_of_nothing(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
     command = _commands(model, artifact)[number]
-    if number < 3:
-        assert "the name of a file is needed, this is empty" in ingot(*command, "-o", "").complaint
+    assert "the name of a file is needed, this is empty" in ingot(*command, "-o", "").complaint
     assert "it is a folder" in ingot(*command, "-o", ".").complaint
 
 

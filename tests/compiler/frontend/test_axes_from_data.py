@@ -106,9 +106,9 @@ def test_slices() -> None:
 
 
 def test_pads() -> None:
-    ready = prepared("Pad", [X, whole(0, 0, 0, 0), np.float32(7).reshape(()), whole(0, 1)])
+    ready = prepared("Pad", [X, whole(0, 0, 0, 0), np.array(7, np.float32), whole(0, 1)])
     for axes in ((0, 2), (-1, 1)):
-        (found,) = ready.run([X, whole(1, 0, 2, 3), np.float32(7).reshape(()), whole(*axes)])
+        (found,) = ready.run([X, whole(1, 0, 2, 3), np.array(7, np.float32), whole(*axes)])
         widths = [(0, 0)] * 3
         widths[axes[0]], widths[axes[1]] = (1, 2), (0, 3)
         assert_array_equal(found, np.pad(X, widths, constant_values=7))

@@ -121,14 +121,18 @@ def test_a_branch_that_shapes_rule_out_becomes_a_requirement() -> None:
         load(text.replace("3, 4] {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}", "5, 1] {1, 2, 3, 4, 5}"))
 
 
-def test_if_with_branches_of_different_ranks_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"output 'a'.*f32\[2\].*f32\[3, 1\]"):
-        load(
-            """agraph (bool c, float[2] x, float[3, 1] z) => (float[k] y) {
-              y = If (c) <then_branch = t () => (float[k] a) { a = Neg(x) },
-                          else_branch = e () => (float[k, l] b) { b = Neg(z) }>
-            }"""
-        )
+def test_of_branches_of_different_ranks_the_declared_one_is_taken() -> None:
+    _, graph = load(
+        """agraph (bool c, float[2] x, float[3, 1] z) => (float[k] y) {
+          y = If (c) <then_branch = t () => (float[k] a) { a = Neg(x) },
+                      else_branch = e () => (float[k, l] b) { b = Neg(z) }>
+        }"""
+    )
+    assert isinstance(node_of(graph.results[0]), Require) and graph.results[0].shape == (2,)
+    feed = {"c": np.array(True), "x": np.ones(2, np.float32), "z": np.ones((3, 1), np.float32)}
+    np.testing.assert_array_equal(evaluate_graph(graph, feed)["y"], -feed["x"])
+    with pytest.raises(IrError, match="the model declares 'y' with 1 axes"):
+        evaluate_graph(graph, {**feed, "c": np.array(False)})
 
 
 LOOP = """agraph (float[2] x, float[2] step) => (float[2] last, float[4, 2] rows) {

@@ -92,8 +92,8 @@ def test_branches_cannot_capture_what_is_not_there() -> None:
     [
         "m (float[4611686018427387904, 4] x) => (float[a, b] y) { y = Neg (x) }",
         "m (float[n] x) => (float[m] y) <int64[1] r = {4611686018427387904}> { y = Tile (x, r) }",
-        "m (float[1, 1, 4] x) => (float[a, b, c] y) <float[1, 1, 3] w = {1, 2, 3}>"
-        " { y = Conv <pads = [4611686018427387904, 4611686018427387904]> (x, w) }",
+        """m (float[1, 1, 4] x) => (float[a, b, c] y) <float[1, 1, 3] w = {1, 2, 3}> {
+            y = Conv <pads = [4611686018427387904, 4611686018427387904]> (x, w) }""",
     ],
 )
 def test_sizes_beyond_64_bits(text: str) -> None:

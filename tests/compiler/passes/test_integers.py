@@ -199,6 +199,23 @@ def test_conv_integer(
         assert done is graph
 
 
+def test_a_convolution_with_everything_compiled() -> None:
+    """i8 activations whose zero point is known at run time, u8 filters with a zero point each, padding, any size."""
+    x, w = whole("x", "int8", 2, 3, 6, 5), whole("w", "uint8", 4, 3, 3, 3)
+    zx, zw = whole("zx", "int8"), whole("zw", "uint8", 4)
+    proto = model(
+        [node("ConvInteger", "x w zx zw", "y", pads=[1, 0, 1, 2])],
+        {"x": ("int8", ["n", 3, "h", "w"]), "zx": ("int8", [])},
+        {"y": ("int32", ["n", 4, "a", "b"])},
+        w=w,
+        zw=zw,
+    )
+    in_integers(load_onnx(proto), 2)
+    left, right = x.astype(np.int64) - int(zx), w.astype(np.int64) - zw.astype(np.int64).reshape(-1, 1, 1, 1)
+    wanted = convolved(left, right, (1, 0, 1, 2), (1, 1), (1, 1), 1)
+    np.testing.assert_array_equal(compiled(proto, {"x": x, "zx": zx})["y"], wanted)
+
+
 def test_sums_wrap_as_i32_does() -> None:
     depth = 70000
     a, b = np.full((1, depth), 255, np.uint8), np.full((depth, 1), 127, np.int8)

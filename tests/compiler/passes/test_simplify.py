@@ -16,6 +16,7 @@ from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.text.graph import show_graph
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.control import If, Loop
+from ingot.compiler.ops.custom.definition import custom_op
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import (
     Concat,
@@ -151,9 +152,15 @@ def counted(trip: int) -> Loop:
     return Loop(constant(trip, i64), None, (X,), (Y,), body, (trip,))
 
 
+@custom_op("test::Distance", form="graph")
+def distance(x: Value, y: Value) -> Value:
+    return Abs(Sub(x, y))
+
+
 # rule -> pairs of a value and what it becomes
 Cases = Mapping[str, list[tuple[Value, Value]]]
 CASES: Cases = {
+    "open_custom": [(distance(X, Y), Abs(Sub(X, Y)))],
     "put_constant_right": [(Add(c(2), X), Add(X, c(2))), (Equal(ints(1, 2, 3), I), Equal(I, ints(1, 2, 3)))],
     "drop_identity": [(Identity(X), X)],
     "add_zero": [(Sub(X, c(0)), X), (Add(X, constant(np.zeros((3, 4), np.float32))), X), (Add(c(0), X), X)],

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from ingot.compiler import compile
 from ingot.compiler.cli import main
 from ingot.compiler.processing import ProcessingError
+from ingot.runtime import RuntimeFault
 
 RANDOM = np.random.default_rng(5)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -100,6 +101,17 @@ def test_steps_in_order() -> None:
     given = pixels(2, 3)
     found = run(model((3, 2)), given, preprocess={"x": ["transpose:1:0", "cast:u8"][::-1]})["y"]
     np.testing.assert_array_equal(found, given.T.astype(np.float32))
+
+
+def test_topk_of_an_open_axis() -> None:
+    given = np.random.default_rng(7).standard_normal((4, 6)).astype(np.float32)
+    with compile(model(("n", 6)), postprocess={"y": "topk:3,axis=0"}, cache=False).session() as session:
+        order = np.argsort(-np.maximum(given, 0), axis=0, kind="stable")[:3]
+        assert np.array_equal(session.run({"x": given})["y_indices"], order)
+        assert session.run({"x": given[:3]})["y"].shape == (3, 6)
+        for batch in (0, 2):
+            with pytest.raises(RuntimeFault, match="topk:3 needs as many elements on axis 0 of output y"):
+                session.run({"x": given[:batch]})
 
 
 def test_after() -> None:

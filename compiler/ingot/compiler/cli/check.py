@@ -163,6 +163,7 @@ def _native(
 def survey(model: Path) -> dict[str, Any]:
     """The opsets of the model and how often each operator occurs in it, sub-graphs included; `unused` are nodes that no
     output needs. Raises ModelError."""
+    from ingot.compiler.frontend.errors import ModelError
     from ingot.compiler.frontend.topology import live_order, own_names, producers, subgraphs
     from ingot.compiler.frontend.weights import map_file, open_model
 
@@ -172,8 +173,11 @@ def survey(model: Path) -> dict[str, Any]:
     graphs = [(proto.graph, True)]
     while graphs:
         graph, needed = graphs.pop()
-        made = producers(graph.node, own_names(graph))
-        live = set(live_order(graph.node, made, [output.name for output in graph.output])) if needed else set[int]()
+        try:
+            order = live_order(graph.node, producers(graph.node, own_names(graph)), [o.name for o in graph.output])
+        except ModelError as error:
+            raise error.at(file=str(model)) from None
+        live = set(order) if needed else set[int]()
         for index, node in enumerate(graph.node):
             name = _spelled(node.domain, node.op_type)
             counts[name] += 1

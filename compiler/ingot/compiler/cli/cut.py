@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ingot.compiler.cli.compile import require_model
 from ingot.compiler.cli.console import Console
 from ingot.compiler.cli.failures import CommandError
-from ingot.compiler.cli.files import require_writable
+from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.shapes import parse_assignments
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ HELP = "extract a part of a model, rename its inputs and outputs, change dims"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("model", type=Path, help="the .onnx file")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PART.onnx", help="the file to write")
+    parser.add_argument(
+        "-o", "--output", type=output_type, required=True, metavar="PART.onnx", help="the file to write"
+    )
     parser.add_argument(
         "--inputs", action="append", metavar="NAMES", help="tensors that become the inputs: a,b (default: the model's)"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingot.compiler.cli.console import Console, bytes_text
 from ingot.compiler.cli.custom import add_custom_argument, load_custom
-from ingot.compiler.cli.files import require_writable
+from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.opt import read_graph
 from ingot.compiler.cli.passes import add_pipeline_arguments, build_pipeline, working_directory_importable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
@@ -23,7 +23,7 @@ OPSET = 20
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("graph", type=Path, help="a model (.onnx) or a graph in text form (.ir, see ingot opt)")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.onnx", help="the file to write")
+    parser.add_argument("-o", "--output", type=output_type, required=True, metavar="OUT.onnx", help="the file to write")
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=f"of a model: {SHAPE_HELP}")
     parser.add_argument(
         "--opset", type=_opset, metavar="N", help=f"the opset to write (default: the model's, at least {OPSET})"

@@ -112,7 +112,8 @@ def _pad(context: Context, node: ops.Pad) -> None:
             case "edge":
                 i = minimum(maximum(i, 0), n - 1)
             case "reflect":
-                if not all(isinstance(d, int) for d in (n, b, e)) or max(b, e) >= n:  # further than to the other end
+                near = isinstance(n, int) and isinstance(b, int) and isinstance(e, int) and max(b, e) < n
+                if not near:  # perhaps further than to the other end
                     i = modulo(i, maximum(2 * (n - 1), 1))
                 i = maximum(i, -i)
                 back = n - 1 - i

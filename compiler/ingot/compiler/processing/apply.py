@@ -7,17 +7,19 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
-from ingot.compiler.ir.graph import Graph, Input, Value
+from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.ops.composite import Softmax
+from ingot.compiler.ops.control import Require
 from ingot.compiler.ops.indexing import TopK
-from ingot.compiler.ops.movement import Reshape, Transpose
-from ingot.compiler.ops.pointwise import Cast, Sigmoid
+from ingot.compiler.ops.movement import DimValues, Reshape, Transpose
+from ingot.compiler.ops.pointwise import Cast, Less, Sigmoid
 from ingot.compiler.ops.reduction import ArgMax
 from ingot.compiler.processing.errors import ProcessingError
 from ingot.compiler.processing.image import image
 from ingot.compiler.processing.steps import Step, parse_step
 from ingot.compiler.rewrite import rebuild
+from ingot.runtime.dtypes import i64
 
 Steps: TypeAlias = Mapping[str, str | Sequence[str]]
 Listed: TypeAlias = Mapping[str, Sequence[str]]
@@ -123,6 +125,11 @@ def _topk(step: Step, label: str, value: Value) -> Outputs:
     step.require(1, "axis")
     count = step.integer(_only(step, "how many, as in topk:5"))
     axis = _checked(step, step.integer(step.options.get("axis", "-1")), value)
+    extent = value.shape[axis]
+    if not isinstance(extent, int):
+        short = Less(DimValues((extent,), True), constant(count, i64))
+        message = f"topk:{count} needs as many elements on axis {axis} of output {label}, and there are fewer"
+        value = Require((value,), short, False, message).result(0)
     found = TopK(value, count, axis, True)
     return [(label, found.result(0)), (f"{label}_indices", found.result(1))]
 

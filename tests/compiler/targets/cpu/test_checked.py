@@ -41,14 +41,14 @@ from ingot.compiler.targets.cpu.functions import F32, I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.objects import kernel_text, new_module
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.cpu.target import CpuTarget
-from ingot.compiler.targets.registry import find_target
+from ingot.compiler.targets.registry import PORTABLE, find_target
 from ingot.compiler.targets.target import Labels, TargetError
 from ingot.runtime import ArtifactError, RuntimeFault, Session
 from ingot.runtime.checked import FOUND, PLACE_SHIFT, found_by_check
 from ingot.runtime.dtypes import boolean, f32, i64
 from ingot.runtime.manifest import parse_manifest
 
-LEVEL = replace(features.host_level(), checked=True)
+LEVEL = replace(features.level(PORTABLE[features.host_arch()]), checked=True)
 PLAIN = replace(LEVEL, checked=False)
 N = symbol("n")
 
@@ -397,7 +397,7 @@ def test_steps_are_checked_when_compiled() -> None:
 
 
 def test_unchecked_code_has_nothing_of_it() -> None:
-    program = lowered(product())
+    program = lowered(rows())
     plain, checked = built(program, PLAIN), built(program)
     assert not plain.manifest.checked and checked.manifest.checked
     assert len(plain.manifest.args) == len(argument_table(program)) < len(checked.manifest.args)
@@ -412,14 +412,14 @@ def test_unchecked_code_has_nothing_of_it() -> None:
 
 
 def test_artifacts_on_disk(tmp_path: Path) -> None:
-    images = {"image": held_out()[0][:3]}
-    artifact = compile(model_path(), checked=True)
+    feed = {"x": random(3, 7)}
+    artifact = compile(pointwise(), checked=True)
     artifact.save(tmp_path / "model.ingot")
-    with Session(tmp_path / "model.ingot", threads=2) as session, compile(model_path()).session(threads=2) as plain:
+    with Session(tmp_path / "model.ingot", threads=2) as session, compile(pointwise()).session(threads=2) as plain:
         assert session.metadata["provenance"]["checked"] is True
         assert "checked" not in plain.metadata["provenance"]
         for _ in range(2):
-            assert session.run(images)["logits"].tobytes() == plain.run(images)["logits"].tobytes()
+            assert session.run(feed)["y"].tobytes() == plain.run(feed)["y"].tobytes()
     document = json.loads(artifact.manifest.encode())
     assert parse_manifest(json.dumps(document).encode()).checked
     for value in (False, 1, None):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnx import GraphProto
 
 from ingot.compiler.frontend.context import Context
@@ -10,7 +12,7 @@ from ingot.compiler.frontend.operators.bodies import Iteration, choice, unlike
 from ingot.compiler.frontend.operators.sequence import unrolled
 from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.scope import Body
-from ingot.compiler.ir.graph import Value
+from ingot.compiler.ir.graph import Input, Value
 from ingot.compiler.ops.control import Require
 
 TABLE = Table()
@@ -65,7 +67,7 @@ def _certain(
     """The branch that fits, where the other cannot be right: choosing that one is an error at run time, before anything
     of the branch is computed, as its shapes may be nonsense then."""
     problem = f"the condition must be {str(wanted).lower()}: with these shapes the other branch is wrong ({other})"
-    captures = body.captures if isinstance(body, Body) else {}
+    captures: Mapping[Value, Input] = body.captures if isinstance(body, Body) else {}
     instead: dict[str, Value] = {}
     if captures:
         checked = ctx.build(Require, tuple(captures), condition, wanted, problem).results()

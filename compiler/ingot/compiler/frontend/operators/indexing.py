@@ -121,6 +121,16 @@ def _top_k(ctx: Context, k: Dim) -> Results:
     ctx.ignore("sorted")
     x = ctx.operand(0)
     axis = ctx.axis(ctx.attribute("axis", -1), x.rank)
+    extent = x.shape[axis]
+    left = extent - k
+    # two numbers are compared by the operator, and one that is computed was where it got its name
+    if not (isinstance(left, int) or ctx.bound(k) or ctx.assumptions.at_least(extent, k)):
+        need = f"TopK needs {dims.show(k)} elements on axis {axis} of {x.type}"
+        ctx.at_least(left, 0, need)
+        demanded = ctx.assumptions.ranges if ctx.scope.is_closed else ctx.assumptions.demand_at_least(left, 0)
+        if dims.bounds(left, demanded)[0] < 0:
+            short = ctx.build(ops.Less, ctx.dim_values((extent,), True), ctx.dim_values((k,), True))
+            ctx.require(ctx.build(ops.Not, short), f"{need}, and there are fewer")
     return ctx.build(TopK, x, k, axis, bool(ctx.attribute("largest", 1))).results()
 
 

@@ -13,7 +13,7 @@ rows. Rows are shared out evenly among the tiles, so a tile has at least half it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
@@ -393,7 +393,7 @@ class _Body:
         self, scope: Scope, count: int, panel: _Panel, span: Span, fetch: Prefetch | None, ahead: Value | None
     ) -> None:
         b, epilogue = self.b, self.epilogue
-        tile = microkernel.plan(count, self.template.width, self.lanes, self.level.vector_registers, panel.group)
+        tile = self._plan(count, panel.group)
         operands = self._row_operands(scope, count, span)
         if panel.group == 1:
             epilogue.touch(scope.child(b), count, span, next_panel=ahead is None)
@@ -417,6 +417,16 @@ class _Body:
             flow.branch(
                 b, panel.cut, lambda: epilogue.stage(tile, sums), lambda: epilogue.finish(inner, tile, sums, span), TAIL
             )
+
+    def _plan(self, rows: int, group: int) -> microkernel.Tile:
+        """The tile for `rows` rows of `group` panels. Panels that are left over from groups are summed in the order of
+        those in groups: equal columns of weights give equal results."""
+        width, lanes, registers = self.template.width, self.lanes, self.level.vector_registers
+        tile = microkernel.plan(rows, width, lanes, registers, group)
+        most, panels = self._grouped_panels(rows), self.template.panels
+        if isinstance(panels, int) and panels < most:  # there are no groups
+            return tile
+        return replace(tile, chains=microkernel.plan(rows, width, lanes, registers, most).chains)
 
     def _row_operands(self, scope: Scope, count: int, span: Span) -> list[Operand]:
         """Where the rows of A start."""
