@@ -55,8 +55,8 @@ CASES: dict[str, tuple[str, Arrays, list[Arrays]]] = {
     ),
     "CumSum of a list": (
         "m (float[4] x, int64 a) => (float[4] y) { y = CumSum (x, a) }",
-        {"x": X[0:4, 0].copy(), "a": i64(-1)},
-        [{"a": i64(v)} for v in (1, -2, 2**62)],
+        {"x": X[0:4, 0].copy(), "a": np.array(-1)},
+        [{"a": np.array(v)} for v in (1, -2, 2**62)],
     ),
 }
 
