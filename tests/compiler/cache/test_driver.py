@@ -129,6 +129,7 @@ def test_every_option_makes_another_program(model: Path, cache: Store, tmp_path:
         {"ranges": {"n": (1, 8)}},
         {"ranges": {"n": (1, 9)}},
         {"numerics": "strict"},
+        {"checked": True},
         {"pipeline": default_pipeline().without("fuse")},
         {"name": "other"},
     ]

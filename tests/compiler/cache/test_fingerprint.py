@@ -95,7 +95,7 @@ def test_levels_have_texts_of_their_own() -> None:
     level = features.level("x86-64-v3")
     for field in dataclasses.fields(level):
         value = getattr(level, field.name)
-        other = {str: f"{value}x", int: 7, bool: False, tuple: ("+sse",)}.get(type(value))
+        other = {str: f"{value}x", int: 7, bool: not value, tuple: ("+sse",)}.get(type(value))
         if field.name != "required":
             changed = dataclasses.replace(level, **{field.name: other})
             assert level_text(changed) != level_text(level), field.name

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from ingot.compiler.ir.text.resources import WeightFolder
+from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.targets.registry import require_runnable
-from ingot.compiler.targets.target import TargetError
 from ingot.runtime.cpu import host_architecture
 
 from .conftest import Ingot

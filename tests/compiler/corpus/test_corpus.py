@@ -135,6 +135,7 @@ def side_by_side(exports: Sequence[Export], given: Mapping[str, Array]) -> Graph
     return Graph(tuple(inputs), tuple(outputs), "corpus")
 
 
+@pytest.mark.slow
 def test_compiled_snippets_agree_with_onnxruntime() -> None:
     exports = representatives()
     given: dict[str, Array] = {}

@@ -24,6 +24,7 @@ EMITTER = (
     "compiler/lower/machine.py",
     "compiler/ops",
     "compiler/targets",
+    "runtime/checked.py",
     "runtime/dims.py",
     "runtime/dtypes.py",
 )

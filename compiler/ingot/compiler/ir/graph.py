@@ -88,6 +88,10 @@ class Node(Value):
 
         return evaluate_expansion(self, operands)
 
+    def schedule(self) -> tuple[Value, ...]:
+        """The operands in the order in which they are to be computed where nothing else decides it."""
+        return operands_of(self)
+
     def expand(self) -> Value | Sequence[Value] | None:
         """An equivalent value made of simpler ops (composites), or None where this op is itself a definition."""
         return None
@@ -322,7 +326,7 @@ def sizes_of(node: Node, bound: Mapping[str, Value]) -> tuple[Value, ...]:
 
 def dependencies_of(node: Node, bound: Mapping[str, Value]) -> tuple[Value, ...]:
     """What must be computed before `node`: its operands and the sizes that it mentions."""
-    return (*operands_of(node), *sizes_of(node, bound)) if bound else operands_of(node)
+    return (*node.schedule(), *sizes_of(node, bound)) if bound else node.schedule()
 
 
 def topological(roots: Iterable[Value], bound: Mapping[str, Value] | None = None) -> Iterator[Node]:

@@ -148,7 +148,8 @@ def _renamed(view: View, values: Mapping[str, Dim]) -> View:
     return View(view.storage, changed(view.shape), changed(view.strides), substitute(view.offset, values))
 
 
-def _require(context: Context, node: ops.Require) -> None:
+def lower_check(context: Context, node: ops.Require) -> None:
+    """What ends the run where the condition of `node` does not hold."""
     condition = context.view(node.condition)
     status, number = context.fault(f"{describe(node)}: {node.message}")
     build = KernelBuilder(context.unique("require"))
@@ -156,6 +157,10 @@ def _require(context: Context, node: ops.Require) -> None:
     body = (When(broken, (build.store(status, 0, Const(number, i64)),)),)
     context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
     context.steps.append(Stop(node.origin))
+
+
+def _require(context: Context, node: ops.Require) -> None:
+    """The values under their new names; `lower_check` came before them."""
     for value, result in zip(node.values, node.results(), strict=True):
         if result in context.placements:
             copy(context, context.view(value), context.destination(result), node.origin, "yield")

@@ -11,7 +11,7 @@ from ingot.compiler.lower.attention import lower_attention
 from ingot.compiler.lower.carried import carry_in_place
 from ingot.compiler.lower.context import Context, LoweringError, body_of
 from ingot.compiler.lower.contraction import Group
-from ingot.compiler.lower.control import lower_control
+from ingot.compiler.lower.control import lower_check, lower_control
 from ingot.compiler.lower.convolution import conv_halo, lower_conv
 from ingot.compiler.lower.custom import lower_custom
 from ingot.compiler.lower.indexing import lower_indexing
@@ -27,6 +27,7 @@ from ingot.compiler.lower.resample import lower_resample
 from ingot.compiler.lower.suppression import lower_suppression
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import composite, linear, movement, reduction
+from ingot.compiler.ops.control import Require
 from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.pointwise import Pointwise
 
@@ -81,12 +82,18 @@ def _lower_nodes(context: Context, graph: Graph) -> None:
     names: dict[Node, list[str]] = {}
     for name, value in graph.sizes().items():
         names.setdefault(node_of(value), []).append(name)
+    checks: dict[Node, list[Require]] = {}
+    for node in graph.nodes():
+        if isinstance(node, Require):
+            checks.setdefault(node_of(node.condition), []).append(node)
     for node in graph.nodes():
         if not isinstance(node, (Input, Constant)):
             _lower_placed(context, node)
         for name in names.get(node, ()):
             if name not in context.bound:
                 context.bind(name, context.view(graph.bound[name]), node)
+        for check in checks.get(node, ()):  # at once: what comes later may rely on it
+            lower_check(context, check)
 
 
 def _lower_placed(context: Context, node: Node) -> None:

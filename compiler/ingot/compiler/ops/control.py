@@ -114,7 +114,10 @@ class If(Node):
 
 @op("require")
 class Require(Node):
-    """The values as they are, where `condition` (bool, one element) is `wanted`; else the run fails with `message`."""
+    """The values as they are, where `condition` (bool, one element) is `wanted`; else the run fails with `message`.
+
+    What the values alone need is not computed before the condition is known to hold: it may make no sense otherwise.
+    """
 
     values: tuple[Value, ...]
     condition: Value
@@ -125,6 +128,9 @@ class Require(Node):
         if self.condition.dtype != boolean or any(d != 1 for d in self.condition.shape):
             fail(self, f"the condition is {self.condition.type}: one bool is needed")
         return [v.type for v in self.values]
+
+    def schedule(self) -> tuple[Value, ...]:
+        return (self.condition, *self.values)
 
     def evaluate(self, *operands: Array) -> Sequence[Array]:
         if bool(operands[-1].reshape(())) != self.wanted:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from ingot.compiler.targets.target import Target, TargetError
+from ingot.compiler.targets.errors import TargetError
+from ingot.compiler.targets.target import Target
 
 if TYPE_CHECKING:
     from ingot.compiler.artifact import Artifact

@@ -11,10 +11,6 @@ from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
 
 
-class TargetError(ValueError):
-    """There is no such target, or it cannot do what was asked. The message lists what there is."""
-
-
 @dataclass(frozen=True)
 class Labels:
     """What a model is called, as it came; `inputs` and `outputs` are in the order of the program's. `provenance` says

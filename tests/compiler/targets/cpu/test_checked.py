@@ -41,8 +41,9 @@ from ingot.compiler.targets.cpu.functions import F32, I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.objects import kernel_text, new_module
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.cpu.target import CpuTarget
+from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.targets.registry import PORTABLE, find_target
-from ingot.compiler.targets.target import Labels, TargetError
+from ingot.compiler.targets.target import Labels
 from ingot.runtime import ArtifactError, RuntimeFault, Session
 from ingot.runtime.checked import FOUND, PLACE_SHIFT, found_by_check
 from ingot.runtime.dtypes import boolean, f32, i64

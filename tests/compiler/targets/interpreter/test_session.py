@@ -10,7 +10,7 @@ from onnx import parser
 
 from ingot.compiler import compile
 from ingot.compiler.demo import held_out, model_path
-from ingot.compiler.targets.target import TargetError
+from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.errors import InputError, RuntimeFault
 
 GATHER = """<ir_version: 8, opset_import: ["" : 17]>

@@ -9,7 +9,7 @@ import pytest
 
 from ingot.compiler import compile
 from ingot.compiler.demo import model_path
-from ingot.compiler.targets.target import TargetError
+from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.errors import InputError
 from ingot.runtime.inputs import describe
 from ingot.runtime.plan import Planner

@@ -15,7 +15,7 @@ from ingot.compiler.ir.dims import show
 from ingot.compiler.ir.loops import Buffer, Kernel
 from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.target import TargetError
+from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.checked import FOUND
 from ingot.runtime.dtypes import i64
 

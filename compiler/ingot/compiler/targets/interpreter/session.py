@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ingot.compiler.ir.execute import FaultError, run_program
 from ingot.compiler.ir.program import Program
-from ingot.compiler.targets.target import TargetError
+from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.errors import InputError, RuntimeFault
 from ingot.runtime.inputs import TensorInfo, collect, describe, solve
 from ingot.runtime.manifest import Manifest

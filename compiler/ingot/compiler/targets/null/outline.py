@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from ingot.compiler.ir.dims import show
 from ingot.compiler.ir.program import Program
 from ingot.compiler.targets.cpu.objects import kernel_symbol
-from ingot.compiler.targets.target import TargetError
+from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.dims import compile_dims
 from ingot.runtime.dims import show as show_stored
 from ingot.runtime.inputs import describe

@@ -18,7 +18,7 @@ from ingot.compiler.demo import held_out, model_path
 from ingot.compiler.driver import compile_library
 from ingot.compiler.targets.cpu.c_interface.library import SUFFIXES
 from ingot.compiler.targets.cpu.c_interface.signature import ERRORS, identifiers, prefix_of
-from ingot.compiler.targets.target import TargetError
+from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.elf import PF_R, host_machine, read_layout
 
 Workshop = Any  # of conftest.py

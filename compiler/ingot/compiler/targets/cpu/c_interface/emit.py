@@ -31,7 +31,7 @@ from ingot.compiler.targets.cpu.dims import Checked
 from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.functions import I1, I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.program import argument_table
-from ingot.compiler.targets.target import TargetError
+from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.manifest import RUN_SYMBOL, STOP_SYMBOL, TEAM_INIT_SYMBOL, WORKER_SYMBOL
 from ingot.runtime.memory import ALIGNMENT
 from ingot.runtime.tables import MAX_SIZE

@@ -22,7 +22,8 @@ from ingot.compiler.targets.cpu.codegen import kernel_objects
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import kernel_symbol, new_module, object_code
 from ingot.compiler.targets.cpu.program import emit_program
-from ingot.compiler.targets.target import Labels, TargetError
+from ingot.compiler.targets.errors import TargetError
+from ingot.compiler.targets.target import Labels
 from ingot.runtime.replacement import replaced
 
 SUFFIXES: Final = (".so", ".o", ".h")
