@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.mutations.damage import damaged_bytes, damaged_message, structure
 from benchmarks.mutations.models import sources
 from benchmarks.mutations.trials import SECONDS, examine_artifact, examine_model
+from ingot.compiler.api import compile
 from ingot.compiler.debug.failure import Failure, message_shape
 from ingot.compiler.debug.sandbox import Sandbox
 from ingot.compiler.debug.trial import Trial
-from ingot.compiler.driver import compile
 from ingot.compiler.frontend.onnx import load_onnx
 from ingot.compiler.ir.graph import Array
 from ingot.compiler.validate import make_probes

@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from ingot.compiler.driver import compile
+from ingot.compiler.api import compile
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.frontend.onnx import load_onnx
 from ingot.compiler.ir.graph import Array, Graph

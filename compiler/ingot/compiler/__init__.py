@@ -13,9 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ingot.compiler.api import compile as compile
+    from ingot.compiler.api import compile_library as compile_library
     from ingot.compiler.artifact import Artifact as Artifact
-    from ingot.compiler.driver import compile as compile
-    from ingot.compiler.driver import compile_library as compile_library
     from ingot.compiler.frontend import load_onnx as load_onnx
     from ingot.compiler.frontend.errors import ModelError as ModelError
     from ingot.compiler.frontend.errors import UnsupportedError as UnsupportedError
@@ -45,8 +45,8 @@ _HOME = {
     "Patch": "rewrite",
     "Pipeline": "pipeline",
     "UnsupportedError": "frontend.errors",
-    "compile": "driver",
-    "compile_library": "driver",
+    "compile": "api",
+    "compile_library": "api",
     "custom_op": "ops.custom",
     "default_pipeline": "passes.default",
     "export_onnx": "frontend.export",

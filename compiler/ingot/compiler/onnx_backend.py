@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.backend.base import Backend, BackendRep
 
-from ingot.compiler.driver import compile
+from ingot.compiler.api import compile
 from ingot.compiler.frontend.errors import UnsupportedError
 from ingot.runtime import Session
 

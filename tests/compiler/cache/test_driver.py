@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ingot.compiler import Artifact, Graph, ModelError, compile, default_pipeline, load_onnx
+from ingot.compiler.api import Options
 from ingot.compiler.cache import CacheWarning, Store
 from ingot.compiler.cache.fingerprint import Fingerprint
-from ingot.compiler.driver import Options
 
 WEIGHTS = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6)
 

@@ -2,52 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, TypeVar, cast
 
 from ingot.compiler.artifact import Artifact, open_artifact
-from ingot.compiler.cache import Cache
+from ingot.compiler.cache import Cache, CacheWarning, open_cache
 from ingot.compiler.cache.fingerprint import content_digest
+from ingot.compiler.environment import read_environment
 from ingot.compiler.frontend.content import model_content
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.passes.default import PASSES
-from ingot.compiler.pipeline import Pipeline
+from ingot.compiler.request import Request
+from ingot.compiler.targets.target import Target
 from ingot.runtime.errors import ArtifactError
 
-
-class _Place(Protocol):
-    """What is asked of a target."""
-
-    @property
-    def text(self) -> str:
-        """All of it that code depends on."""
-        ...
+P = TypeVar("P")
 
 
-def program_key(
-    cache: Cache,
-    model: object,
-    passes: Pipeline,
-    place: _Place,
-    shapes: Mapping[str, Sequence[int | str]] | None,
-    ranges: Mapping[str, tuple[int, int]] | None,
-    options: tuple[str | None, ...],
-) -> str | None:
-    """The key of a request: the model's bytes, the passes, the target and all options that change the artifact.
+@dataclass(frozen=True)
+class Shelf(Generic[P]):
+    """The cache as one request sees it: `key` is that of its artifact, None where none is looked for or kept."""
+
+    cache: Cache | None
+    key: str | None
+
+    def find(self) -> P | None:
+        """What was made for the same request before, None when there is nothing."""
+        if self.cache is None or self.key is None:
+            return None
+        return cast("P | None", find_program(self.cache, self.key))  # only targets that make artifacts have keys
+
+    def keep(self, product: P) -> P:
+        """`product`, kept for the next time where it can be, and the cache within its bounds."""
+        if self.cache is None:
+            return product
+        if self.key is not None and isinstance(product, Artifact):
+            product = cast("P", keep_program(self.cache, self.key, product))
+        self.cache.store.trim()
+        return product
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, CacheWarning, stacklevel=2)
+
+
+def open_shelf(request: Request, place: Target[P]) -> Shelf[P]:
+    """The cache that the environment and the request ask for."""
+    cache = open_cache(read_environment(), _warn) if request.cache else None
+    # Nothing tells what functions of the user's mean.
+    unknown = cache is None or request.is_watched or request.custom
+    return Shelf(cache, None if unknown or cache is None else program_key(cache, request, place.text))
+
+
+def program_key(cache: Cache, request: Request, place: str) -> str | None:
+    """The key of a request: the model's bytes, the passes, the target (its text `place`) and all options that change
+    the artifact.
 
     None where a key cannot say what is asked for: for a model that is not a file or its bytes, for passes that are not
     Ingot's own or have options (which may name files), and for a model that is not well formed.
     """
+    model, passes = request.model, request.passes
     if not isinstance(model, str | Path | bytes) or any(item not in PASSES for item in passes):
         return None
     try:
         content = content_digest(model_content(model))
     except ModelError:  # which importing will report
         return None
-    fixed = sorted((name, tuple(shape)) for name, shape in (shapes or {}).items())
-    bounds = sorted((name, tuple(pair)) for name, pair in (ranges or {}).items())
-    return cache.program_key(content, str(passes), place.text, repr(fixed), repr(bounds), repr(options))
+    shapes = sorted((name, tuple(shape)) for name, shape in (request.shapes or {}).items())
+    ranges = sorted((name, tuple(pair)) for name, pair in (request.ranges or {}).items())
+    options = (request.target, request.numerics, request.name, request.before, request.after)
+    return cache.program_key(content, str(passes), place, repr(shapes), repr(ranges), repr(options))
 
 
 def find_program(cache: Cache, key: str) -> Artifact | None:

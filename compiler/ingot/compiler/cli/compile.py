@@ -98,7 +98,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             )
             shapes, ranges = for_compile(options.shape, lambda: input_names(model))
             progress(f"compiling {model}")
-            from ingot.compiler.driver import Options, compile, compile_library
+            from ingot.compiler.api import Options, compile, compile_library
 
             asked = Options(
                 shapes=shapes,

@@ -91,8 +91,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
 
 def _compile(model: Path, target: str, console: Console) -> Artifact | Interpreted | Outline:
     """The model compiled, to be run from memory."""
+    from ingot.compiler.api import compile
     from ingot.compiler.cli.compile import require_model
-    from ingot.compiler.driver import compile
     from ingot.compiler.targets.registry import require_runnable
 
     require_model(model)

@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from ingot.compiler.api import compile
 from ingot.compiler.debug.failure import Failure
 from ingot.compiler.debug.selftest_models import MODELS, SelfTestModel, build
 from ingot.compiler.debug.trial import Arrays, difference
 from ingot.compiler.demo import held_out, model_path
-from ingot.compiler.driver import compile
 from ingot.compiler.frontend.onnx import load_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.interpret import evaluate_graph

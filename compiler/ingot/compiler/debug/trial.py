@@ -10,13 +10,14 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from ingot.compiler.api import compile
 from ingot.compiler.bench import engines
 from ingot.compiler.debug.failure import Failure
-from ingot.compiler.driver import Numerics, compile
 from ingot.compiler.frontend.onnx import load_onnx
 from ingot.compiler.ir.graph import Array, Graph
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.pipeline import Pipeline
+from ingot.compiler.request import Numerics
 from ingot.compiler.validate import TOLERANCE, Difference, compare, make_probes
 
 Reference: TypeAlias = Literal["interpreter", "onnxruntime"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ingot.compiler.driver import compile_library
+from ingot.compiler.api import compile_library
 from ingot.compiler.ir.dims import evaluate
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.c_interface.library import Library

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from ingot.compiler import compile
+from ingot.compiler.api import compile_library
 from ingot.compiler.demo import held_out, model_path
-from ingot.compiler.driver import compile_library
 from ingot.compiler.targets.cpu.c_interface.library import SUFFIXES
 from ingot.compiler.targets.cpu.c_interface.signature import ERRORS, identifiers, prefix_of
 from ingot.compiler.targets.errors import TargetError

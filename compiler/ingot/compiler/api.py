@@ -1,0 +1,90 @@
+"""What programs call: `compile`, and `compile_library` for C. The way of a model is told in `driver`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+
+from ingot.compiler.artifact import Artifact
+from ingot.compiler.driver import build
+from ingot.compiler.ops.custom import CustomOp
+from ingot.compiler.pipeline import Pipeline
+from ingot.compiler.processing import Steps
+from ingot.compiler.request import Numerics, Request
+from ingot.compiler.targets.registry import Product, find_library_target, find_target
+
+if TYPE_CHECKING:
+    from ingot.compiler.targets.cpu.c_interface.library import Library
+    from ingot.compiler.targets.interpreter.session import Interpreted
+    from ingot.compiler.targets.null.outline import Outline
+
+
+class Options(TypedDict, total=False):
+    """What `compile` and `compile_library` may be asked for."""
+
+    shapes: Mapping[str, Sequence[int | str]] | None
+    ranges: Mapping[str, tuple[int, int]] | None
+    custom: Iterable[CustomOp]
+    preprocess: Steps
+    postprocess: Steps
+    pipeline: Pipeline | None
+    numerics: Numerics
+    verify: bool
+    checked: bool
+    print_after: Collection[str]
+    dump: Path | None
+    repro: Path | None
+    stop_at: int | None
+    jobs: int | None
+    name: str | None
+    cache: bool
+    progress: Callable[[str], None] | None
+
+
+@overload
+def compile(  # pyright: ignore[reportOverlappingOverload]
+    model: Any, *, target: Literal["interpreter"], **options: Unpack[Options]
+) -> Interpreted: ...
+@overload
+def compile(  # pyright: ignore[reportOverlappingOverload]
+    model: Any, *, target: Literal["null"], **options: Unpack[Options]
+) -> Outline: ...
+@overload
+def compile(model: Any, *, target: str = ..., **options: Unpack[Options]) -> Artifact: ...
+def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> Product:
+    """Compile an ONNX model to an artifact of native code.
+
+    `model`: a path, the bytes of a file, an onnx.ModelProto, a gs.Graph, or a `Graph` of this compiler. `target`:
+    "cpu" (a portable level of this machine's architecture), "native" (this very machine) or a level by name
+    ("x86-64-v3", "x86-64-v4", "aarch64"); "interpreter" gives an object like an artifact, whose sessions interpret the
+    program, and "null" one that says what would be made (`Outline`). `shapes`: dims per input, ints pin them, names
+    make them symbolic; `ranges`: (low, high) per symbolic dim. `custom`: operators of your own (`custom_op`).
+    `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
+    as ``{"input": "image:imagenet"}`` (see docs/processing.md).
+    `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `verify`: evaluate
+    the graph before and after every pass on probe inputs and refuse a pass that changes a result. `checked`: code that
+    checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump`
+    and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
+    fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that compile
+    kernels (default: the cores).
+
+    With `cache`, machine code and artifacts that were made before are taken from the kernel cache and new ones are kept
+    there, as the environment says (see docs/tools.md); CacheWarning tells when that fails.
+
+    Raises ModelError (the model), ProcessingError (a step), PassError and ValidationError (a pass), LoweringError (no
+    kernel), CustomOpError (an operator of your own), TargetError, DefectError (Ingot itself).
+    """
+    request = Request(model, target, **options)
+    return build(request, find_target(target, checked=request.checked))
+
+
+def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> Library:
+    """Compile an ONNX model to a library for C programs: `Library.save` writes it as a shared object, an object file
+    or a header, by the suffix. The names in it begin with `name`, or with the graph's.
+
+    Arguments and errors are those of `compile`; TargetError also for a model whose sizes come from data, and for
+    targets that make no code.
+    """
+    request = Request(model, target, **options)
+    return build(request, find_library_target(target, checked=request.checked))
