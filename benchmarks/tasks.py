@@ -23,7 +23,18 @@ from ingot.compiler import compile
 
 Outputs = list[np.ndarray[Any, Any]]
 Runner = Callable[[dict[str, Any]], Outputs]
-NAMES = ("mnist_cnn", "resnet20_cifar10", "mobilenet_v2_224_fp32", "minilm_l6_v2_fp16w")
+NAMES = (
+    "mnist_cnn",
+    "resnet20_cifar10",
+    "mobilenet_v2_224_fp32",
+    "mobilenet_v2_tf2_qdq",
+    "yolox_nano",
+    "ultraface_rfb_320",
+    "superres_espcn",
+    "minilm_l6_v2_fp16w",
+    "magika_v3_3",
+    "silero_vad",
+)
 
 
 def harness() -> ModuleType:

@@ -16,9 +16,12 @@ import pytest
 from ingot.compiler import pipeline as pipeline_module
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, constant, node_of
+from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.text.graph import parse_graph, show_graph
 from ingot.compiler.ir.text.resources import WeightFolder
 from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.lower.lowering import lower
+from ingot.compiler.lower.machine import AVX2
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Gather
 from ingot.compiler.ops.pointwise import Add, Identity, Mul, Neg, Relu
@@ -26,7 +29,7 @@ from ingot.compiler.options import OptionError, show_options
 from ingot.compiler.pipeline import PassReport, Pipeline, PipelineError, known_passes, load_pass
 from ingot.compiler.rewrite import Patch, Trace
 from ingot.compiler.single_pass import Named, PassError, as_pass, rules, spelling
-from ingot.compiler.validate import ValidationError, compare, make_probes
+from ingot.compiler.validate import ValidationError, compare, make_probes, validate_lowering
 from ingot.runtime.dtypes import f32, i64
 
 X = Input("x", TensorType(f32, (symbol("batch"), 4)), origin=("x",))
@@ -334,6 +337,17 @@ class TestValidation:
         with pytest.raises(ValidationError, match="pass negate changes the result: output 'y0' differs by 2 ") as error:
             Pipeline((nothing, negate)).run(self.chain(), validate=True)
         assert error.value.firing is None
+
+    def test_lowering(self) -> None:
+        def lowered(value: Value) -> tuple[Graph, Program]:
+            graph = graph_of(value)
+            return graph, lower(graph, AVX2)
+
+        (graph, program), (other, _) = lowered(Mul(X, X)), lowered(Add(X, X))
+        validate_lowering(graph, program)
+        with pytest.raises(ValidationError, match="lowering changes the result: output 'y0' differs by ") as error:
+            validate_lowering(other, program)
+        assert (error.value.pass_name, error.value.output) == ("lower", "y0")
 
     def test_correct_and_lossy_passes(self) -> None:
         Pipeline((rules(drop_identity),)).run(self.chain(), validate=True)

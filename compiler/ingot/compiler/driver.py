@@ -19,6 +19,7 @@ from ingot.compiler.processing import appended, prepended
 from ingot.compiler.request import Request
 from ingot.compiler.rewrite import Trace
 from ingot.compiler.targets.target import Labels, Target
+from ingot.compiler.validate import validate_lowering
 
 P = TypeVar("P")
 
@@ -69,6 +70,8 @@ def build(request: Request, place: Target[P]) -> P:
     with defects_of("lowering"):
         program = lower(graph, place.machine, reorder=request.numerics != "strict")
         verify_program(program)
+    if request.verify:
+        validate_lowering(graph, program)
     stages.finish("lower")
 
     labels = Labels(

@@ -1,4 +1,5 @@
-"""Validation of passes: evaluate the graph before and after on probe inputs and find the first harmful rule."""
+"""Validation of passes and of lowering: evaluate what was before and what came after on probe inputs, and find the
+first harmful rule."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ingot.compiler.ir import dims
+from ingot.compiler.ir.execute import run_program
 from ingot.compiler.ir.graph import Array, Graph
 from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.program import Program
 from ingot.compiler.rewrite import Firing, Trace
 from ingot.compiler.single_pass import Pass, PassError, call_pass, write_repro
 from ingot.runtime.dtypes import DType, from_numpy
@@ -58,7 +61,7 @@ def compare(
         b = after[name]
         if a.dtype != b.dtype or a.shape != b.shape:
             return Difference(name, math.inf, 0.0, f"{a.dtype}{list(a.shape)} became {b.dtype}{list(b.shape)}")
-        if a.dtype == np.bool_ or np.issubdtype(a.dtype, np.integer):
+        if a.dtype == np.bool_ or a.dtype.hasobject or np.issubdtype(a.dtype, np.integer):
             if not np.array_equal(a, b):
                 count = int((a != b).sum())
                 return Difference(name, math.inf, 0.0, f"differs in {count} of {a.size} elements")
@@ -118,22 +121,7 @@ def validate_pass(
     that asks for probes. Raises ValidationError naming the pass and, where the pass takes a trace, the first rule
     firing that changes the result, found by bisection over the firing number.
     """
-    given = list(make_probes(before) if probes is None else probes)
-    used: list[tuple[Mapping[str, Array], dict[str, Array]]] = []
-    refused: Exception | None = None
-    for probe in given:
-        try:
-            used.append((probe, evaluate_graph(before, probe)))
-        except Exception as error:
-            refused = error
-    if not used:
-        raise ValidationError(
-            f"pass {item.name} cannot be validated: the graph cannot be evaluated on the probe inputs ({refused}); "
-            "hand in probes",
-            item.name,
-            None,
-            "",
-        )
+    used = _answers(before, f"pass {item.name}", item.name, probes)
     found = _difference(after, used)
     if found is None:
         return
@@ -145,6 +133,49 @@ def validate_pass(
         repro, command = write_repro(repro_dir, before, item)
         message += f"\nreplay with: {command} --verify"
     raise ValidationError(message, item.name, firing, found.output, repro)
+
+
+def validate_lowering(graph: Graph, program: Program, probes: Sequence[Mapping[str, Array]] | None = None) -> None:
+    """Check that `program`, which `graph` was lowered to, computes the same on `probes` (`make_probes` by default), with
+    every access to memory checked. Raises ValidationError, as `validate_pass` does."""
+    used = _answers(graph, "lowering", "lower", probes)
+    labels = [i.label for i in graph.inputs]
+    for probe, expected in used:
+        given = {s.name: probe[label] for label, s in zip(labels, program.of_kind("input"), strict=True)}
+        try:
+            made = run_program(program, given)
+        except Exception as error:
+            raise ValidationError(
+                f"lowering changes the result: the program cannot be run: {type(error).__name__}: {error}",
+                "lower",
+                None,
+                ", ".join(expected),
+            ) from error
+        got = {name: made[s.name] for (name, _), s in zip(graph.outputs, program.of_kind("output"), strict=True)}
+        if (found := compare(expected, got)) is not None:
+            raise ValidationError(f"lowering changes the result: {found}", "lower", None, found.output)
+
+
+def _answers(
+    graph: Graph, what: str, name: str, probes: Sequence[Mapping[str, Array]] | None
+) -> list[tuple[Mapping[str, Array], dict[str, Array]]]:
+    """The probes that `graph` can be evaluated on, with its outputs. ValidationError when there are none."""
+    used: list[tuple[Mapping[str, Array], dict[str, Array]]] = []
+    refused: Exception | None = None
+    for probe in make_probes(graph) if probes is None else probes:
+        try:
+            used.append((probe, evaluate_graph(graph, probe)))
+        except Exception as error:
+            refused = error
+    if not used:
+        raise ValidationError(
+            f"{what} cannot be validated: the graph cannot be evaluated on the probe inputs ({refused}); "
+            "hand in probes",
+            name,
+            None,
+            "",
+        )
+    return used
 
 
 def _difference(graph: Graph, used: Sequence[tuple[Mapping[str, Array], dict[str, Array]]]) -> Difference | None:

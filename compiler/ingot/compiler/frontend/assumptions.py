@@ -8,6 +8,7 @@ raised as a `Refinement`, and the import starts again with the assumptions it ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +19,6 @@ from ingot.compiler.ir.dims import Atom, Dim, Expr, Opaque, Symbol, show, substi
 Ranges = Mapping[str, tuple[int, int]]
 
 LARGEST_FACTOR = 1024  # of which a dim may be found to be a multiple
-LARGEST_REMAINDERS = 8  # factors up to here are also tried with a remainder
 MOST_FACTORS = 16  # that are tried, the smallest first
 
 
@@ -125,8 +125,7 @@ class Assumptions:
     def _refine(self, a: Dim, b: Dim, candidates: Iterable[str]) -> None:
         if a == b or self.differ(a, b):
             return
-        for clamped, other in ((a, b), (b, a)):
-            self._bound(clamped, other)
+        self._bound(a - b)
         # Prefer unnamed symbols, then those named last: messages keep the model's own and first names.
         for name in sorted(candidates, key=lambda s: (s in self.unnamed, s), reverse=True):
             parts = dims.coefficient(a - b, name)
@@ -149,23 +148,34 @@ class Assumptions:
     def _divide(self, a: Dim, b: Dim, candidates: Iterable[str]) -> None:
         """h = 2 * (h // 2) needs an even h: raise the Refinement that puts 2 * h_over_2 in place of h.
 
-        The smallest factor under which the dims are the same is taken, without a remainder where that is possible.
+        The smallest factor is taken of which every remainder says whether the dims are the same, and of its remainders
+        the smallest with which they are: others with which they are too are given up.
         """
-        if a == b or self.differ(a, b):
+        if self.simplified(a) == self.simplified(b) or self.differ(a, b):
             return
         for name in sorted(candidates, key=lambda s: (s in self.unnamed, s), reverse=True):
             for factor in _factors({*_divisors(a, name), *_divisors(b, name)}):
                 part = self._free(f"{name}_over_{factor}")
-                for rest in range(factor if factor <= LARGEST_REMAINDERS else 1):
-                    multiple = dims.symbol(part) * factor + rest
-                    low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
+                low, high = self.ranges.get(name, (0, dims.UNBOUNDED))
+                same: list[Assumptions] = []
+                for rest in range(factor):
                     within = max(-((rest - low) // factor), 0), (high - rest) // factor
-                    if within[0] <= within[1] and self._equal_as(a, b, name, multiple):
-                        raise Refinement(self._divided(name, part, multiple, within))
+                    if within[0] > within[1]:
+                        continue
+                    multiple = dims.symbol(part) * factor + rest
+                    difference = self._difference(a, b, name, multiple)
+                    if difference == 0:
+                        same.append(self._divided(name, part, multiple, within))
+                    elif not self.differ(difference, 0):
+                        break
+                else:
+                    if same:
+                        raise Refinement(same[0])
 
-    def _equal_as(self, a: Dim, b: Dim, name: str, value: Dim) -> bool:
+    def _difference(self, a: Dim, b: Dim, name: str, value: Dim) -> Dim:
+        """a - b when the symbol `name` is `value`."""
         left, right = (self.simplified(substitute(d, {name: value})) for d in (a, b))
-        return left == right
+        return left - right
 
     def _divided(self, name: str, part: str, multiple: Dim, within: tuple[int, int]) -> Assumptions:
         ranges = {symbol: bounds for symbol, bounds in self.ranges.items() if symbol != name}
@@ -201,19 +211,22 @@ class Assumptions:
             return None
         return rest[0][1], rest[0][0][0], constant
 
-    def _bound(self, clamped: Dim, other: Dim) -> None:
-        """min(x, c) = x needs x <= c; max(x, c) = x needs x >= c."""
-        match single_atom(clamped):
-            case Opaque("min" | "max" as op, left, right):
-                pass
-            case _:
-                return
-        for value, limit in ((left, right), (right, left)):
-            if value == other and isinstance(limit, int):
-                low, high = (-dims.UNBOUNDED, limit) if op == "min" else (limit, dims.UNBOUNDED)
-                ranges = self._within(value, low, high)
-                if ranges != self.ranges:
-                    raise Refinement(replace(self, ranges=ranges))
+    def _bound(self, difference: Dim) -> None:
+        """max(x, c) = x needs x >= c; min(x, c) = x needs x <= c: raise the Refinement that says so, where `difference`
+        is one of these less x, or the other way around."""
+        for monomial, factor in difference.terms if isinstance(difference, Expr) else ():
+            match monomial:
+                case (Opaque("min" | "max" as op, left, right),) if abs(factor) == 1:
+                    clamped = dims.apply(op, left, right)
+                case _:
+                    continue
+            rest = clamped - difference if factor == 1 else clamped + difference
+            for value, limit in ((left, right), (right, left)):
+                if value == rest and isinstance(limit, int):
+                    at_most = op == "min"
+                    ranges = self._within(value, -dims.UNBOUNDED, limit) if at_most else self.demand_at_least(value, limit)
+                    if ranges != self.ranges:
+                        raise Refinement(replace(self, ranges=ranges))
 
     def _within(self, dim: Dim, low: int, high: int) -> Ranges:
         """The ranges under which low <= dim <= high, where `dim` grows linearly with a single symbol; else the ranges
@@ -241,13 +254,17 @@ class Refinement(Exception):  # noqa: N818 - it steers the import, nothing has g
 
 
 def _divisors(dim: Dim, name: str) -> Iterator[int]:
-    """The constants by which something made of the symbol `name` is divided anywhere in `dim`."""
+    """The constants by which something made of the symbol `name` is divided anywhere in `dim`, and what is left of them
+    without the factors that it always has."""
     for monomial, _ in dim.terms if isinstance(dim, Expr) else ():
         for atom in monomial:
             if isinstance(atom, Symbol):
                 continue
             if atom.op in ("//", "%") and isinstance(atom.right, int) and atom.right > 1 and name in symbols(atom.left):
-                yield atom.right
+                parts = dims.coefficient(atom.left, name)
+                stride = parts[0] if parts is not None and isinstance(parts[0], int) else 1
+                # 33 * n is a multiple of 22 as soon as n is one of 2.
+                yield from {atom.right, atom.right // math.gcd(atom.right, stride)} - {1}
             yield from _divisors(atom.left, name)
             yield from _divisors(atom.right, name)
 

@@ -47,6 +47,14 @@ class ModelError(ValueError):
         return self
 
 
+class DeclarationError(ModelError):
+    """The shape that the model declares for a value contradicts the one that follows from its operands."""
+
+
+class ModelWarning(UserWarning):
+    """The model says something wrong that does no harm."""
+
+
 class StructureError(ModelError):
     """The model is malformed whatever its shapes and values: names that are missing or defined twice, cycles."""
 

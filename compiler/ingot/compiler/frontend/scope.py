@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,13 @@ import onnx
 
 from ingot.compiler.frontend.assumptions import Assumptions, Ranges, Refinement, spell
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.errors import ModelError, StructureError, UnsupportedError
+from ingot.compiler.frontend.errors import (
+    DeclarationError,
+    ModelError,
+    ModelWarning,
+    StructureError,
+    UnsupportedError,
+)
 from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, schema_defaults, static_body, typed_body
 from ingot.compiler.frontend.hypotheses import Hypotheses, settled
 from ingot.compiler.frontend.operators.table import Results, Table
@@ -452,7 +459,10 @@ class Scope:
                 )
             else:
                 if isinstance(value, Value):
-                    self.check_declared(name, value)
+                    try:
+                        self.check_declared(name, value)
+                    except DeclarationError as error:  # exporters write wrong shapes, and other runtimes accept them
+                        warnings.warn(f"{error}: that declaration is ignored", ModelWarning, stacklevel=2)
                 self.values[name] = value
 
     def check_declared(self, name: str, value: Value) -> None:
@@ -470,11 +480,11 @@ class Scope:
             return
         remedy = "correct the declared shape or run onnx.shape_inference on the model"
         if len(shape) != value.rank:
-            raise ModelError(f"{said} with {len(shape)} axes, but it is {value.type}", remedy=remedy)
+            raise DeclarationError(f"{said} with {len(shape)} axes, but it is {value.type}", remedy=remedy)
         for axis, (wanted, dim) in enumerate(zip(shape, value.shape, strict=True)):
             if isinstance(wanted, int):
                 if self.importer.assumptions.differ(dim, wanted):
-                    raise ModelError(
+                    raise DeclarationError(
                         f"{said} with axis {axis} = {wanted}, but its shape is {spell(value.shape)}", remedy=remedy
                     )
             elif wanted in self.importer.symbols.names and self.parent is None and not self.caller:

@@ -61,38 +61,26 @@ class Algorithm:
         return transformed
 
 
-F2 = Algorithm(
-    2,
-    np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float64),
-    np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float64),
-    np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float64),
-)
-F4 = Algorithm(
-    4,
-    np.array(
-        [
-            [4, 0, -5, 0, 1, 0],
-            [0, -4, -4, 1, 1, 0],
-            [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0],
-            [0, 2, -1, -2, 1, 0],
-            [0, 4, 0, -5, 0, 1],
-        ],
-        np.float64,
-    ),
-    np.array(
-        [
-            [1 / 4, 0, 0],
-            [-1 / 6, -1 / 6, -1 / 6],
-            [-1 / 6, 1 / 6, -1 / 6],
-            [1 / 24, 1 / 12, 1 / 6],
-            [1 / 24, -1 / 12, 1 / 6],
-            [0, 0, 1],
-        ],
-        np.float64,
-    ),
-    np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64),
-)
+def toom_cook(size: int, points: Sequence[float]) -> Algorithm:
+    """F(size x size, 3 x 3) from its size + 1 finite interpolation points; the last point is infinity.
+
+    Data are the coefficients of the products of (x - q) over the other points q, which makes them integers or short
+    binary fractions when the points are; the filters take the divisors, at compile time.
+    """
+    finite = np.array(points, np.float64)
+    others = [np.delete(finite, i) for i in range(len(finite))]
+    data = [[*np.poly(rest)[::-1], 0.0] for rest in others]
+    data.append([*np.poly(finite)[::-1]])
+    filters = [[1 / np.prod(p - rest) * p**k for k in range(3)] for p, rest in zip(finite, others, strict=True)]
+    output = [[*finite**k, float(k == size - 1)] for k in range(size)]
+    return Algorithm(size, np.array(data), np.array([*filters, [0.0, 0.0, 1.0]]), np.array(output))
+
+
+F2 = toom_cook(2, (0.0, 1.0, -1.0))
+# The usual points 0, 1, -1, 2, -2 lose three to four times as much accuracy: of pairs p, -p and q, -q the error is
+# least about q = 2p, pq = 1 (B. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
+# Deep Neural Networks", 2020). All coefficients of these are exact.
+F4 = toom_cook(4, (0.0, 0.75, -0.75, 1.5, -1.5))
 
 
 def choose_winograd(context: Context, node: Conv, w: Value) -> Algorithm | None:
@@ -193,31 +181,81 @@ def lower_winograd(context: Context, group: Group, node: Conv, view: View, algor
     _transform_back(plan, products)
 
 
-def _combine(statements: list[Stmt], name: str, row: Sequence[float], terms: Sequence[Expr]) -> Expr:
-    """Let `name` be sum(row * terms), skipping zeros."""
-    total: Expr | None = None
-    for factor, term in sorted(zip(row, terms, strict=True), key=lambda pair: -pair[0]):
-        if factor == 0:
-            continue
-        if total is None:
-            total = term if factor == 1 else Call("mul", (term, Const(factor, f32)), f32)
-        elif abs(factor) == 1:
-            total = Call("add" if factor > 0 else "sub", (total, term), f32)
-        else:
-            total = Call("fma", (term, Const(factor, f32), total), f32)
-    assert total is not None
-    statements.append(Let(name, total))
-    return Local(name, f32)
+class _Sums:
+    """Linear combinations written as Lets: those of points p and -p share what they have in common."""
+
+    def __init__(self, statements: list[Stmt], prefix: str) -> None:
+        self.statements, self.prefix = statements, prefix
+        self.made = 0
+
+    def apply(self, matrix: Matrix, terms: Sequence[Expr]) -> list[Expr]:
+        """matrix @ terms."""
+        columns = _mirrored(matrix.T)
+        if not columns:
+            return self._rows(matrix, terms)
+        # x and y, which enter even rows alike and odd ones with opposite signs, become x + y and x - y.
+        places, even, odd = list(range(len(terms))), list(terms), list(terms)
+        for i, j in columns:
+            places.remove(j)
+            even[i] = self._let(Call("add", (terms[i], terms[j]), f32))
+            odd[i] = self._let(Call("sub", (terms[i], terms[j]), f32))
+        return [
+            self._sum(row[places].tolist(), [(odd if k % 2 else even)[i] for i in places])
+            for k, row in enumerate(matrix)
+        ]
+
+    def _rows(self, matrix: Matrix, terms: Sequence[Expr]) -> list[Expr]:
+        """Rows that differ in the sign of their odd columns alone are even + c * odd and even - c * odd."""
+        found: dict[int, Expr] = {}
+        for i, j in _mirrored(matrix):
+            row = matrix[i]
+            scale = float(row[1::2][np.flatnonzero(row[1::2])[-1]])
+            even = self._sum(row[0::2].tolist(), terms[0::2])
+            odd = self._sum((row[1::2] / scale).tolist(), terms[1::2])
+            for place, factor in ((i, scale), (j, -scale)):
+                found[place] = self._sum([1.0, factor], [even, odd])
+        return [
+            found[i] if i in found else self._sum(row.tolist(), terms) for i, row in enumerate(matrix)
+        ]
+
+    def _sum(self, factors: Sequence[float], terms: Sequence[Expr]) -> Expr:
+        """sum(factors * terms), without those that are 0; one with the factor 1 first, which costs nothing."""
+        total: Expr | None = None
+        pairs = [(factor, term) for factor, term in zip(factors, terms, strict=True) if factor != 0]
+        for factor, term in sorted(pairs, key=lambda pair: pair[0] != 1):
+            if total is None:
+                total = term if factor == 1 else Call("mul", (term, Const(factor, f32)), f32)
+            elif abs(factor) == 1:
+                total = Call("add" if factor > 0 else "sub", (total, term), f32)
+            else:
+                total = Call("fma", (term, Const(factor, f32), total), f32)
+        assert total is not None
+        return self._let(total)
+
+    def _let(self, value: Expr) -> Expr:
+        name = f"{self.prefix}{self.made}"
+        self.made += 1
+        self.statements.append(Let(name, value))
+        return Local(name, f32)
+
+
+def _mirrored(rows: Matrix) -> list[tuple[int, int]]:
+    """The pairs of rows that differ in the sign of their odd columns, and only there."""
+    signs = np.where(np.arange(rows.shape[1]) % 2, -1.0, 1.0)
+    count = len(rows)
+    return [
+        (i, j)
+        for i in range(count)
+        for j in range(i + 1, count)
+        if np.array_equal(rows[i] * signs, rows[j]) and not np.array_equal(rows[i], rows[j])
+    ]
 
 
 def _sandwich(statements: list[Stmt], matrix: Matrix, block: list[list[Expr]]) -> list[list[Expr]]:
     """matrix @ block @ matrix^T, written as Lets."""
-    rows, size = matrix.shape[0], len(block)
-    columns = [[block[i][j] for i in range(size)] for j in range(size)]
-    half = [
-        [_combine(statements, f"h{i}_{j}", matrix[i].tolist(), columns[j]) for j in range(size)] for i in range(rows)
-    ]
-    return [[_combine(statements, f"f{i}_{j}", matrix[j].tolist(), half[i]) for j in range(rows)] for i in range(rows)]
+    sums = _Sums(statements, "s")
+    half = [sums.apply(matrix, column) for column in zip(*block, strict=True)]
+    return [sums.apply(matrix, row) for row in zip(*half, strict=True)]
 
 
 def _transform_data(plan: _Plan, view: View) -> View:
