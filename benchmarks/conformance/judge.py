@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -73,8 +74,12 @@ def _verdict(
         run = make(case.model)
         for inputs, outputs in case.data_sets():
             found = run(inputs)
+            if case.is_random:
+                pairs = zip(outputs, found, strict=True)
+                found = [e if (np.shape(f), f.dtype) == (e.shape, e.dtype) else f for e, f in pairs]
             try:
-                Runner.assert_similar_outputs(outputs, found, case.rtol, case.atol)
+                pairs = _paired(outputs, found)
+                Runner.assert_similar_outputs([e for e, _ in pairs], [f for _, f in pairs], case.rtol, case.atol)
             except (AssertionError, TypeError, AttributeError) as error:
                 return "wrong", _shortened(error)
     except refusals as error:
@@ -82,6 +87,18 @@ def _verdict(
     except Exception as error:
         return "failed", f"{type(error).__name__}: {_shortened(error)}"
     return "right", ""
+
+
+def _paired(expected: Sequence[Any], found: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """The tensors of outputs that may be sequences, each with what was expected: the runner takes the elements of a
+    sequence for sequences themselves and fails at scalars. AssertionError where the numbers of elements differ."""
+    if len(expected) != len(found):
+        raise AssertionError(f"{len(expected)} outputs or elements are expected, not {len(found)}")
+    pairs: list[tuple[Any, Any]] = []
+    for e, f in zip(expected, found, strict=True):
+        lists = isinstance(e, list | tuple) and isinstance(f, list | tuple)
+        pairs += _paired(e, f) if lists else [(e, f)]  # pyright: ignore[reportUnknownArgumentType] - any list
+    return pairs
 
 
 def _shortened(error: Exception) -> str:
@@ -125,6 +142,8 @@ def _is_foreign(item: Any) -> bool:
 def judged(cases: Iterable[Case], jobs: int, *, peers: bool) -> list[Result]:
     """All cases in order, by `jobs` processes."""
     listed = list(cases)
+    gc.collect()
+    gc.freeze()  # the cases are many objects: each collection while compiling would look at them all
     if jobs == 1:
         return [judge(case, peers=peers) for case in listed]
     from concurrent.futures import ProcessPoolExecutor

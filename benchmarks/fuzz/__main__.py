@@ -16,9 +16,18 @@ from threading import Lock
 from time import monotonic
 
 from benchmarks.fuzz.campaign import HARMLESS, attempt, outcome, save
+from benchmarks.fuzz.coverage import count, report
 from benchmarks.fuzz.generate import generate
 from ingot.compiler.debug.failure import message_shape
 from ingot.compiler.debug.sandbox import Sandbox
+
+EVERY = 1000
+"""After so many models the counts are printed."""
+
+
+def told(counts: Counter[str]) -> str:
+    """How often each outcome came."""
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing was tried"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
     parser.add_argument("--nodes", type=int, default=12, help="steps of the largest models (12)")
     parser.add_argument("--reduce", type=float, default=60.0, help="seconds to reduce a failure (60); 0: do not")
+    parser.add_argument("--coverage", action="store_true", help="compile nothing; print what the models contain")
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="folder (fuzz-failures)")
     options = parser.parse_args(arguments)
+    if options.coverage:
+        seeds = range(options.seed, options.seed + options.graphs)
+        print(report(count(generate(seed, options.nodes) for seed in seeds)))
+        return 0
     deadline = monotonic() + 60 * options.minutes
     seeds = iter(range(options.seed, options.seed + options.graphs))
     counts: Counter[str] = Counter()
@@ -50,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 came = outcome(failure)
                 with lock:
                     counts[came] += 1
+                    if counts.total() % EVERY == 0:
+                        print(f"seed {seed}: {told(counts)}", flush=True)
                     if failure is None or came in HARMLESS:
                         continue
                     shape = f"{failure.error} {message_shape(failure.message)}"
@@ -63,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         for job in [pool.submit(work) for _ in range(options.jobs)]:
             job.result()
-    print(", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing was tried")
+    print(told(counts))
     return 1 if set(counts) - {"agreed", *HARMLESS} else 0
 
 

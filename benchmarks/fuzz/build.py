@@ -18,16 +18,22 @@ Extent = int | str
 Shape = tuple[Extent, ...]
 
 FLOATS = ("float32", "float64", "float16")
-INTEGERS = ("int64", "int32", "int8", "uint8", "int16")
+INTEGERS = ("int64", "int32", "int8", "uint8", "int16", "uint16", "uint32", "uint64")
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 WEIGHTS = (0.16, 0.14, 0.14, 0.14, 0.1, 0.08, 0.08, 0.04, 0.06, 0.03, 0.03)
-LARGEST = 4096
-"""Elements of a tensor: more is slow in the references and finds nothing."""
+LARGE_SIZES = (1, 3, 16, 31, 64, 65, 96, 130)
+LARGEST, LARGEST_OF_LARGE = 4096, 100_000
+"""Elements of a tensor: more is slow in the references. Few models are large, so that kernels have several chunks."""
+
+
+def numpy_type(dtype: str) -> np.dtype[Any]:
+    """The element type of this name: numpy's, or one that ml_dtypes adds (bfloat16, int4, float8_e4m3fn ...)."""
+    return np.dtype(getattr(ml_dtypes, dtype, dtype))
 
 
 def dtype_code(dtype: str) -> int:
-    """ONNX's number for an element type of numpy (bfloat16 by ml_dtypes' name)."""
-    return helper.np_dtype_to_tensor_dtype(np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
+    """ONNX's number for an element type."""
+    return helper.np_dtype_to_tensor_dtype(numpy_type(dtype))
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Builder:
     opset: int
     float_type: str = "float32"
     special: bool = False
+    large: bool = False
     depth: int = 0
     sizes: dict[str, int] = field(default_factory=dict[str, int])
     pool: list[Tensor] = field(default_factory=list[Tensor])
@@ -83,14 +90,21 @@ class Builder:
 
     def extent(self) -> int:
         """A size of an axis, rarely 0."""
-        return 0 if self.chance(0.01) else int(self.rng.choice(SIZES, p=WEIGHTS))
+        if self.large:
+            return int(self.choice(LARGE_SIZES))
+        return 0 if self.chance(0.015) else int(self.rng.choice(SIZES, p=WEIGHTS))
 
     def shape(self, rank: int) -> tuple[int, ...]:
         """Extents of a tensor that is not too large."""
         while True:
             shape = tuple(self.extent() for _ in range(rank))
-            if np.prod(shape, dtype=np.int64) <= LARGEST:
+            if np.prod(shape, dtype=np.int64) <= self.limit:
                 return shape
+
+    @property
+    def limit(self) -> int:
+        """The most elements of a tensor."""
+        return LARGEST_OF_LARGE if self.large else LARGEST
 
     # -- sizes -------------------------------------------------------------------------------------------------------
 
@@ -106,13 +120,17 @@ class Builder:
         """The number of elements."""
         return int(np.prod(self.concrete(shape), dtype=np.int64))
 
+    def found(self, value: int) -> Extent:
+        """An extent that only the data of a run tell: a symbol of its own."""
+        name = f"d{next(self.numbers)}"
+        self.sizes[name] = value
+        return name
+
     def derived(self, value: int, *sources: Extent) -> Extent:
         """An extent computed from `sources`: a number when they all are, else a symbol of its own."""
         if all(isinstance(s, int) for s in sources):
             return value
-        name = f"d{next(self.numbers)}"
-        self.sizes[name] = value
-        return name
+        return self.found(value)
 
     # -- tensors -----------------------------------------------------------------------------------------------------
 
@@ -127,13 +145,13 @@ class Builder:
     def values(self, dtype: str, shape: Sequence[int]) -> Array:
         """Data: floats of the standard normal distribution (with `special` some NaN, infinities and zeros), small
         integers, bools."""
-        if dtype in FLOATS:
+        if dtype in (*FLOATS, "bfloat16"):
             array = self.rng.standard_normal(shape)
             if self.special:
                 spoilt = self.rng.random(shape) < 0.05
                 array = np.where(spoilt, self.rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30], shape), array)
             with np.errstate(over="ignore"):
-                return np.asarray(array, dtype)
+                return np.asarray(array, numpy_type(dtype))
         if dtype == "bool":
             return np.asarray(self.rng.random(shape) < 0.5)
         low = 0 if dtype.startswith("u") else -5
@@ -163,6 +181,16 @@ class Builder:
         self.pool.append(tensor)
         return tensor
 
+    def given(self, array: Array, constant: float = 0.4) -> Tensor:
+        """A tensor with just these contents that no other node changes: an input of the model, or with the chance
+        `constant`, and in sub-graphs, an initialiser."""
+        array = np.asarray(array)
+        if self.depth or self.chance(constant):
+            return self.constant(array)
+        tensor = Tensor(f"x{next(self.numbers)}", str(array.dtype), tuple(array.shape))
+        self.inputs[tensor.name] = tensor, array
+        return tensor
+
     def ints(self, values: Sequence[int], *, scalar: bool = False) -> Tensor:
         """Constant i64 numbers."""
         return self.constant(np.array(values[0] if scalar else list(values), np.int64))
@@ -176,17 +204,20 @@ class Builder:
         results: Sequence[tuple[str, Shape]],
         *,
         visible: bool = True,
+        unused: int = 0,
         **attributes: Any,
     ) -> list[Tensor]:
-        """A node; its results join the pool unless not `visible`. Raises TooLargeError."""
-        if any(self.elements(shape) > 4 * LARGEST for _, shape in results):
+        """A node; its results join the pool unless not `visible`. The first `unused` results that the operator has are
+        left out, before those given. Raises TooLargeError."""
+        if any(self.elements(shape) > 4 * self.limit for _, shape in results):
             raise TooLargeError
         made = [Tensor(f"{op.lower()}{next(self.numbers)}", dtype, shape) for dtype, shape in results]
         names = [t.name if t else "" for t in operands]
         while names and not names[-1]:  # ONNX Runtime crashes on an empty name at the end of some operators
             names.pop()
         self.used.update(names)
-        self.nodes.append(helper.make_node(op, names, [t.name for t in made], name=f"n_{made[0].name}", **attributes))
+        outputs = [*[""] * unused, *(t.name for t in made)]
+        self.nodes.append(helper.make_node(op, names, outputs, name=f"n_{made[0].name}", **attributes))
         if visible:
             self.pool += made
             self.made += made
@@ -199,8 +230,8 @@ class Builder:
     def child(self) -> Builder:
         """A builder for a sub-graph, which sees what this one made."""
         return Builder(
-            self.rng, self.opset, self.float_type, self.special, self.depth + 1, self.sizes, list(self.pool),
-            used=self.used, numbers=self.numbers,
+            self.rng, self.opset, self.float_type, self.special, self.large, self.depth + 1, self.sizes,
+            list(self.pool), used=self.used, numbers=self.numbers,
         )  # fmt: skip
 
     def value_info(self, tensor: Tensor) -> onnx.ValueInfoProto:
@@ -230,3 +261,8 @@ def partner_shape(b: Builder, shape: Shape) -> Shape:
     extents: list[Extent] = [1 if isinstance(e, str) or b.chance(0.25) else e for e in shape]
     cut = b.integer(0, len(extents)) if b.chance(0.4) else 0
     return tuple(extents[cut:])
+
+
+def replaced(shape: Shape, axis: int, extent: Extent) -> Shape:
+    """`shape` with another extent along one axis."""
+    return (*shape[:axis], extent, *shape[axis + 1 :])

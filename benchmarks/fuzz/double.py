@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.fuzz.build import Array
 
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16)
-TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")
+TYPE_ATTRIBUTES = ("to", "dtype", "stash_type", "output_datatype")
 
 
 def as_double(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -40,6 +40,9 @@ def _widen(graph: onnx.GraphProto) -> None:
                 _widen(attribute.g)
             elif attribute.name in TYPE_ATTRIBUTES and attribute.i in NARROW:
                 attribute.i = TensorProto.DOUBLE
+            elif attribute.name in ("value_float", "value_floats") and node.op_type == "Constant":
+                value = np.asarray(helper.get_attribute_value(attribute), np.float32).astype(np.float64)
+                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
         if scales:  # the scales of Resize are f32 by definition
             _keep_narrow(graph, node.input[2])
 

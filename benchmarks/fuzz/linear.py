@@ -1,4 +1,4 @@
-"""Products, convolutions, pooling, attention, quantised layers and recurrent ones."""
+"""Products, convolutions, pooling and recurrent layers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def conv(b: Builder) -> bool:
         strides=strides, dilations=dilations, pads=pads, group=group,
     )[0]  # fmt: skip
     if b.chance(0.4):
-        b.unary(b.choice(("Relu", "Sigmoid", "HardSwish", "LeakyRelu")), y)
+        b.unary(b.choice(("Relu", "Sigmoid", "HardSwish" if b.opset >= 14 else "Tanh", "LeakyRelu")), y)
     return True
 
 
@@ -142,71 +142,23 @@ def pool(b: Builder) -> bool:
     return True
 
 
-def attention(b: Builder) -> bool:
-    """softmax(q k^T * scale + mask) v as exporters write it."""
-    q = b.pick(lambda t: t.is_float and t.rank in (3, 4) and isinstance(t.shape[-1], int) and b.elements(t.shape) > 0)
-    if q is None:
-        return False
-    like = (q.dtype, q.shape[:-2], q.shape[-1])
-    keys = b.pick(lambda t: t.rank == q.rank and (t.dtype, t.shape[:-2], t.shape[-1]) == like)
-    k = keys if keys is not None and b.chance(0.5) else q
-    v = k if b.chance(0.7) else b.unary("Tanh", k, visible=False)
-    perm = (*range(q.rank - 2), q.rank - 1, q.rank - 2)
-    turned = b.node("Transpose", [k], [(k.dtype, tuple(k.shape[p] for p in perm))], visible=False, perm=perm)[0]
-    square = (*q.shape[:-1], k.shape[-2])
-    scores = b.node("MatMul", [q, turned], [(q.dtype, square)], visible=False)[0]
-    scale = b.constant(np.asarray(max(b.size(q.shape[-1]), 1) ** -0.5, q.dtype))
-    scores = b.node("Mul", [scores, scale], [(q.dtype, square)], visible=False)[0]
-    if b.chance(0.4) and isinstance(square[-1], int):
-        mask = b.constant(np.where(b.rng.random(square[-1]) < 0.3, -1e4, 0).astype(q.dtype))
-        scores = b.node("Add", [scores, mask], [(q.dtype, square)], visible=False)[0]
-    weights = b.unary("Softmax", scores, visible=b.chance(0.2), axis=-1)
-    b.node("MatMul", [weights, v], [(q.dtype, (*q.shape[:-1], v.shape[-1]))])
-    return True
-
-
-def quantised(b: Builder) -> bool:
-    """QuantizeLinear and DequantizeLinear, a tensor or a channel, around products and convolutions."""
-    x = b.pick(lambda t: t.dtype == "float32" and t.rank >= 2 and b.elements(t.shape) > 0)
-    if x is None or b.special:
-        return False
-    dtype = b.choice(("int8", "uint8"))
-    zero = b.constant(np.asarray(b.integer(-3, 3) if dtype == "int8" else b.integer(100, 150), dtype))
-    scale = b.constant(np.asarray(b.rng.uniform(0.01, 0.1), np.float32))
-    codes = b.node("QuantizeLinear", [x, scale, zero], [(dtype, x.shape)], visible=b.chance(0.2))[0]
-    back = b.node("DequantizeLinear", [codes, scale, zero], [("float32", x.shape)])[0]
-    kind = b.integer(0, 3)
-    if kind == 0 and isinstance(x.shape[-1], int):
-        columns = b.integer(1, 9)
-        w = b.constant(np.asarray(b.rng.integers(-127, 128, (b.size(x.shape[-1]), columns)), np.int8))
-        scales = b.constant(b.rng.uniform(0.001, 0.01, columns).astype(np.float32))
-        zeros = b.constant(np.zeros(columns, np.int8))
-        real = b.node(
-            "DequantizeLinear", [w, scales, zeros], [("float32", (x.shape[-1], columns))], visible=False, axis=1
-        )[0]
-        y = b.node("MatMul", [back, real], [("float32", (*x.shape[:-1], columns))])[0]
-        if b.chance(0.5):
-            after = b.constant(np.asarray(0.05, np.float32))
-            out = b.node("QuantizeLinear", [y, after, zero], [(dtype, y.shape)], visible=False)[0]
-            b.node("DequantizeLinear", [out, after, zero], [("float32", y.shape)])
-    elif kind == 1 and isinstance(x.shape[-1], int):
-        columns = b.integer(1, 9)
-        w = b.constant(np.asarray(b.rng.integers(-127, 128, (b.size(x.shape[-1]), columns)), np.int8))
-        b.node("MatMulInteger", [codes, w, zero], [("int32", (*x.shape[:-1], columns))])
-    elif kind == 2:
-        b.node("DynamicQuantizeLinear", [x], [("uint8", x.shape), ("float32", ()), ("uint8", ())])
-    return True
+ACTIVATIONS = ("Tanh", "Sigmoid", "Relu", "Softsign", "Softplus", "HardSigmoid", "Elu", "LeakyRelu")
+LAYERS = {"LSTM": (4, 3), "GRU": (3, 2), "RNN": (1, 1)}
+"""Gates, and activations of one direction."""
 
 
 def recurrent(b: Builder) -> bool:
-    """LSTM, GRU and RNN, all directions."""
-    x = b.pick(lambda t: t.dtype == "float32" and t.rank == 3 and b.elements(t.shape) > 0)
+    """LSTM, GRU and RNN in all directions; with lengths, states from before, other activations, limits, peepholes."""
+    x = b.pick(lambda t: t.dtype in ("float32", "float64") and t.rank == 3 and b.elements(t.shape) > 0)
     if x is None or isinstance(x.shape[2], str) or b.special or b.depth:
         return False
-    op, gates = b.choice((("LSTM", 4), ("GRU", 3), ("RNN", 1)))
+    op = b.choice(tuple(LAYERS))
+    gates, functions = LAYERS[op]
     hidden = b.choice((1, 3, 4, 8, 17))
     direction, count = b.choice((("forward", 1), ("reverse", 1), ("bidirectional", 2)))
     size = b.size(x.shape[2])
+    batch_first = b.opset >= 14 and b.chance(0.15)
+    length, batch = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
     operands: list[Tensor | None] = [
         x,
         b.weights((count, gates * hidden, size), x.dtype, size**-0.5),
@@ -214,9 +166,25 @@ def recurrent(b: Builder) -> bool:
         b.weights((count, 2 * gates * hidden), x.dtype) if b.chance(0.6) else None,
     ]
     attributes: dict[str, object] = {"hidden_size": hidden, "direction": direction}
+    states = (batch, count, hidden) if batch_first else (count, batch, hidden)
+    if isinstance(batch, int) and b.chance(0.5):
+        lengths = b.rng.integers(1, b.size(length) + 1, batch).astype(np.int32) if b.chance(0.5) else None
+        operands.append(None if lengths is None or isinstance(length, str) else b.given(lengths))
+        for _ in range(2 if op == "LSTM" else 1):
+            given = np.asarray(b.rng.standard_normal(b.concrete(states)) * 0.5, x.dtype)
+            operands.append(b.given(given) if b.chance(0.6) else None)
+        if op == "LSTM" and b.chance(0.4):
+            operands.append(b.weights((count, 3 * hidden), x.dtype))
     if op == "GRU" and b.chance(0.5):
         attributes["linear_before_reset"] = 1
-    last = ("float32", (count, x.shape[1], hidden))
-    results = [("float32", (x.shape[0], count, x.shape[1], hidden)), last, *([last] if op == "LSTM" else [])]
-    b.node(op, operands, results, **attributes)
+    if b.chance(0.25):
+        attributes["activations"] = [b.choice(ACTIVATIONS) for _ in range(functions * count)]
+    if b.chance(0.15):
+        attributes["clip"] = 0.75
+    if batch_first:
+        attributes["layout"] = 1
+    every = (batch, length, count, hidden) if batch_first else (length, count, batch, hidden)
+    results = [(x.dtype, every), (x.dtype, states), *([(x.dtype, states)] if op == "LSTM" else [])]
+    unused = b.integer(0, 1) if b.chance(0.3) else 0
+    b.node(op, operands, results[unused:], unused=unused, **attributes)
     return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import LARGEST, Builder, Extent, Tensor, broadcast
+from benchmarks.fuzz.build import Builder, Extent, Tensor, broadcast
+from benchmarks.fuzz.sizes import taken
 
 
 def _fixed(t: Tensor) -> bool:
@@ -106,20 +107,11 @@ def slices(b: Builder) -> bool:
         start, end = b.integer(-size - 2, size + 2), b.integer(-size - 2, size + 2)
         if step < 0 and b.chance(0.5):
             start, end = -1, -(2**62)
-    taken = _taken(size, start, end, step)
-    extent = b.derived(taken, x.shape[axis])
+    extent = b.derived(taken(size, start, end, step), x.shape[axis])
     shape = (*x.shape[:axis], extent, *x.shape[axis + 1 :])
     operands = [x, b.ints([start]), b.ints([end]), b.ints([axis - x.rank if b.chance(0.3) else axis])]
     b.node("Slice", [*operands, b.ints([step])] if step != 1 or b.chance(0.5) else operands, [(x.dtype, shape)])
     return True
-
-
-def _taken(size: int, start: int, end: int, step: int) -> int:
-    """How many elements Slice takes: bounds are clamped as the standard says, not as Python does."""
-    first, last = (0, size) if step > 0 else (0, size - 1)
-    start = min(max(start + size if start < 0 else start, first), last)
-    end = min(max(end + size if end < 0 else end, first if step > 0 else -1), last)
-    return max(-((start - end) // step), 0) if size else 0
 
 
 def concat(b: Builder) -> bool:
@@ -202,16 +194,9 @@ def gather(b: Builder) -> bool:
             return True
     index_shape = b.choice(((), (1,), (3,), (2, 2)))
     array = np.asarray(b.rng.integers(-extent, extent, index_shape), b.choice((np.int64, np.int32)))
-    indices = b.constant(array) if b.depth or b.chance(0.6) else _index_input(b, array)
+    indices = b.given(array, 0.6)
     b.node("Gather", [x, indices], [(x.dtype, (*x.shape[:axis], *index_shape, *x.shape[axis + 1 :]))], axis=spelled)
     return True
-
-
-def _index_input(b: Builder, array: np.ndarray) -> Tensor:
-    tensor = b.add_input(str(array.dtype), array.shape)
-    b.pool.remove(tensor)  # nothing else shall change it: it must stay within its range
-    b.inputs[tensor.name] = tensor, array
-    return tensor
 
 
 def scatter(b: Builder) -> bool:
@@ -259,7 +244,7 @@ def expand(b: Builder) -> bool:
     if b.chance(0.3) and x.rank < 4:
         target = [b.integer(1, 3), *target]
     shape = broadcast(b, x.shape, tuple(target))
-    if shape is None or b.elements(shape) > LARGEST:
+    if shape is None or b.elements(shape) > b.limit:
         return False
     b.node("Expand", [x, b.ints(target)], [(x.dtype, shape)])
     return True
@@ -271,22 +256,26 @@ def images(b: Builder) -> bool:
     kind = b.integer(0, 3)
     if kind == 3:
         x = b.pick(lambda t: t.rank >= 2 and t.is_float)
-        if x is None:
+        if x is None or b.opset < 14:
             return False
         b.node("Trilu", [x, b.ints([b.integer(-2, 2)], scalar=True)], [(x.dtype, x.shape)], upper=b.integer(0, 1))
         return True
     if x is None:
         return False
     n, c, h, w = b.concrete(x.shape)
-    if kind == 0 and c % 4 == 0:
+    if kind == 0 and c % 4:  # as many channels as it takes
+        grown = (n, 4 * c, h, w)
+        x = b.node("Tile", [x, b.ints([1, 4, 1, 1])], [(x.dtype, grown)], visible=False)[0]
+        c *= 4
+    if kind == 0:
         b.node("DepthToSpace", [x], [(x.dtype, (n, c // 4, 2 * h, 2 * w))], blocksize=2, mode=b.choice(("DCR", "CRD")))
         return True
     if kind == 1 and h % 2 == 0 and w % 2 == 0:
         b.node("SpaceToDepth", [x], [(x.dtype, (n, 4 * c, h // 2, w // 2))], blocksize=2)
         return True
     factor = b.choice((2.0, 3.0, 0.5))
-    if int(h * factor) < 1 or int(w * factor) < 1:
-        return False
+    if int(h * factor) < 1 or int(w * factor) < 1 or (factor < 1 and (h % 2 or w % 2)):
+        return False  # whether a length that is no whole number is rounded first is not told
     scales = b.constant(np.array([1, 1, factor, factor], np.float32))
     mode = b.choice(("nearest", "linear", "cubic"))
     where = b.choice(("half_pixel", "asymmetric", "align_corners") if mode != "nearest" else ("asymmetric",))

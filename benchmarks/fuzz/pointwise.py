@@ -125,7 +125,7 @@ def integer(b: Builder) -> bool:
     shape = broadcast(b, x.shape, y.shape)
     if shape is None:
         return False
-    if kind == 2 and b.opset >= 18:
+    if kind in (2, 4) and b.opset >= 18:
         b.node(b.choice(("BitwiseAnd", "BitwiseOr", "BitwiseXor")), [x, y], [(x.dtype, shape)])
         return True
     if kind == 3 and x.dtype == "uint8":
@@ -189,7 +189,8 @@ def cast(b: Builder) -> bool:
     """Between element types, floats to integers within their range."""
     x = b.pick()
     assert x is not None
-    to = b.choice([t for t in (*FLOATS, *INTEGERS, "bool", b.float_type) if t != x.dtype])
+    every = FLOATS if x.dtype == "bfloat16" else (*FLOATS, *INTEGERS, "bool", b.float_type)
+    to = b.choice([t for t in every if t != x.dtype])
     if x.is_float and to not in (*FLOATS, "bool"):
         if b.special:
             return False

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
+from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact, open_artifact
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, For, Kernel, Load, Store
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
@@ -66,6 +66,22 @@ def ramp(start: float) -> NDArray[np.float32]:
 def artifact() -> Artifact:
     weights = [weight(f"w{k}", ramp(k % 2)) for k in range(5)]
     return build(chain(weights, {"n": (1, 500)}), provenance={"options": ["fuse"], "model": "chain.onnx"})
+
+
+def test_tables_that_are_read_in_part_come_last(tmp_path: Path) -> None:
+    """Eight elements are read of each weight, whatever it has."""
+    table = weight("table", np.tile(ramp(3), 100))
+    program = chain([table, weight("w", ramp(1)), weight("small", np.tile(ramp(2), 2))])
+    made = build(program)
+    places = {each.name: place.offset for each, place in zip(program.storages, made.manifest.storages, strict=True)}
+    assert (places["w"], places["small"], places["table"]) == (0, 64, 128) and made.manifest.eager == 128
+    assert build(chain([weight("w", ramp(1))])).manifest.eager is None
+    assert build(chain([table])).manifest.eager == 0
+    made.save(tmp_path / "table.ingot")
+    assert open_artifact(tmp_path / "table.ingot").manifest == made.manifest
+    with Session(tmp_path / "table.ingot") as session:
+        x = np.ones((3, WIDTH), np.float32)
+        np.testing.assert_array_equal(session.run({"x_0": x})["y_0"], x + ramp(3) + ramp(1) + ramp(2))
 
 
 def test_the_numbers_are_right(artifact: Artifact, tmp_path: Path) -> None:
@@ -211,7 +227,7 @@ def test_programs_that_the_runtime_would_refuse() -> None:
     code = {LEVEL.name: b""}
     with pytest.raises(IrError, match="an argument word"):
         build_artifact(program, code, [["x", 1]], target=TARGET, name="bad")
-    with pytest.raises(ArtifactError, match=r"args.storage\[0\] is 77, which is not in -2 to 2"):
+    with pytest.raises(ArtifactError, match=r"args.storage\[0\] is 77, which is not in -3 to 2"):
         build_artifact(program, code, [["p", 77, 0]], target=TARGET, name="bad")
     hidden = Storage("hidden", "temp", f32, symbol("m"))
     with pytest.raises(ArtifactError, match="no input has an axis that gives the symbol m"):

@@ -31,3 +31,13 @@ def test_malformed_graphs_are_the_models_fault() -> None:
     made.graph.output.append(made.graph.output[0])
     with pytest.raises(ModelError):
         load_onnx(made)
+
+
+def test_a_lone_half_precision_number() -> None:
+    """Functions computed in f64 are narrowed twice, which code generation must not join."""
+    made = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 22]> m (float16 x) => (float16 y) { a = Asinh(x) y = Asinh(a) }'
+    )
+    with compile(made, cache=False).session() as session:
+        found = session.run({"x": np.array(0.5, np.float16)})["y"]
+    assert found == np.float16(np.arcsinh(np.float64(np.float16(np.arcsinh(0.5)))))

@@ -22,8 +22,8 @@ from ingot.compiler.artifact import Artifact
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.execute import run_program
 from ingot.compiler.ir.graph import Array, Graph, Input, Value, constant
-from ingot.compiler.ir.interpret import evaluate_graph, type_of
-from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.types import TensorType, type_of
 from ingot.compiler.ir.verify import verify_program
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.ops.control import If, Loop
@@ -69,7 +69,7 @@ def agree(have: Mapping[str, Array], want: Mapping[str, Array], names: Sequence[
     for name, expected in want.items():
         label = names[int(name[1 : name.index("_")])] if names else name
         assert have[name].dtype == expected.dtype, label
-        if expected.dtype.kind in "iub":
+        if expected.dtype.kind in "iubO":
             np.testing.assert_array_equal(have[name], expected, err_msg=label)
             continue
         tolerance = {2: 2e-2, 4: 2e-5, 8: 1e-11}[expected.dtype.itemsize]
@@ -84,7 +84,8 @@ def agree(have: Mapping[str, Array], want: Mapping[str, Array], names: Sequence[
         )
 
 
-BATCHES = [EXAMPLES[i : i + BATCH] for i in range(0, len(EXAMPLES), BATCH)]
+COMPARED = [e for e in EXAMPLES if e.name != "entropy"]  # which is another one in each session
+BATCHES = [COMPARED[i : i + BATCH] for i in range(0, len(COMPARED), BATCH)]
 
 
 def ids(batches: Iterable[Sequence[Example]]) -> list[str]:
@@ -112,7 +113,8 @@ def run_everywhere(problem: Problem, folder: Path, names: Sequence[str] = ()) ->
     with artifact.session(threads=2) as session:
         double = session.run(feed)
         for name, array in single.items():
-            assert double[name].tobytes() == array.tobytes(), f"two threads change {name}"
+            same = double[name].tobytes() == array.tobytes() or double[name].tolist() == array.tolist()
+            assert same, f"two threads change {name}"
     artifact.save(folder / "model.ingot")
     with Session(folder / "model.ingot", threads=1) as session:
         agree(session.run(feed), want, names)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ingot.runtime import limits
 from ingot.runtime.environment import Environment, read_environment
 from ingot.runtime.errors import InputError
-from ingot.runtime.limits import available_cpus, available_memory
+from ingot.runtime.limits import MemoryLimit, available_cpus, available_memory
 
 CPUS = len(os.sched_getaffinity(0))
 
@@ -71,6 +72,15 @@ def test_limits_of_version_1(tmp_path: Path) -> None:
     }
     root = write(tmp_path, files)
     assert available_cpus(root) == 1 and available_memory(root) == 2 << 20
+
+
+def test_the_limit_is_found_out_when_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(limits, "available_memory", lambda: asked.append(1) or 32 << 20)
+    limit = MemoryLimit()
+    assert limit.for_size(1 << 20) >= 1 << 20 and not asked
+    assert limit.for_size(17 << 20) == limit.for_size(1 << 60) == limit.bytes == 32 << 20 and asked == [1]
+    assert MemoryLimit(1000).for_size(1) == MemoryLimit(1000).bytes == 1000
 
 
 def test_environment() -> None:

@@ -13,7 +13,7 @@ from ingot.compiler.artifact import Artifact
 from ingot.runtime.dtypes import f32
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.manifest import FORMAT_VERSION, Manifest, parse_manifest
-from ingot.runtime.tables import STATUS, Arguments, Block, Pointer, Storage, Storages, Value
+from ingot.runtime.tables import ENTROPY, STATUS, Arguments, Block, Pointer, Storage, Storages, Value
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("storages.dims.0", -1, "size is -1"),
     ("storages.dims.0", 2**57, "size is"),
     ("storages.dims.0", ["^", 1, 2], "storages.dims: a dim has the operator"),
-    ("storages.kind.0", 5, "not in 0 to 4"),
+    ("storages.kind.0", 6, "not in 0 to 5"),
     ("storages.kind.0", 3, "not a first and last step for each temp"),
     ("storages.kind.0", "input", "not an array of integers"),
     ("storages.kind", "", "not a JSON array"),
@@ -120,8 +120,9 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("args.dims.0", "m", "args.dims: a dim names 'm'"),
     ("args.dim.0", -1, "args.dim.0. is -1, which is not in 0"),
     ("args.dim", [0], "not of one length"),
-    ("args.storage.1", 6, "not in -2 to 5"),
-    ("args.storage.1", -3, "not in -2 to 5"),
+    ("args.storage.1", 6, "not in -3 to 5"),
+    ("args.storage.1", -4, "not in -3 to 5"),
+    ("args.storage.1", -3, "1 words for the function that answers 0 host calls"),
     ("args.storage.1", [], "not an array of integers"),
     ("args.storage.0", -2, "1 words for the block"),
     ("chunks.0", "m", "no symbol"),
@@ -129,6 +130,10 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("digests", {}, "no digest"),
     ("digests.weights\\.bin.size", 1 << 21, "not the SHA-256 digests"),
     ("digests.weights\\.bin.chunks", ["g" * 64], "not the SHA-256 digests"),
+    ("eager", -1, "eager is -1, not an integer of 0 to"),
+    ("eager", True, "not an integer"),
+    ("eager", None, "not an integer"),
+    ("eager", 1 << 21, "eager is 2097152 bytes, the weights have fewer"),
     ("provenance", [], "not a JSON object"),
 ]
 
@@ -157,6 +162,25 @@ def test_two_status_storages(lookup: Artifact) -> None:
     table["dims"].append(2)
     table["size"][last] = len(table["dims"]) - 1
     with pytest.raises(ArtifactError, match="one i64"):
+        parse(document)
+
+
+def test_entropy_storages(lookup: Artifact) -> None:
+    document = json.loads(lookup.manifest.encode())
+    table = document["storages"]
+    table["dtypes"].append("u64")
+    table["dims"] += [2, 3]
+    for _ in range(2):
+        table["kind"].append(ENTROPY)
+        table["dtype"].append(len(table["dtypes"]) - 1)
+        table["size"].append(len(table["dims"]) - 2)
+    with pytest.raises(ArtifactError, match="two entropy"):
+        parse(document)
+    for column in ("kind", "dtype", "size"):
+        table[column].pop()
+    parse(document)
+    table["size"][-1] += 1
+    with pytest.raises(ArtifactError, match="two u64"):
         parse(document)
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import mmap
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingot.runtime.errors import InputError, RuntimeFault
-from ingot.runtime.memory import ALIGNMENT, Arena, Placement, Placer, check_limit, show_bytes
+from ingot.runtime.memory import ALIGNMENT, Arena, Placement, Placer, check_limit, populate, show_bytes
 
 NO_LIMIT = 1 << 60
 spans = st.tuples(st.integers(0, 12), st.integers(0, 5)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -81,6 +84,40 @@ def test_arena_is_zeroed_and_page_aligned() -> None:
     assert arena.view(arena.size, np.dtype(np.float32), (0, 4)).size == 0
 
 
+@pytest.mark.parametrize("size", [(256 << 10) - 1, 256 << 10, (2 << 20) + 1])
+def test_large_arenas_are_whole_huge_pages(size: int) -> None:
+    arena, unit = Arena(size), 2 << 20 if size >= 256 << 10 else mmap.PAGESIZE
+    assert arena.size == -(-size // unit) * unit
+    whole = arena.view(0, np.dtype(np.uint8), (arena.size,))
+    assert not whole.any()
+    whole[:: mmap.PAGESIZE] = 1
+    assert whole.sum() == arena.size // mmap.PAGESIZE
+
+
+def resident(address: int) -> int:
+    """Bytes in memory of the mapping that begins at `address`."""
+    for part in Path("/proc/self/smaps").read_text().split("VmFlags"):
+        if f"\n{address:x}-" in part or part.startswith(f"{address:x}-"):
+            return int(re.findall(r"\nRss: +(\d+) kB", part)[0]) << 10
+    raise AssertionError("there is no such mapping")
+
+
+@pytest.mark.skipif(tuple(map(int, os.uname().release.split(".")[:2])) < (5, 14), reason="Linux before 5.14")
+def test_pages_are_mapped_at_once(tmp_path: Path) -> None:
+    path, size = tmp_path / "data", 4 << 20
+    path.write_bytes(bytes(range(256)) * (size // 256))
+    with path.open("rb") as file:
+        data = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+    address = data.ctypes.data
+    for few in (data[:0], data[:1], data[: 64 << 10]):
+        populate(few)
+    assert resident(address) == 0
+    populate(data[64 : 1 << 20])
+    assert 1 << 20 <= resident(address) < size
+    populate(data)
+    assert resident(address) == size and (data.reshape(-1, 256) == np.arange(256)).all()
+
+
 def test_views_keep_the_memory() -> None:
     view = Arena(4096).view(0, np.dtype(np.int64), (512,))
     view[...] = 7
@@ -90,3 +127,10 @@ def test_views_keep_the_memory() -> None:
 def test_memory_that_the_system_has_not_got() -> None:
     with pytest.raises(RuntimeFault, match="the system gives no"):
         Arena(1 << 60)
+
+
+def test_shapes_that_numpy_has_no_numbers_for() -> None:
+    arena = Arena(64)
+    assert arena.view(0, np.dtype(np.float32), (2, 0, 3)).shape == (2, 0, 3)
+    with pytest.raises(RuntimeFault, match=r"no array of shape \[0, 4611686018427387904, 8\]"):
+        arena.view(0, np.dtype(np.float32), (0, 2**62, 8))

@@ -13,6 +13,7 @@ from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.processing import Steps
 from ingot.compiler.request import Numerics, Request
 from ingot.compiler.targets.registry import Product, find_library_target, find_target
+from ingot.compiler.variants import Case
 
 if TYPE_CHECKING:
     from ingot.compiler.targets.cpu.c_interface.library import Library
@@ -25,6 +26,8 @@ class Options(TypedDict, total=False):
 
     shapes: Mapping[str, Sequence[int | str]] | None
     ranges: Mapping[str, tuple[int, int]] | None
+    specialise: Iterable[Case]
+    general: bool
     custom: Iterable[CustomOp]
     preprocess: Steps
     postprocess: Steps
@@ -59,12 +62,15 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     "cpu" (a portable level of this machine's architecture), "native" (this very machine) or a level by name
     ("x86-64-v3", "x86-64-v4", "aarch64"); "interpreter" gives an object like an artifact, whose sessions interpret the
     program, and "null" one that says what would be made (`Outline`). `shapes`: dims per input, ints pin them, names
-    make them symbolic; `ranges`: (low, high) per symbolic dim. `custom`: operators of your own (`custom_op`).
+    make them symbolic; `ranges`: (low, high) per symbolic dim, both ends included, which sessions check. `specialise`:
+    cases such as ``{"batch": 1, "seq": (1, 128)}``, for each of which the artifact has a program of its own beside the
+    general one; with `general` false there is none, and other shapes are refused (see docs/models.md). `custom`:
+    operators of your own (`custom_op`).
     `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
     as ``{"input": "image:imagenet"}`` (see docs/processing.md).
     `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `verify`: evaluate
-    the graph before and after every pass on probe inputs and refuse a pass that changes a result. `checked`: code that
-    checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump`
+    what was before and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code
+    that checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump`
     and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
     fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that compile
     kernels (default: the cores).
@@ -87,4 +93,4 @@ def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Option
     targets that make no code.
     """
     request = Request(model, target, **options)
-    return build(request, find_library_target(target, checked=request.checked))
+    return build(request, find_library_target(target, checked=request.checked, variants=bool(request.specialise)))

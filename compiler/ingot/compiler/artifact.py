@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.compiler.ir.costs import launch_cost
+from ingot.compiler.ir.costs import elements_read, launch_cost
 from ingot.compiler.ir.dims import Dim, Serial, serialise, symbols
 from ingot.compiler.ir.lifetimes import lifetimes
-from ingot.compiler.ir.program import Kind, Program, Storage
+from ingot.compiler.ir.program import Host, Kind, Program, Storage
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.stored import StoredFile, check_digests
 from ingot.runtime import Session, __version__, container, tables
@@ -26,6 +26,8 @@ from ingot.runtime import manifest as stored
 from ingot.runtime.dims import Dim as StoredDim
 from ingot.runtime.dims import parse_dim
 from ingot.runtime.elf import EM_AARCH64, EM_X86_64, SEGMENT_ALIGNMENT
+from ingot.runtime.host.calls import Call
+from ingot.runtime.host.calls import Tensor as HostOperand
 from ingot.runtime.image import create_memory_file
 from ingot.runtime.memory import ALIGNMENT
 from ingot.runtime.profile import LaunchCost, encode_costs, parse_costs
@@ -48,13 +50,13 @@ class TargetDescription:
 class Artifact:
     """A compiled model. `code` holds a shared object per instruction set level, `weights` the distinct weight arrays
     with their offsets in the weights member, `vectors` test data as an .npz file, `costs` what is known of each launch
-    before it runs."""
+    of each program before it runs, the general program first, then the variants."""
 
     manifest: stored.Manifest
     code: Mapping[str, bytes]
     weights: tuple[tuple[int, NDArray[Any]], ...]
     vectors: bytes | None = None
-    costs: tuple[LaunchCost, ...] = ()
+    costs: tuple[tuple[LaunchCost, ...], ...] = ()
     _file: StoredFile | None = field(default=None, init=False, repr=False)  # where the artifact was read from
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,16 +77,16 @@ class Artifact:
         """Write the file's bytes into an empty, seekable file, which is not synchronised to the disk."""
         container.write_to(file, self._members())
 
-    def session(self, *, threads: int | None = None) -> Session:
+    def session(self, *, threads: int | None = None, seed: int | None = None) -> Session:
         """The model loaded from an anonymous memory file, or from the file that the artifact was opened from. Raises
         what `Session` raises."""
         if self._file is not None:
-            return Session(self._file.link, threads=threads)
+            return Session(self._file.link, threads=threads, seed=seed)
         descriptor = create_memory_file(re.sub(r"[^A-Za-z0-9_.-]", "-", self.manifest.name)[:80] + ".ingot")
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 container.write_to(file, self._members())
-            return Session(f"/proc/self/fd/{descriptor}", threads=threads)
+            return Session(f"/proc/self/fd/{descriptor}", threads=threads, seed=seed)
         finally:
             os.close(descriptor)
 
@@ -104,7 +106,8 @@ class Artifact:
             members.append(container.Member(stored.code_member(level), data, alignment))
         if stored.WEIGHTS_MEMBER in self.manifest.digests:
             members.append(container.Member(stored.WEIGHTS_MEMBER, stream_weights(self.weights), ALIGNMENT))
-        members.append(container.Member(stored.PROFILE_MEMBER, encode_costs(self.costs)))
+        for number, costs in enumerate(self.costs):
+            members.append(container.Member(stored.profile_member(number), encode_costs(costs)))
         if self.vectors is not None:
             members.append(container.Member(stored.VECTORS_MEMBER, self.vectors))
         return members
@@ -121,7 +124,8 @@ def open_artifact(path: str | os.PathLike[str], *, verify: bool = True) -> Artif
         manifest = stored.parse_manifest(file.view(stored.MANIFEST_MEMBER).tobytes())
         if verify:
             check_digests(file, manifest)
-        has_costs = stored.PROFILE_MEMBER in file.members
+        profiles = [stored.profile_member(number) for number in range(1 + len(manifest.variants))]
+        has_costs = all(name in file.members for name in profiles)
         weights = file.view(stored.WEIGHTS_MEMBER) if stored.WEIGHTS_MEMBER in manifest.digests else None
         vectors = stored.VECTORS_MEMBER in manifest.digests
         artifact = Artifact(
@@ -129,7 +133,7 @@ def open_artifact(path: str | os.PathLike[str], *, verify: bool = True) -> Artif
             {code.level: file.view(stored.code_member(code.level)).tobytes() for code in manifest.code},
             () if weights is None else ((0, weights),),
             file.view(stored.VECTORS_MEMBER).tobytes() if vectors else None,
-            parse_costs(file.view(stored.PROFILE_MEMBER).tobytes()) if has_costs else (),
+            tuple(parse_costs(file.view(name).tobytes()) for name in profiles) if has_costs else (),
         )
         object.__setattr__(artifact, "_file", StoredFile(os.dup(file.fileno())))
     return artifact
@@ -147,31 +151,71 @@ def build_artifact(
     outputs: Sequence[str] | None = None,
     vectors: bytes | None = None,
     checked: bool = False,
+    variants: Sequence[tuple[Program, Sequence[Sequence[Serial]]]] = (),
+    closed: bool = False,
 ) -> Artifact:
     """Put a program, its machine code (a shared object per level) and its weights together.
 
     `argument_table` lists the words that the code is called with, as ``["d", dim]`` or ``["p", storage, dim]`` with
     indices into ``program.storages``. `inputs` and `outputs` name the program's input and output storages in order;
     by default they are called as the storages are. `provenance` is any JSON data, `checked` says that the code checks
-    its accesses of memory.
+    its accesses of memory. `variants` are further programs with their tables, in the order in which they are tried, and
+    `closed` says that `program` itself is not run (see `Manifest`).
 
     Equal weights are stored once, arrays are neither copied nor changed until they are written. Raises IrError for a
     program that is not consistent, ArtifactError where the runtime would refuse the result.
     """
     levels = sorted(code, key=lambda level: (-len(set(target.features[level])), level))
-    placed, weights = place_weights(program)
-    costs = tuple(map(launch_cost, program.launches()))
-    manifest = describe_program(
-        program, argument_table, placed, target=target, name=name, provenance=provenance, inputs=inputs, outputs=outputs
+    programs = (program, *(variant for variant, _ in variants))
+    placed, weights = place_weights(*programs)
+    costs = tuple(tuple(map(launch_cost, each.timed())) for each in programs)
+    manifest = describe_programs(
+        [(program, argument_table), *variants],
+        placed,
+        closed=closed,
+        target=target,
+        name=name,
+        provenance=provenance,
+        inputs=inputs,
+        outputs=outputs,
     )
-    manifest = replace(
-        manifest,
-        code=tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels),
-        digests=_digests({level: code[level] for level in levels}, weights, vectors, costs),
-        checked=checked,
+    machine_code = tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels)
+    digests = _digests({level: code[level] for level in levels}, weights, vectors, costs)
+    whole, *others = (
+        replace(each, code=machine_code, digests=digests, checked=checked) for each in (manifest, *manifest.variants)
     )
+    manifest = replace(whole, variants=tuple(others), eager=_eager_bytes(placed, *programs))
     manifest.encode()  # refuses what the runtime would refuse
     return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs)
+
+
+def describe_programs(
+    programs: Sequence[tuple[Program, Sequence[Sequence[Serial]]]],
+    placed: Mapping[Storage, int],
+    *,
+    closed: bool,
+    target: TargetDescription,
+    name: str,
+    provenance: Mapping[str, Any] | None = None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> stored.Manifest:
+    """The manifest of an artifact of several programs with their argument tables, the general one first and the others
+    called as they are; the arguments are those of `build_artifact`, the result is as that of `describe_program`."""
+    described = [
+        describe_program(
+            program,
+            table,
+            placed,
+            target=target,
+            name=program.name if number else name,
+            provenance=provenance,
+            inputs=inputs,
+            outputs=outputs,
+        )
+        for number, (program, table) in enumerate(programs)
+    ]
+    return replace(described[0], variants=tuple(described[1:]), closed=closed)
 
 
 def describe_program(
@@ -204,7 +248,15 @@ def describe_program(
         provenance=dict(provenance or {}),
         bound=program.bound(),
         late={program.storages.index(storage): fault for storage, fault in program.late_storages().items()},
+        strings=program.strings,
+        host=tuple(map(_host_call, program.host_steps())),
     )
+
+
+def _host_call(step: Host) -> Call:
+    sides = (step.operands, step.results)
+    operands, results = (tuple(HostOperand(t.type.dtype, t.type.rank) for t in side) for side in sides)
+    return Call(step.function, step.attributes, operands, results)
 
 
 def program_symbols(program: Program) -> tuple[str, ...]:
@@ -214,6 +266,9 @@ def program_symbols(program: Program) -> tuple[str, ...]:
         dims += storage.type.shape if storage.type is not None else ()
     for launch in program.launches():
         dims += [launch.chunks, *launch.dims, *(argument.offset for argument in launch.buffers)]
+    for step in program.host_steps():
+        for tensor in (*step.operands, *step.results):
+            dims += [tensor.offset, *tensor.type.shape]
     return tuple(sorted({*program.bound(), *(symbol for dim in dims for symbol in symbols(dim))}))
 
 
@@ -229,8 +284,10 @@ def _argument(entry: Sequence[Serial], names: Sequence[str]) -> tables.Argument:
             return tables.Pointer(storage, parse_dim(dim, names))
         case ["late"]:
             return tables.Block()
+        case ["host"]:
+            return tables.HostFunction()
         case _:
-            raise IrError(f"an argument word is {entry!r}, neither ['d', dim] nor ['p', storage, dim] nor ['late']")
+            raise IrError(f"an argument word is {entry!r}, not ['d', dim], ['p', storage, dim], ['late'] or ['host']")
 
 
 def _title(storage: Storage) -> str:
@@ -250,7 +307,7 @@ def _signatures(
         if storage.type is None:
             raise IrError(f"{kind} storage {storage.name} has no type")
         shape = tuple(_stored(dim, names) for dim in storage.type.shape)
-        signatures.append(stored.Signature(name, storage.dtype, shape, positions[storage]))
+        signatures.append(stored.Signature(name, storage.type.dtype, shape, positions[storage]))
     return tuple(signatures)
 
 
@@ -270,12 +327,15 @@ def _storages(program: Program, placed: Mapping[Storage, int], names: Sequence[s
 # Weights and digests
 
 
-def place_weights(program: Program) -> tuple[dict[Storage, int], tuple[tuple[int, NDArray[Any]], ...]]:
-    """The offset of each weight, and the distinct arrays to be written with theirs, in order."""
+def place_weights(*programs: Program) -> tuple[dict[Storage, int], tuple[tuple[int, NDArray[Any]], ...]]:
+    """The offset of each weight of all programs, and the distinct arrays to be written with theirs, in order."""
     offsets: dict[Storage, int] = {}
     arrays: list[tuple[int, NDArray[Any]]] = []
     # Integers of 32 and 64 bits, which may be indices, lie together: their parts of the file are verified on loading.
-    storages = sorted(program.of_kind("weight"), key=lambda s: not (s.dtype.is_integer and s.dtype.bits >= 32))
+    # What is read here and there comes last: it is not mapped on loading.
+    weights = dict.fromkeys(storage for program in programs for storage in program.of_kind("weight"))
+    mostly = _read_mostly(*programs)
+    storages = sorted(weights, key=lambda s: (not _may_be_index(s), s not in mostly))
     arrays_of_length = Counter(_checked(storage).nbytes for storage in storages)
     known: dict[object, int] = {}
     end = 0
@@ -289,6 +349,30 @@ def place_weights(program: Program) -> tuple[dict[Storage, int], tuple[tuple[int
             end += data.nbytes + -data.nbytes % ALIGNMENT
         offsets[storage] = known[key]
     return offsets, tuple(arrays)
+
+
+def _eager_bytes(placed: Mapping[Storage, int], *programs: Program) -> int | None:
+    """Bytes up to the end of the last weight that is read mostly; None where all are."""
+    ends = {storage: offset + _checked(storage).nbytes for storage, offset in placed.items()}
+    mostly = _read_mostly(*programs)
+    eager = max((end for storage, end in ends.items() if storage in mostly or _may_be_index(storage)), default=0)
+    return eager if eager < max(ends.values(), default=0) else None
+
+
+def _may_be_index(storage: Storage) -> bool:
+    return storage.dtype.is_integer and storage.dtype.bits >= 32
+
+
+def _read_mostly(*programs: Program) -> frozenset[Storage]:
+    """The weights that programs read at least half of, however large their inputs are: not tables that they look few
+    things up in."""
+    found: set[Storage] = set()
+    for launch in (launch for program in programs for launch in program.launches()):
+        if any(each.storage.kind == "weight" and each.storage not in found for each in launch.buffers):
+            for storage, count in elements_read(launch):
+                if storage.kind == "weight" and isinstance(count, int) and 2 * count >= cast("int", storage.size):
+                    found.add(storage)
+    return frozenset(found)
 
 
 def _checked(storage: Storage) -> NDArray[Any]:
@@ -324,14 +408,15 @@ def _digests(
     code: Mapping[str, bytes],
     weights: Sequence[tuple[int, NDArray[Any]]],
     vectors: bytes | None,
-    costs: Sequence[LaunchCost],
+    costs: Sequence[Sequence[LaunchCost]],
 ) -> dict[str, stored.Digest]:
     digests = {stored.code_member(level): _digest([memoryview(data)]) for level, data in code.items()}
     if weights:
         digests[stored.WEIGHTS_MEMBER] = _digest(stream_weights(weights))
     if vectors is not None:
         digests[stored.VECTORS_MEMBER] = _digest([memoryview(vectors)])
-    digests[stored.PROFILE_MEMBER] = _digest([memoryview(encode_costs(costs))])
+    for number, each in enumerate(costs):
+        digests[stored.profile_member(number)] = _digest([memoryview(encode_costs(each))])
     return digests
 
 

@@ -6,6 +6,7 @@ model.onnx --frontend--> Graph --pipeline--> Graph --lower--> Program --target--
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 from typing import TypeVar
 
@@ -13,13 +14,17 @@ from ingot.compiler.cache.programs import open_shelf
 from ingot.compiler.defects import defects_of
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.ir.graph import Graph
+from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.verify import verify_program
 from ingot.compiler.lower.lowering import lower
+from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.variants import WeightPool, interface_of
 from ingot.compiler.processing import appended, prepended
 from ingot.compiler.request import Request
 from ingot.compiler.rewrite import Trace
-from ingot.compiler.targets.target import Labels, Target
+from ingot.compiler.targets.target import Compilation, Labels, Target, Variants
 from ingot.compiler.validate import validate_lowering
+from ingot.compiler.variants import require_same_interface
 
 P = TypeVar("P")
 
@@ -50,6 +55,43 @@ def build(request: Request, place: Target[P]) -> P:
         stages.finish("from the cache")
         return known
 
+    variants = request.variants
+    graph, program = _lowered(request, place.machine, stages)
+    if not request.general:
+        program = interface_of(program)
+    others: list[Program] = []
+    pool = WeightPool()
+    if variants:
+        program = pool.share(program)
+    for name, each in variants.items():
+        tell(f"variant {name}")
+        variant, other = _lowered(each, place.machine, stages)
+        require_same_interface(graph, variant, name)
+        others.append(pool.share(replace(other, name=name)))
+
+    labels = Labels(
+        name=request.name or graph.name,
+        inputs=[x.label for x in graph.inputs],
+        outputs=[label for label, _ in graph.outputs],
+        provenance=request.provenance,
+    )
+    with defects_of("code generation"):
+        product = place.build(
+            program,
+            labels,
+            variants=Variants(tuple(others), closed=not request.general),
+            compilation=Compilation(
+                jobs=request.processes,
+                progress=lambda done, total: tell(f"kernel {done} of {total}"),
+                cache=shelf.cache,
+            ),
+        )
+    stages.finish("generate")
+    return shelf.keep(product)
+
+
+def _lowered(request: Request, machine: Machine, stages: _Stages) -> tuple[Graph, Program]:
+    """One program of the model, and the graph that it is made from."""
     model = request.model
     if not isinstance(model, Graph):
         model = load_onnx(model, shapes=request.shapes, ranges=request.ranges, custom=request.custom)
@@ -63,30 +105,14 @@ def build(request: Request, place: Target[P]) -> P:
         dump_dir=request.dump,
         repro_dir=request.repro,
         validate=request.verify,
-        verbose=lambda report: tell(str(report)),
+        verbose=lambda report: stages.tell(str(report)),
     )
     stages.finish("passes")
 
     with defects_of("lowering"):
-        program = lower(graph, place.machine, reorder=request.numerics != "strict")
+        program = lower(graph, machine, reorder=request.numerics != "strict")
         verify_program(program)
     if request.verify:
         validate_lowering(graph, program)
     stages.finish("lower")
-
-    labels = Labels(
-        name=request.name or graph.name,
-        inputs=[x.label for x in graph.inputs],
-        outputs=[label for label, _ in graph.outputs],
-        provenance=request.provenance,
-    )
-    with defects_of("code generation"):
-        product = place.build(
-            program,
-            labels,
-            jobs=request.jobs,
-            progress=lambda done, total: tell(f"kernel {done} of {total}"),
-            cache=shelf.cache,
-        )
-    stages.finish("generate")
-    return shelf.keep(product)
+    return graph, program

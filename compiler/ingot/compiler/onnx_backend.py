@@ -11,6 +11,7 @@ each set of ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -46,9 +47,12 @@ def flat(item: Any, name: str) -> dict[str, Array]:
 
 
 def restored(kind: onnx.TypeProto, arrays: Mapping[str, Array], name: str) -> Item:
-    """The item of type `kind` whose tensors `flat` would have named so. An optional that holds an empty sequence is
-    taken for an empty one."""
+    """The item of type `kind` whose tensors `flat` would have named so, or which the importer lists as a sequence or
+    optional that depends on data (see `load_onnx`). An optional that holds an empty sequence is taken for an empty one.
+    """
     match kind.WhichOneof("value"):
+        case "sequence_type" if f"{name}/shapes" in arrays:
+            return ragged(arrays[f"{name}/data"], arrays[f"{name}/shapes"])
         case "sequence_type":
             items: list[Item] = []
             while any(key.startswith(f"{name}[{len(items)}]") for key in arrays):
@@ -56,10 +60,23 @@ def restored(kind: onnx.TypeProto, arrays: Mapping[str, Array], name: str) -> It
             return items
         case "optional_type":
             inner = kind.optional_type.elem_type
-            present = any(key == name or key.startswith(f"{name}[") for key in arrays)
-            return restored(inner, arrays, name) if present else None
+            present = any(key == name or key.startswith((f"{name}[", f"{name}/")) for key in arrays)
+            counts = bool(arrays[f"{name}/present"]) if f"{name}/present" in arrays else present
+            return restored(inner, arrays, name) if counts else None
         case _:
             return arrays[name]
+
+
+def ragged(data: Array, shapes: Array) -> list[Item]:
+    """The elements of a sequence whose length depended on data: their elements in a list, and for each of them its rank
+    and its extents."""
+    found: list[Item] = []
+    start = 0
+    for rank, *extents in shapes.tolist():
+        size = math.prod(extents[:rank])
+        found.append(data[start : start + size].reshape(extents[:rank]))
+        start += size
+    return found
 
 
 def content(name: str) -> str:

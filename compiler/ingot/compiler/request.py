@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast, get_args
 
+from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.processing import NO_STEPS, Listed, Steps, read_steps
+from ingot.compiler.variants import Case, read_variants
+from ingot.runtime.errors import InputError
 
 Numerics: TypeAlias = Literal["default", "strict"]
 
@@ -23,6 +29,8 @@ class Request:
     target: str
     shapes: Mapping[str, Sequence[int | str]] | None = None
     ranges: Mapping[str, tuple[int, int]] | None = None
+    specialise: Iterable[Case] = ()
+    general: bool = True
     custom: Iterable[CustomOp] = ()
     preprocess: Steps = field(default_factory=lambda: NO_STEPS)
     postprocess: Steps = field(default_factory=lambda: NO_STEPS)
@@ -40,7 +48,45 @@ class Request:
     progress: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "custom", tuple(self.custom))  # it is read more than once
+        for name in ("custom", "specialise"):  # they are read more than once
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.numerics not in get_args(Numerics):
+            raise InputError(f"numerics is {self.numerics!r}; it is one of {', '.join(get_args(Numerics))}")
+        for name, least in (("jobs", 1), ("stop_at", 0)):
+            count = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < least):
+                raise InputError(f"{name} is {count!r}; it is a whole number of at least {least}, or None")
+        if not isinstance(self.pipeline, Pipeline | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"pipeline is a {type(self.pipeline).__name__}; it is a Pipeline (see default_pipeline)")
+        for each in self.custom:
+            if not isinstance(each, CustomOp):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(f"custom holds a {type(each).__name__}; it is a list of what @custom_op makes")
+        for label, dims in (self.shapes or {}).items():
+            if isinstance(dims, str) or not all(isinstance(d, str | Integral) for d in _items(dims)):
+                raise InputError(f"the shape of {label!r} is given as {dims!r}; it is a list of ints and names")
+        for label, ends in (self.ranges or {}).items():
+            if len(_items(ends)) != 2 or not all(isinstance(end, Integral) for end in _items(ends)):
+                raise InputError(f"the range of {label!r} is given as {ends!r}; it is (low, high), both whole numbers")
+
+    @property
+    def variants(self) -> Mapping[str, Request]:
+        """What is asked for each variant, by its name, in the order in which they are tried. Raises ModelError."""
+        ranges = dict(self.ranges or {})
+        found = read_variants(self.specialise, ranges)
+        if found and isinstance(self.model, Graph):
+            raise ModelError("a Graph has the dims that it has", remedy="give the ONNX model for variants of it")
+        if not (found or self.general):
+            raise ModelError("without a general program there is nothing to compile", remedy="give variants")
+        return {
+            variant.name: replace(
+                self,
+                ranges={**ranges, **variant.ranges},
+                specialise=(),
+                general=True,
+                dump=None if self.dump is None else self.dump / variant.name,
+            )
+            for variant in found
+        }
 
     @property
     def passes(self) -> Pipeline:
@@ -58,6 +104,11 @@ class Request:
         return read_steps(self.postprocess)
 
     @property
+    def processes(self) -> int:
+        """How many processes compile kernels, one a core where no number is given."""
+        return self.jobs if self.jobs is not None else len(os.sched_getaffinity(0))
+
+    @property
     def is_watched(self) -> bool:
         """Whether more is asked for than the artifact: that the passes be checked, printed or stopped."""
         return bool(self.verify or self.print_after or self.dump or self.stop_at is not None)
@@ -67,4 +118,10 @@ class Request:
         """What the artifact says of how it was made."""
         said: dict[str, Any] = {"pipeline": str(self.passes), "numerics": self.numerics, "target": self.target}
         asked = {"checked": self.checked, "preprocess": self.before, "postprocess": self.after}
+        asked |= {"variants": list(self.variants), "closed": not self.general}
         return {**said, **{key: value for key, value in asked.items() if value}}
+
+
+def _items(given: object) -> tuple[object, ...]:
+    """What a list or tuple holds; what fits nowhere for anything else."""
+    return tuple(cast("Iterable[object]", given)) if isinstance(given, Iterable) else (given, None, None)

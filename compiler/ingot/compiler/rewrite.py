@@ -117,31 +117,27 @@ def rule_name(rule: Rule) -> str:
 def rule_classes(rule: Rule) -> tuple[type[Node], ...]:
     """The node classes a rule is tried on, from the annotation of its first parameter. Raises TypeError."""
     inner = _unwrapped(rule)
-    function = inner if inspect.isroutine(inner) else type(inner).__call__
     try:
-        annotation = _first_annotation(function)
-    except NameError as error:
-        raise TypeError(
-            f"rule {rule_name(rule)}: {error}; import the class of its first parameter at run time, "
-            "not under TYPE_CHECKING"
-        ) from error
-    choices = (
-        typing.get_args(annotation)
-        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        else (annotation,)
-    )
-    if not all(isinstance(c, type) and issubclass(c, Node) for c in choices):
-        raise TypeError(
-            f"rule {rule_name(rule)}: annotate its first parameter with the Node subclass (or union of them) to match"
-        )
-    return cast("tuple[type[Node], ...]", choices)
+        return _classes_of(inner if inspect.isroutine(inner) else type(inner).__call__)
+    except (NameError, TypeError) as error:
+        raise TypeError(f"rule {rule_name(rule)}: {error}") from error
 
 
 @functools.lru_cache(maxsize=1024)  # evaluating annotations takes longer than most rules
-def _first_annotation(function: Callable[..., Any]) -> Any:
-    hints = typing.get_type_hints(function)
+def _classes_of(function: Callable[..., Any]) -> tuple[type[Node], ...]:
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError as error:
+        raise TypeError(
+            f"{error}; import the class of its first parameter at run time, not under TYPE_CHECKING"
+        ) from error
     names = [p for p in inspect.signature(function).parameters if p != "self"]
-    return hints.get(names[0]) if names else None
+    annotation = hints.get(names[0]) if names else None
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    choices = typing.get_args(annotation) if union else (annotation,)
+    if not all(isinstance(c, type) and issubclass(c, Node) for c in choices):
+        raise TypeError("annotate its first parameter with the Node subclass (or union of them) to match")
+    return cast("tuple[type[Node], ...]", choices)
 
 
 def rewrite(
@@ -254,15 +250,16 @@ class _Engine:
         return matches
 
     def _try(self, rule: Rule, node: Node, graph: Graph, nodes: set[Node]) -> dict[Value, Value] | None:
-        name, where = rule_name(rule), describe(node)
         try:
             patch = rule(node, graph)
         except Exception as error:
+            name, where = rule_name(rule), describe(node)
             raise RewriteError(
                 f"rule {name} failed on {where}: {type(error).__name__}: {error}", name, where
             ) from error
-        if not patch:
+        if not patch:  # as nearly always
             return None
+        name, where = rule_name(rule), describe(node)
         if not isinstance(cast(object, patch), Mapping):
             raise RewriteError(
                 f"rule {name} on {where}: a rule gives a patch {{old value: new value}} or None, not "
@@ -470,7 +467,8 @@ def _fingerprint(graph: Graph, kept: list[Any]) -> int:
         if isinstance(item, np.ndarray):
             array = cast("np.ndarray[Any, Any]", item)
             if array.size <= 64:
-                return str(array.dtype), array.shape, array.tobytes()
+                content = tuple(array.reshape(-1).tolist()) if array.dtype.hasobject else array.tobytes()
+                return str(array.dtype), array.shape, content
             kept.append(array)
             return id(array)
         if isinstance(item, Graph):

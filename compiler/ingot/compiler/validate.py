@@ -17,7 +17,7 @@ from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.program import Program
 from ingot.compiler.rewrite import Firing, Trace
 from ingot.compiler.single_pass import Pass, PassError, call_pass, write_repro
-from ingot.runtime.dtypes import DType, from_numpy
+from ingot.runtime.dtypes import DType, from_numpy, string
 
 # Largest allowed difference relative to the largest finite magnitude of an output, by its element type. Rules may
 # reorder sums and fold constants, which costs some roundings, never more.
@@ -95,9 +95,8 @@ def make_probes(graph: Graph, seed: int = 0) -> list[dict[str, Array]]:
         probe: dict[str, Array] = {}
         for node in graph.inputs:
             shape = tuple(dims.evaluate(d, values) for d in node.shape)
-            probe[node.label] = (
-                _sample(random, shape, node.dtype) if kind == "random" else np.zeros(shape, node.dtype.to_numpy())
-            )
+            nothing = np.full(shape, "0" if node.dtype == string else 0, node.dtype.to_numpy())
+            probe[node.label] = _sample(random, shape, node.dtype) if kind == "random" else nothing
         probes.append(probe)
     return probes
 
@@ -105,6 +104,8 @@ def make_probes(graph: Graph, seed: int = 0) -> list[dict[str, Array]]:
 def _sample(random: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
     if dtype.kind == "float":
         return random.standard_normal(shape).astype(dtype.to_numpy())
+    if dtype == string:
+        return random.choice(np.array(["0", "1", "2.5"], object), shape)  # numbers, in case that they are read
     return random.integers(0, 2, shape).astype(dtype.to_numpy())
 
 
@@ -136,7 +137,7 @@ def validate_pass(
 
 
 def validate_lowering(graph: Graph, program: Program, probes: Sequence[Mapping[str, Array]] | None = None) -> None:
-    """Check that `program`, which `graph` was lowered to, computes the same on `probes` (`make_probes` by default), with
+    """Check that `program`, which `graph` was lowered to, computes the same on `probes` (default: `make_probes`), with
     every access to memory checked. Raises ValidationError, as `validate_pass` does."""
     used = _answers(graph, "lowering", "lower", probes)
     labels = [i.label for i in graph.inputs]

@@ -18,16 +18,14 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from io import FileIO
 from types import MappingProxyType, TracebackType
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ingot.runtime.errors import ArtifactError, InputError, RuntimeFault
-from ingot.runtime.replacement import replaced
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 
@@ -65,8 +63,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_+=@.-]+(/[A-Za-z0-9_+=@.-]+)*")
 _LONGEST_NAME: Final = 255
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A member to be written.
 
     `name` is a relative path of ASCII letters, digits and `_+=@.-`, with `/` between its parts. `data` is a buffer, a
@@ -79,8 +76,7 @@ class Member:
     alignment: int = 64
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A member of a container: its data are the `size` bytes at `offset` of the file."""
 
     name: str
@@ -97,6 +93,8 @@ def write(path: str | os.PathLike[str], members: Sequence[Member]) -> None:
     names, alignments or data that cannot be written and for a path that is something else than a regular file (a
     device, a pipe), OSError when the file system refuses.
     """
+    from ingot.runtime.replacement import replaced  # here, as those who only read need nothing of what it imports
+
     with replaced(path) as temporary:
         with open(temporary, "xb") as file:
             write_to(file, members)

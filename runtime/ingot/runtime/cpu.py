@@ -7,7 +7,6 @@ its own, and only those that it has enabled for programs; most differ in punctua
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -37,6 +36,9 @@ _FOR_SYSTEMS: Final = frozenset((
     "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsavec", "xsaveopt", "xsaves",
 ))  # fmt: skip
 
+_PUNCTUATION: Final = str.maketrans("", "", "_.-+")
+_BLOCK: Final = 1 << 13  # bytes
+
 
 def host_architecture() -> str:
     """The architecture of this process, one of ARCHITECTURES. Raises UnsupportedCpuError on any other machine."""
@@ -46,12 +48,15 @@ def host_architecture() -> str:
 @functools.cache  # a processor keeps its features
 def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
     """The processor flags that the Linux kernel reports, without punctuation. UnsupportedCpuError if there are none."""
+    rest = b""
     try:
-        with open(path, encoding="ascii", errors="replace") as lines:
-            for line in lines:
-                name, _, flags = line.partition(":")
-                if name.strip() in ("flags", "Features"):
-                    return frozenset(_plain(flag) for flag in flags.split())
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(_BLOCK):  # no more than it takes: the file has a part for each processor
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    name, _, flags = line.partition(b":")
+                    if name.strip() in (b"flags", b"Features"):
+                        return frozenset(_plain(flags.decode("ascii", "replace")).split())
     except OSError as error:
         raise UnsupportedCpuError(f"the processor's features cannot be read: {error}") from error
     raise UnsupportedCpuError(f"{path} does not list the processor's features")
@@ -64,5 +69,5 @@ def missing_features(required: Iterable[str], architecture: str, flags: frozense
     return tuple(sorted(f for f in wanted if not flags.issuperset(names.get(f, (_plain(f),)))))
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _plain(names: str) -> str:
+    return names.lower().translate(_PUNCTUATION)

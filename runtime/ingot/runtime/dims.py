@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from ingot.runtime.errors import ArtifactError, InputError
 
@@ -33,6 +32,11 @@ def parse_dim(value: object, symbols: Collection[str]) -> Dim:
     """The dim that decoded JSON `value` stands for. Raises ArtifactError for anything else than a serialised dim over
     `symbols`, deeper than MAX_DEPTH or with numbers beyond 64 bits."""
     return _parse(value, symbols, MAX_DEPTH)
+
+
+def parse_dims(values: Iterable[object], symbols: Collection[str]) -> tuple[Dim, ...]:
+    """`parse_dim` of each of many values."""
+    return tuple([_parse(value, symbols, MAX_DEPTH) for value in values])
 
 
 def _parse(value: object, symbols: Collection[str], depth: int) -> Dim:
@@ -71,8 +75,7 @@ def _is_infix(dim: Dim) -> bool:
     return isinstance(dim, tuple) and dim[0] not in ("max", "min")
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledDims:
+class CompiledDims(NamedTuple):
     """Dims ready for evaluation: constants and symbols first, then one step per different operation."""
 
     constants: tuple[int, ...]
@@ -106,10 +109,12 @@ class CompiledDims:
 def compile_dims(dims: Iterable[Dim]) -> CompiledDims:
     """Prepare dims for evaluation. Raises ArtifactError for more than MAX_STEPS different sub-expressions."""
     wanted = list(dims)
-    constants: dict[int, int] = {}
+    different = dict.fromkeys(wanted)
+    constants = {dim: index for index, dim in enumerate(dim for dim in different if isinstance(dim, int))}
     names: dict[str, int] = {}
-    for dim in dict.fromkeys(wanted):
-        _collect_leaves(dim, constants, names)
+    for dim in different:
+        if not isinstance(dim, int):
+            _collect_leaves(dim, constants, names)
     places: dict[Dim, int] = {**constants, **{name: len(constants) + index for name, index in names.items()}}
     first = len(places)
     steps: dict[tuple[str, int, int], int] = {}
@@ -122,7 +127,8 @@ def compile_dims(dims: Iterable[Dim]) -> CompiledDims:
             known = places[dim] = steps.setdefault(step, first + len(steps))
         return known
 
-    results = tuple(place(dim) for dim in wanted)
+    where = {dim: places[dim] if dim in places else place(dim) for dim in different}
+    results = tuple([where[dim] for dim in wanted])
     if len(steps) > MAX_STEPS:
         raise ArtifactError(f"the dims have {len(steps)} different sub-expressions; {MAX_STEPS} is the most")
     return CompiledDims(tuple(constants), tuple(names), tuple(steps), results)

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-Kind: TypeAlias = Literal["float", "signed", "unsigned", "bool", "opaque"]
+Kind: TypeAlias = Literal["float", "signed", "unsigned", "bool", "opaque", "string"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,9 @@ class DType:
 
     Elements of an "opaque" type are moved and reinterpreted, never computed with: 8-bit and smaller floats, integers of
     4 and 2 bits. Each takes a byte, as in ml_dtypes' arrays; the upper bits of small ones mean nothing.
+
+    A "string" is a Python str in arrays of objects. In memory that code works on it is a handle, an i64 that a pool of
+    strings knows (`ingot.runtime.host.pool`); equal strings have equal handles.
     """
 
     name: str
@@ -50,6 +53,14 @@ class DType:
             raise TypeError(f"numpy has no {self.name}: pip install ml_dtypes") from error
         return np.dtype(getattr(ml_dtypes, _ML_DTYPES[self.name]))
 
+    def to_array(self) -> np.dtype[Any]:
+        """The dtype of arrays that go into a model and come out: `to_numpy`, and where numpy lacks the type and
+        ml_dtypes is not installed the unsigned integer of that size, which holds the raw bits."""
+        try:
+            return self.to_numpy()
+        except TypeError:
+            return np.dtype(f"uint{self.bits}")
+
     def __repr__(self) -> str:
         return self.name
 
@@ -79,10 +90,12 @@ u4 = DType("u4", "opaque", 8, None)
 i2 = DType("i2", "opaque", 8, None)
 u2 = DType("u2", "opaque", 8, None)
 
+string = DType("string", "string", 64, "object")
+
 ALL: tuple[DType, ...] = (f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, boolean)
 """The types that are computed with."""
 OPAQUE: tuple[DType, ...] = (f8e4m3fn, f8e4m3fnuz, f8e5m2, f8e5m2fnuz, f8e8m0, f4e2m1, i4, u4, i2, u2)
-BY_NAME: dict[str, DType] = {d.name: d for d in (*ALL, *OPAQUE)}
+BY_NAME: dict[str, DType] = {d.name: d for d in (*ALL, *OPAQUE, string)}
 _ML_DTYPES: dict[str, str] = {
     "bf16": "bfloat16",
     "f8e4m3fn": "float8_e4m3fn",
@@ -99,7 +112,13 @@ _ML_DTYPES: dict[str, str] = {
 _BY_NUMPY: dict[str, DType] = {
     **{d.numpy: d for d in ALL if d.numpy},
     **{numpy_name: BY_NAME[name] for name, numpy_name in _ML_DTYPES.items()},
+    "object": string,
 }
+
+
+def stored_dtype(dtype: DType) -> DType:
+    """The element type in memory that code works on: handles for strings."""
+    return i64 if dtype.kind == "string" else dtype
 
 
 def from_numpy(dtype: np.dtype[Any]) -> DType:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import platform
 import struct
 import sys
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from ingot.runtime.errors import ArtifactError, UnsupportedCpuError
 
@@ -63,8 +62,7 @@ _HOST_MACHINES: Final = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """One loadable segment; all numbers are bytes, addresses are relative to the load address."""
 
     offset: int
@@ -78,8 +76,7 @@ class Segment:
         return self.address + self.memory_size
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """What a validated shared object asks of the loader.
 
     `relocations` holds (address, addend) pairs: the 8-byte word at `address` becomes load address + `addend`. `relro`
@@ -211,8 +208,7 @@ def _check_relro(relro: tuple[int, int], segments: list[Segment], page_size: int
     raise ArtifactError("machine code: the range to protect after relocation is not part of a writable segment")
 
 
-@dataclass(frozen=True)
-class _FileBackedMemory:
+class _FileBackedMemory(NamedTuple):
     """The parts of the image's memory whose content comes from the file, read before anything is mapped."""
 
     code: bytes

@@ -4,6 +4,7 @@ INGOT_THREADS       threads a session uses when its caller asks for none in part
 INGOT_MEMORY_LIMIT  most bytes of working memory one run may take (suffixes K, M, G, T: powers of 1024)
 INGOT_POISON        1: fill working memory with 0xFF bytes before every run, so that reads of unwritten data show as NaN
 INGOT_FASTCALL      0: never call small models through their native entry for Python, see `fastcall`
+INGOT_SEED          where the random numbers of sessions begin that are not given a seed: 0 to 2**64 - 1
 INGOT_DEBUG_DIR     folder that receives the machine code as files, where debuggers and profilers find its symbols
 """
 
@@ -28,6 +29,7 @@ class Environment:
     poison: bool = False
     debug_dir: str | None = None
     fastcall: bool = True
+    seed: int | None = None
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -48,4 +50,9 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     fastcall = variables.get("INGOT_FASTCALL", "")
     if fastcall not in ("", "0", "1"):
         raise InputError(f"INGOT_FASTCALL is {fastcall!r}; 0 turns it off, 1 on")
-    return Environment(threads, memory, poison == "1", variables.get("INGOT_DEBUG_DIR") or None, fastcall != "0")
+    seed = None
+    if text := variables.get("INGOT_SEED"):
+        if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) >= 2**64:
+            raise InputError(f"INGOT_SEED is {text!r}; give a whole number of 0 to 2**64 - 1, or unset it")
+        seed = int(text)
+    return Environment(threads, memory, poison == "1", variables.get("INGOT_DEBUG_DIR") or None, fastcall != "0", seed)

@@ -24,3 +24,8 @@ class InputError(IngotError, ValueError):
 
 class RuntimeFault(IngotError):  # noqa: N818  (a fault while running, told apart from RuntimeError)
     """The compiled code or the system below it failed while a model was loaded or run."""
+
+
+class HostError(IngotError, ValueError):
+    """A step that the host computes was given something that it cannot work with: a string that is no number, an image
+    that is damaged. Sessions raise it as the cause of a RuntimeFault."""

@@ -17,16 +17,12 @@ import functools
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from ingot.runtime.plan import Frame
-
-Call: TypeAlias = Callable[[Any], "dict[str, NDArray[Any]] | None"]
-"""Results by name; None when the inputs are not simple enough or the code meets a fault: `Session.run` tells which."""
+from ingot.runtime.plan import Call, Frame, decline
 
 FUNCTIONS: Final = (
     "PyDict_GetItemWithError", "PyDict_New", "PyDict_SetItem", "PyDict_Size", "PyErr_Clear", "PyEval_RestoreThread",
@@ -54,6 +50,10 @@ ARRAY_DTYPE: Final = 56
 ARRAY_FLAGS: Final = 64  # an int
 CONTIGUOUS: Final = 1
 
+WORTH_NS: Final = 200_000
+"""A run that takes longer gains nothing that could be noticed, and is not done twice more to find out.
+Three must do so, as one may have met an interruption."""
+SLOW_RUNS: Final = 3
 RELEASE_NS: Final = 5000
 """A run that takes longer lets other Python threads go on. For shorter ones the wait to get the lock back, up to a
 switch interval of 5 ms, costs everybody more."""
@@ -64,23 +64,23 @@ _METH_O: Final = 0x8
 _NAME: Final = ctypes.create_string_buffer(b"ingot_call")
 
 
-def decline(inputs: Any) -> None:
-    """The call of a frame that has no better one."""
-
-
 class _Context(np.ndarray[Any, np.dtype[np.int64]]):
     """The words of one function, kept by it as its `self`; `objects` are those that words point to."""
 
     objects: tuple[Any, ...]
 
 
-def make_call(frame: Frame, address: int, native: Callable[..., int], *, alone: bool) -> Call:
+def make_call(frame: Frame, address: int, native: Callable[..., int], *, alone: bool, took: int) -> Call | None:
     """A function that does runs of the staged `frame` from then on, one at a time, on the thread that calls it;
     `address` is that of ingot_call, `native` is ingot_run. The code must stay mapped while it is called.
 
     The staged inputs, those of the run before, are run again to see how long that takes and whether the function gives
-    the same results. It is `decline` when it does not, where Python or numpy are not as expected, and when other
-    threads should take part: that is, unless the run is `alone` anyway, when it is not a very short one."""
+    the same results. It is `decline` when it does not, where Python or numpy are not as expected, when the run before
+    `took` so many nanoseconds that it does not matter, and when other threads should take part: that is, unless the run
+    is `alone` anyway, when it is not a very short one. None says that only another run can tell."""
+    if took > WORTH_NS:
+        frame.slow_runs += 1
+        return decline if frame.slow_runs >= SLOW_RUNS else None
     functions = _functions()
     if functions is None:
         return decline

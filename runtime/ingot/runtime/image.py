@@ -15,7 +15,7 @@ import functools
 import hashlib
 import mmap
 import os
-import secrets
+import re
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,7 +39,8 @@ class Image:
     follow) at `offset`. It is mapped from that file when `offset` is a multiple of the page size and the file system
     allows execution, else from an anonymous memory file. With `debug_dir` (default: the environment variable
     INGOT_DEBUG_DIR) it is written there as `<name>-<digest>.so` and mapped from that, so that debuggers and profilers
-    find its symbols: `add-symbol-file <path> -o <base>`.
+    find its symbols: `add-symbol-file <path> -o <base>`. In names of files, what is not a letter, digit, dot, hyphen or
+    underscore becomes a hyphen.
 
     The file must not be written or truncated while mapped (touching what was cut off kills the process with SIGBUS):
     replace artifacts by rename. Garbage collection unmaps nothing; call `close` once no thread can run the code.
@@ -146,13 +147,13 @@ def _read_range(descriptor: int, offset: int, size: int | None) -> bytes:
         raise ArtifactError(
             f"machine code: bytes {offset} to {offset + size} are asked of a file of {status.st_size} bytes"
         )
-    code = bytearray()
-    while len(code) < size:
+    code = os.pread(descriptor, size, offset)
+    while len(code) < size:  # a file system may give less at once
         part = os.pread(descriptor, size - len(code), offset + len(code))
         if not part:
             raise ArtifactError("machine code: the file became shorter while it was read")
         code += part
-    return bytes(code)
+    return code
 
 
 @functools.cache
@@ -229,7 +230,7 @@ def _map_segment(descriptor: int, offset: int, base: int, segment: Segment) -> N
 
 def _map_memory_file(code: bytes, layout: Layout, name: str) -> int:
     try:
-        descriptor = create_memory_file(f"ingot-{name}")
+        descriptor = create_memory_file(f"ingot-{_plain(name)}")
         try:
             _write_all(descriptor, code)
             fcntl.fcntl(
@@ -256,9 +257,13 @@ def create_memory_file(name: str) -> int:
     return os.memfd_create(name, flags)  # kernels before 6.3 do not know that flag
 
 
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+
+
 def _map_debug_file(code: bytes, layout: Layout, name: str, directory: str) -> tuple[str, int]:
-    path = os.path.join(directory, f"{name.replace(os.sep, '-')}-{hashlib.sha256(code).hexdigest()[:16]}.so")
-    temporary = f"{path}.{secrets.token_hex(8)}"
+    path = os.path.join(directory, f"{_plain(name)}-{hashlib.sha256(code).hexdigest()[:16]}.so")
+    temporary = f"{path}.{os.urandom(8).hex()}"
     try:
         # A new file under a name of its own, then a rename: a file that another process has mapped is never written.
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o755)

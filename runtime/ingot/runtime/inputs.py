@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ingot.runtime.dims import compile_dims, linear, show
-from ingot.runtime.dtypes import DType
-from ingot.runtime.errors import ArtifactError, InputError
+from ingot.runtime.errors import InputError
 from ingot.runtime.manifest import Manifest, Signature
+
+UNBOUNDED: Final = 2**62
+"""The upper end of a symbol's range where the model gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +27,12 @@ class TensorInfo:
 
 
 def describe(signatures: Sequence[Signature]) -> tuple[TensorInfo, ...]:
-    """The signatures as callers see them. Raises ArtifactError for an element type that numpy lacks here."""
+    """The signatures as callers see them. Element types that numpy lacks are those of ml_dtypes, or, where it is not
+    installed, unsigned integers of that size with the raw bits: a `uint16` for bf16, a `uint8` for what is smaller."""
     return tuple(
-        TensorInfo(s.name, _numpy_dtype(s.dtype), tuple(d if isinstance(d, int) else show(d) for d in s.shape))
+        TensorInfo(s.name, s.dtype.to_array(), tuple(d if isinstance(d, int) else show(d) for d in s.shape))
         for s in signatures
     )
-
-
-def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
-    try:
-        return dtype.to_numpy()
-    except TypeError as error:
-        raise ArtifactError(f"the model has {dtype.name} inputs or outputs: {error}") from error
 
 
 def collect(inputs: Mapping[str, ArrayLike], expected: Sequence[TensorInfo]) -> list[NDArray[Any]]:
@@ -62,7 +58,10 @@ def _refuse_names(inputs: Mapping[str, ArrayLike], expected: Sequence[TensorInfo
 
 def _as_array(info: TensorInfo, value: Any) -> NDArray[Any]:
     """`value` as an array of the input's dtype. Only Python numbers and lists, which have no dtype of their own, are
-    converted, and only where no value changes its kind."""
+    converted, and only where no value changes its kind. Strings are taken as lists and as arrays of objects or of any
+    of numpy's types of text."""
+    if info.dtype.hasobject:
+        return _as_strings(info, value)
     if isinstance(value, bool | int | float | list | tuple):
         try:
             array = np.asarray(value)
@@ -84,6 +83,23 @@ def _as_array(info: TensorInfo, value: Any) -> NDArray[Any]:
     )
 
 
+def _as_strings(info: TensorInfo, value: Any) -> NDArray[Any]:
+    """`value` as an array of str objects."""
+    given = np.asarray(value) if hasattr(value, "dtype") or isinstance(value, str) else np.array(value, object)
+    if given.size and given.dtype.kind not in "OUT":
+        raise InputError(f"input {info.name!r} has dtype {given.dtype}, the model needs strings: an array of str")
+    array = given if given.dtype.kind == "O" else given.astype(object)
+    items: list[object] = array.reshape(-1).tolist()
+    for index, item in enumerate(items if set(map(type, items)) - {str} else ()):
+        if not isinstance(item, str):
+            raise InputError(f"input {info.name!r}: element {index} is of type {type(item).__name__}, str is needed")
+    return array
+
+
+def _span(low: int, high: int) -> str:
+    return f"in {low} to {high}" if high < UNBOUNDED else f"{low} or more"
+
+
 def solve(manifest: Manifest, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
     """The symbols' values that give the inputs these shapes, in the order of ``manifest.inputs``.
 
@@ -99,7 +115,7 @@ def solve(manifest: Manifest, shapes: Sequence[tuple[int, ...]]) -> dict[str, in
                 continue
             low, high = manifest.symbols[dim]
             if not low <= extent <= high:
-                raise InputError(f"{_axis(signature, shape, axis)}, but {dim} must be in {low} to {high}")
+                raise InputError(f"{_axis(signature, shape, axis)}, but {dim} must be {_span(low, high)}")
             if values.setdefault(dim, extent) != extent:
                 raise InputError(f"{_axis(signature, shape, axis)}, but {sources[dim]} has {dim} = {values[dim]}")
             sources.setdefault(dim, f"axis {axis} of input {signature.name!r}")
@@ -114,7 +130,7 @@ def solve(manifest: Manifest, shapes: Sequence[tuple[int, ...]]) -> dict[str, in
                 need = f"a multiple of {stride}" + (f" and {rest} more" if rest else "")
                 raise InputError(
                     f"{_axis(signature, shape, axis)}, but {show(dim)} is needed: {need}, "
-                    f"{low * stride + rest} to {high * stride + rest}"
+                    f"{_span(low * stride + rest, high * stride + rest)}"
                 )
             values[name] = (extent - rest) // stride
     fixed = [

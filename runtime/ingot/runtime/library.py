@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Collection
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from ingot.runtime.manifest import (
     DIGEST_CHUNK,
     MANIFEST_MEMBER,
     MAX_MANIFEST_BYTES,
-    PROFILE_MEMBER,
+    MAX_PROFILE_BYTES,
     PROFILE_SYMBOL,
     RUN_SYMBOL,
     STOP_SYMBOL,
@@ -33,11 +32,14 @@ from ingot.runtime.manifest import (
     Manifest,
     code_member,
     parse_manifest,
+    profile_member,
 )
-from ingot.runtime.memory import ALIGNMENT
-from ingot.runtime.profile import MAX_PROFILE_BYTES, LaunchCost, parse_costs
+from ingot.runtime.memory import ALIGNMENT, populate
 from ingot.runtime.tables import WEIGHT, Storages
 from ingot.runtime.threads import TeamFunctions
+
+if TYPE_CHECKING:
+    from ingot.runtime.profile import LaunchCost
 
 Verify: TypeAlias = Literal["code", "full"]
 _RECOMPILE: Final = "compile the model again with --target for this machine"
@@ -64,14 +66,19 @@ class Library:
                 member = code_member(self.code.level)
                 _verify(file, member, self.manifest)
                 self._weights = _map_weights(file, self.manifest, verify)
-                self._costs = _read_costs(file)
+                self._costs = tuple(_read_costs(file, n) for n in range(1 + len(self.manifest.variants)))
             except UnsupportedCpuError as error:
                 raise UnsupportedCpuError(f"{file.path}: {error}") from None
             except ArtifactError as error:
                 raise ArtifactError(f"{file.path}: {error}") from None
             entry = file.entry(member)
-            name = re.sub(r"[^A-Za-z0-9_.-]", "-", self.manifest.name)[:80] + "-" + self.code.level
-            self._image = Image(file.fileno(), entry.offset, entry.size, name=name, debug_dir=environment.debug_dir)
+            self._image = Image(
+                file.fileno(),
+                entry.offset,
+                entry.size,
+                name=f"{self.manifest.name[:80]}-{self.code.level}",
+                debug_dir=environment.debug_dir,
+            )
         try:
             symbol = self._image.symbol
             self.run: int = symbol(RUN_SYMBOL)
@@ -91,9 +98,13 @@ class Library:
         """Address of the first weight; 0 without weights."""
         return self._weights.ctypes.data if self._weights.size else 0
 
-    def costs(self) -> tuple[LaunchCost, ...] | None:
-        """What the artifact says of its launches; None where it says nothing. Raises ArtifactError for nonsense."""
-        return None if self._costs is None else parse_costs(self._costs)
+    def costs(self, number: int = 0) -> tuple[LaunchCost, ...] | None:
+        """What the artifact says of the launches of its program of that number; None where it says nothing. Raises
+        ArtifactError for nonsense."""
+        from ingot.runtime.profile import parse_costs
+
+        costs = self._costs[number]
+        return None if costs is None else parse_costs(costs)
 
     def close(self) -> None:
         """Unmap code and weights. No thread may be running the code."""
@@ -101,14 +112,15 @@ class Library:
         self._weights = np.empty(0, np.uint8)
 
 
-def _read_costs(file: container.Container) -> bytes | None:
+def _read_costs(file: container.Container, number: int) -> bytes | None:
     """The bytes only: most sessions never look at them."""
-    if PROFILE_MEMBER not in file.members:
+    member = profile_member(number)
+    if member not in file.members:
         return None
-    if file.entry(PROFILE_MEMBER).size > MAX_PROFILE_BYTES:
-        raise ArtifactError(f"{PROFILE_MEMBER!r} has more than {MAX_PROFILE_BYTES} bytes")
-    file.verify(PROFILE_MEMBER)
-    return file.view(PROFILE_MEMBER).tobytes()
+    if file.entry(member).size > MAX_PROFILE_BYTES:
+        raise ArtifactError(f"{member!r} has more than {MAX_PROFILE_BYTES} bytes")
+    file.verify(member)
+    return file.view(member).tobytes()
 
 
 def _read_manifest(file: container.Container) -> Manifest:
@@ -167,8 +179,10 @@ def _map_weights(file: container.Container, manifest: Manifest, verify: Verify) 
     entry = file.entry(WEIGHTS_MEMBER)
     if entry.size != digest.size or entry.offset % ALIGNMENT:
         raise ArtifactError(f"the weights are not {digest.size} bytes at a multiple of {ALIGNMENT}")
-    _verify(file, WEIGHTS_MEMBER, manifest, None if verify == "full" else _index_chunks(manifest.storages))
+    indices = frozenset[int]().union(*(_index_chunks(each.storages) for each in (manifest, *manifest.variants)))
+    _verify(file, WEIGHTS_MEMBER, manifest, None if verify == "full" else indices)
     # The system begins to read what is not in memory yet, so that the first run finds most of it there.
     os.posix_fadvise(file.fileno(), entry.offset, entry.size, os.POSIX_FADV_WILLNEED)
     weights: NDArray[Any] = file.view(WEIGHTS_MEMBER)
+    populate(weights[: manifest.eager])
     return weights

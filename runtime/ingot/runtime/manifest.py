@@ -9,33 +9,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, TypeVar, cast
 
 import numpy as np
 
+from ingot.runtime import records
 from ingot.runtime.cpu import ARCHITECTURES
-from ingot.runtime.dims import Dim, linear, parse_dim, symbols_of
-from ingot.runtime.dtypes import BY_NAME, DType
+from ingot.runtime.dims import Dim, linear, parse_dim, show, symbols_of
+from ingot.runtime.dtypes import BY_NAME, DType, stored_dtype
 from ingot.runtime.errors import ArtifactError
+from ingot.runtime.records import Record
 from ingot.runtime.tables import (
     BLOCK,
+    HOST,
     INPUT,
     MAX_SIZE,
     OUTPUT,
     STATUS,
     STORAGE_KINDS,
     TEMP,
+    VALUE,
     Arguments,
     Storages,
 )
+
+if TYPE_CHECKING:
+    from ingot.runtime.host.calls import Call
 
 FORMAT_VERSION: Final = 2
 
 MANIFEST_MEMBER: Final = "manifest.json"
 WEIGHTS_MEMBER: Final = "weights.bin"
 VECTORS_MEMBER: Final = "test/vectors.npz"
-PROFILE_MEMBER: Final = "profile.json"  # may be absent; read by whoever asks, not on loading
 
 RUN_SYMBOL: Final = "ingot_run"
 TEAM_SIZE_SYMBOL: Final = "ingot_team_size"
@@ -49,12 +55,15 @@ EXPORTS: Final = (RUN_SYMBOL, TEAM_SIZE_SYMBOL, TEAM_INIT_SYMBOL, WORKER_SYMBOL,
 DIGEST_CHUNK: Final = 1 << 20
 """Bytes of a member that one digest covers; the last chunk may be shorter."""
 MAX_MANIFEST_BYTES: Final = 1 << 28
+MAX_PROFILE_BYTES: Final = 1 << 26
 
 MAX_NAME: Final = 4096
 """Characters in the name of an input or output."""
 MAX_RANK: Final = 64
 MAX_SYMBOL: Final = 256
 """Characters in the name of a symbolic dim."""
+MAX_VARIANTS: Final = 64
+"""Programs that an artifact may hold besides the general one."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_+=@.-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -66,16 +75,20 @@ def code_member(level: str) -> str:
     return f"code/{level}.so"
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+def profile_member(number: int) -> str:
+    """Name of the member that says what the launches of program `number` cost; it may be absent, and is looked at by
+    whoever asks, not on loading."""
+    return f"profile.{number}.json" if number else "profile.json"
+
+
+class Code(NamedTuple):
     """Machine code for one instruction set level; it runs on processors with all of `features` (LLVM's names)."""
 
     level: str
     features: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """One input or output: `storage` indexes `Manifest.storages`. A symbol's value follows from an input axis whose
     dim is that symbol and nothing else."""
 
@@ -83,6 +96,11 @@ class Signature:
     dtype: DType
     shape: tuple[Dim, ...]
     storage: int
+
+    def described(self) -> dict[str, Any]:
+        """Name, element type and shape for whoever reads JSON: dims that are not numbers as text."""
+        shape = [dim if isinstance(dim, int) else show(dim) for dim in self.shape]
+        return {"name": self.name, "dtype": self.dtype.name, "shape": shape}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +124,20 @@ class Manifest:
     that a value out of its range is; `late` are the storages whose size mentions such a symbol, with the number of the
     fault that there is no memory. The code fills in the words of `args` that depend on either.
 
+    `strings` are those of the model by their handles, the first is empty; a model without strings has none. `host` are
+    the calls of host functions in the order of their numbers.
+
     `checked` says that the code checks its accesses of memory and what it leaves in the status is read as
     `ingot.runtime.checked` says; working memory is then poisoned before every run.
+
+    `eager` is the number of bytes at the beginning of the weights of which runs read most: they are mapped on loading.
+    The others, such as embeddings, are read here and there. None stands for all weights.
+
+    `variants` are more programs of the same model, each for some of its shapes, with this one's code and weights: a run
+    takes the first whose inputs can have the shapes that are given, this one where none can. With variants the first
+    word of every argument table is the number of its program, 0 for this one, by which the code tells them apart.
+    `closed` says that shapes that fit no variant are refused: then this one says what the model takes and gives, and
+    is never run.
     """
 
     name: str
@@ -127,6 +157,11 @@ class Manifest:
     bound: Mapping[str, int] = field(default_factory=dict[str, int])
     late: Mapping[int, int] = field(default_factory=dict[int, int])
     checked: bool = False
+    eager: int | None = None
+    variants: tuple[Manifest, ...] = ()
+    closed: bool = False
+    strings: tuple[str, ...] = ()
+    host: tuple[Call, ...] = ()
 
     def encode(self) -> bytes:
         """The manifest as UTF-8 JSON; equal manifests give equal bytes. Raises ArtifactError, as reading would, for one
@@ -137,6 +172,28 @@ class Manifest:
             "name": self.name,
             "target": {"arch": self.architecture, "asked": self.target},
             "code": [{"level": code.level, "features": list(code.features)} for code in self.code],
+            **self._encode_program(),
+            "digests": {name: {"size": d.size, "chunks": d.chunks} for name, d in self.digests.items()},
+            "provenance": self.provenance,
+        }
+        if self.checked:
+            document["checked"] = True
+        if self.eager is not None:
+            document["eager"] = self.eager
+        if self.variants:
+            document["variants"] = [{"name": each.name, **each._encode_program()} for each in self.variants]
+        if self.closed:
+            document["closed"] = True
+        try:
+            data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"the manifest cannot be written as JSON: {error}") from error
+        parse_manifest(data)
+        return data
+
+    def _encode_program(self) -> dict[str, Any]:
+        """The part that each variant has of its own."""
+        document: dict[str, Any] = {
             "symbols": {name: list(bounds) for name, bounds in self.symbols.items()},
             "inputs": [_encode_signature(each) for each in self.inputs],
             "outputs": [_encode_signature(each) for each in self.outputs],
@@ -144,20 +201,15 @@ class Manifest:
             "args": self.args.encode(),
             "chunks": self.chunks,
             "faults": self.faults,
-            "digests": {name: {"size": d.size, "chunks": d.chunks} for name, d in self.digests.items()},
-            "provenance": self.provenance,
         }
         if self.bound:
             document["bound"] = [[name, fault] for name, fault in self.bound.items()]
             document["late"] = [[storage, fault] for storage, fault in self.late.items()]
-        if self.checked:
-            document["checked"] = True
-        try:
-            data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(f"the manifest cannot be written as JSON: {error}") from error
-        parse_manifest(data)
-        return data
+        if self.strings:
+            document["strings"] = self.strings
+        if self.host:
+            document["host"] = [call.encode() for call in self.host]
+        return document
 
 
 def _encode_signature(signature: Signature) -> dict[str, Any]:
@@ -167,13 +219,7 @@ def _encode_signature(signature: Signature) -> dict[str, Any]:
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read and check a manifest. Raises ArtifactError for anything that is not one of this format version."""
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ArtifactError(f"the manifest has {len(data)} bytes; {MAX_MANIFEST_BYTES} is the most")
-    try:
-        document: object = json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"the manifest is not valid JSON: {error}") from error
-    top = _Record("the manifest", document)
+    top = Record("the manifest", records.decode(data, "the manifest", MAX_MANIFEST_BYTES))
     version = top.take("format")
     if version != FORMAT_VERSION or isinstance(version, bool | float):
         raise ArtifactError(
@@ -183,106 +229,84 @@ def parse_manifest(data: bytes) -> Manifest:
     return _parse_document(top)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("a key is given twice")
-    return record
+def _parse_document(top: Record) -> Manifest:
+    target = Record("target", top.take("target"))
+    manifest = Manifest(
+        name=top.text("name"),
+        producer=top.text("producer", longest=256),
+        architecture=target.choice("arch", ARCHITECTURES),
+        target=target.text("asked", longest=4096),
+        code=tuple(_parse_code(Record(f"code[{i}]", c)) for i, c in enumerate(top.sequence("code"))),
+        digests=_parse_digests(Record("digests", top.take("digests"))),
+        provenance=_provenance(top.take("provenance")),
+        checked=_parse_flag(top, "checked"),
+        eager=top.integer("eager", 0, MAX_SIZE) if "eager" in top.names() else None,
+        closed=_parse_flag(top, "closed"),
+        **_parse_program(top),
+    )
+    target.end()
+    if "variants" in top.names():
+        manifest = replace(manifest, variants=_parse_variants(top, replace(manifest, closed=False)))
+    top.end()
+    _check_whole(manifest)
+    _check_variants(manifest)
+    return manifest
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a JSON number")
+def _parse_variants(top: Record, whole: Manifest) -> tuple[Manifest, ...]:
+    given = top.sequence("variants")
+    if not 0 < len(given) <= MAX_VARIANTS:
+        raise ArtifactError(f"variants has {len(given)} entries, not 1 to {MAX_VARIANTS}")
+    variants: list[Manifest] = []
+    for index, value in enumerate(given):
+        record = Record(f"variants[{index}]", value)
+        try:
+            variant = replace(whole, name=record.text("name"), **_parse_program(record))
+            record.end()
+            _check_whole(variant)
+        except ArtifactError as error:
+            raise ArtifactError(f"variants[{index}]: {error}") from None
+        variants.append(variant)
+    return tuple(variants)
 
 
-class _Record:
-    """A decoded JSON object that is taken apart key by key; each error says where it is."""
+class _ProgramFields(TypedDict):
+    """The fields of `Manifest` that each variant has of its own, besides its name."""
 
-    def __init__(self, where: str, value: object) -> None:
-        if not isinstance(value, dict):
-            raise ArtifactError(f"{where} is not a JSON object")
-        self.where = where
-        self._rest = dict(cast("dict[str, object]", value))
-
-    def take(self, key: str) -> object:
-        if key not in self._rest:
-            raise ArtifactError(f"{self.where} has no {key!r}")
-        return self._rest.pop(key)
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._rest)
-
-    def text(self, key: str, *, longest: int = 1 << 16) -> str:
-        return _text(self.take(key), f"{self.where}.{key}", longest)
-
-    def integer(self, key: str, low: int, high: int) -> int:
-        return _integer(self.take(key), f"{self.where}.{key}", low, high)
-
-    def sequence(self, key: str) -> list[object]:
-        return _sequence(self.take(key), f"{self.where}.{key}")
-
-    def choice(self, key: str, values: Sequence[str]) -> str:
-        value = self.take(key)
-        if not isinstance(value, str) or value not in values:
-            raise ArtifactError(f"{self.where}.{key} is {str(value)[:40]!r}; known are {', '.join(values)}")
-        return value
-
-    def end(self) -> None:
-        if self._rest:
-            raise ArtifactError(f"{self.where} has unknown keys: {', '.join(sorted(self._rest))[:200]}")
+    symbols: dict[str, tuple[int, int]]
+    inputs: tuple[Signature, ...]
+    outputs: tuple[Signature, ...]
+    storages: Storages
+    args: Arguments
+    chunks: tuple[Dim, ...]
+    faults: tuple[str, ...]
+    bound: dict[str, int]
+    late: dict[int, int]
+    strings: tuple[str, ...]
+    host: tuple[Call, ...]
 
 
-def _text(value: object, where: str, longest: int = 1 << 16) -> str:
-    if not isinstance(value, str) or len(value) > longest:
-        raise ArtifactError(f"{where} is not a string of at most {longest} characters")
-    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise ArtifactError(f"{where} is not valid Unicode")
-    return value
-
-
-def _integer(value: object, where: str, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ArtifactError(f"{where} is {str(value)[:40]}, not an integer of {low} to {high}")
-    return value
-
-
-def _sequence(value: object, where: str) -> list[object]:
-    if not isinstance(value, list):
-        raise ArtifactError(f"{where} is not a JSON array")
-    return cast("list[object]", value)
-
-
-def _parse_document(top: _Record) -> Manifest:
-    target = _Record("target", top.take("target"))
-    symbols = _parse_symbols(_Record("symbols", top.take("symbols")))
+def _parse_program(top: Record) -> _ProgramFields:
+    symbols = _parse_symbols(Record("symbols", top.take("symbols")))
     storages = Storages.parse(top.take("storages"), symbols.keys())
 
     def read(value: object) -> Dim:
         return parse_dim(value, symbols.keys())
 
     bound, late = _parse_late(top, symbols, len(storages))
-    manifest = Manifest(
-        name=top.text("name"),
-        producer=top.text("producer", longest=256),
-        architecture=target.choice("arch", ARCHITECTURES),
-        target=target.text("asked", longest=4096),
-        code=tuple(_parse_code(_Record(f"code[{i}]", c)) for i, c in enumerate(top.sequence("code"))),
+    return _ProgramFields(
         symbols=symbols,
         inputs=_parse_signatures("inputs", INPUT, top, read, storages),
         outputs=_parse_signatures("outputs", OUTPUT, top, read, storages),
         storages=storages,
         args=Arguments.parse(top.take("args"), symbols.keys(), len(storages)),
         chunks=_each("chunks", top.sequence("chunks"), read),
-        faults=_each("faults", top.sequence("faults"), lambda f: _text(f, "a message")),
-        digests=_parse_digests(_Record("digests", top.take("digests"))),
-        provenance=_provenance(top.take("provenance")),
+        faults=_each("faults", top.sequence("faults"), lambda f: records.text(f, "a message")),
         bound=bound,
         late=late,
-        checked=_parse_checked(top),
+        strings=_parse_strings(top),
+        host=_parse_host(top),
     )
-    target.end()
-    top.end()
-    _check_whole(manifest)
-    return manifest
 
 
 def _each(where: str, values: Iterable[object], parse: Callable[[object], _T]) -> tuple[_T, ...]:
@@ -295,23 +319,24 @@ def _each(where: str, values: Iterable[object], parse: Callable[[object], _T]) -
     return tuple(parsed)
 
 
-def _parse_symbols(record: _Record) -> dict[str, tuple[int, int]]:
+def _parse_symbols(record: Record) -> dict[str, tuple[int, int]]:
     symbols: dict[str, tuple[int, int]] = {}
     for name in record.names():
         bounds = record.sequence(name)
         if len(bounds) != 2:
             raise ArtifactError(f"symbols.{name[:80]} is not [lowest, highest]")
-        low = _integer(bounds[0], f"symbols.{name[:80]}", 0, 2**62)
-        high = _integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
-        symbols[_text(name, "a symbol's name", MAX_SYMBOL)] = low, high
+        low = records.integer(bounds[0], f"symbols.{name[:80]}", 0, 2**62)
+        high = records.integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
+        symbols[records.text(name, "a symbol's name", MAX_SYMBOL)] = low, high
     return symbols
 
 
-def _parse_code(record: _Record) -> Code:
+def _parse_code(record: Record) -> Code:
     level = record.text("level", longest=64)
     if not _NAME.fullmatch(level):
         raise ArtifactError(f"{record.where}.level is {level!r}, which cannot be part of a member's name")
-    features = _each(f"{record.where}.features", record.sequence("features"), lambda f: _text(f, "a feature", 64))
+    given = record.sequence("features")
+    features = _each(f"{record.where}.features", given, lambda f: records.text(f, "a feature", 64))
     record.end()
     return Code(level, features)
 
@@ -319,13 +344,13 @@ def _parse_code(record: _Record) -> Code:
 def _parse_signatures(
     key: str,
     kind: int,
-    top: _Record,
+    top: Record,
     read: Callable[[object], Dim],
     storages: Storages,
 ) -> tuple[Signature, ...]:
     signatures: list[Signature] = []
     for index, value in enumerate(top.sequence(key)):
-        record = _Record(f"{key}[{index}]", value)
+        record = Record(f"{key}[{index}]", value)
         name = record.text("name", longest=MAX_NAME)
         dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
         shape = _each(f"{record.where}.shape", record.sequence("shape"), read)
@@ -333,7 +358,7 @@ def _parse_signatures(
         record.end()
         if len(shape) > MAX_RANK or any(isinstance(d, int) and d < 0 for d in shape):
             raise ArtifactError(f"{record.where}.shape has a negative extent or more than {MAX_RANK} axes")
-        if storages.kind[storage] != kind or storages.dtypes[storages.dtype[storage]] != dtype:
+        if storages.kind[storage] != kind or storages.dtypes[storages.dtype[storage]] != stored_dtype(dtype):
             raise ArtifactError(f"{record.where}: storage {storage} is not an {STORAGE_KINDS[kind]} of {dtype.name}")
         signatures.append(Signature(name, dtype, shape, storage))
     if len({s.name for s in signatures}) != len(signatures) or len({s.storage for s in signatures}) != len(signatures):
@@ -344,7 +369,7 @@ def _parse_signatures(
 
 
 def _parse_late(
-    top: _Record, symbols: Mapping[str, tuple[int, int]], storages: int
+    top: Record, symbols: Mapping[str, tuple[int, int]], storages: int
 ) -> tuple[dict[str, int], dict[int, int]]:
     """The entries `bound` and `late`; a manifest without bound symbols has neither."""
     bound: dict[str, int] = {}
@@ -354,38 +379,55 @@ def _parse_late(
     for name, fault in _each("bound", top.sequence("bound"), _pair):
         if not isinstance(name, str) or name not in symbols or name in bound:
             raise ArtifactError(f"bound names {str(name)[:80]!r}, which is no symbol or is bound twice")
-        bound[name] = _integer(fault, "the fault of a bound symbol", 1, 2**31)
+        bound[name] = records.integer(fault, "the fault of a bound symbol", 1, 2**31)
     for index, fault in _each("late", top.sequence("late"), _pair):
-        storage = _integer(index, "a late storage", 0, storages - 1)
+        storage = records.integer(index, "a late storage", 0, storages - 1)
         if storage in late:
             raise ArtifactError(f"late names storage {storage} twice")
-        late[storage] = _integer(fault, "the fault of a late storage", 1, 2**31)
+        late[storage] = records.integer(fault, "the fault of a late storage", 1, 2**31)
     if not bound:
         raise ArtifactError("bound is empty")
     return bound, late
 
 
-def _parse_checked(top: _Record) -> bool:
-    if "checked" not in top.names():
+def _parse_strings(top: Record) -> tuple[str, ...]:
+    if "strings" not in top.names():
+        return ()
+    strings = _each("strings", top.sequence("strings"), lambda s: records.text(s, "the string", MAX_MANIFEST_BYTES))
+    if not strings or strings[0] or len(set(strings)) != len(strings):
+        raise ArtifactError("strings does not begin with an empty one, or two are equal")
+    return strings
+
+
+def _parse_host(top: Record) -> tuple[Call, ...]:
+    if "host" not in top.names():
+        return ()
+    from ingot.runtime.host.calls import parse_calls  # here, as few models need the host
+
+    return parse_calls(top.take("host"), MAX_RANK)
+
+
+def _parse_flag(top: Record, key: str) -> bool:
+    if key not in top.names():
         return False
-    if top.take("checked") is not True:
-        raise ArtifactError("checked is not true; an artifact without checks has no such entry")
+    if top.take(key) is not True:
+        raise ArtifactError(f"{key} is not true; an artifact that is not {key} has no such entry")
     return True
 
 
 def _pair(value: object) -> tuple[object, object]:
-    parts = _sequence(value, "the entry")
+    parts = records.sequence(value, "the entry")
     if len(parts) != 2:
         raise ArtifactError("the entry is not a pair")
     return parts[0], parts[1]
 
 
-def _parse_digests(record: _Record) -> dict[str, Digest]:
+def _parse_digests(record: Record) -> dict[str, Digest]:
     digests: dict[str, Digest] = {}
     for name in record.names():
-        entry = _Record(f"digests.{name[:80]}", record.take(name))
+        entry = Record(f"digests.{name[:80]}", record.take(name))
         size = entry.integer("size", 0, MAX_SIZE)
-        chunks = _each(f"{entry.where}.chunks", entry.sequence("chunks"), lambda c: _text(c, "a digest", 64))
+        chunks = _each(f"{entry.where}.chunks", entry.sequence("chunks"), lambda c: records.text(c, "a digest", 64))
         entry.end()
         if len(chunks) != -(-size // DIGEST_CHUNK) or not all(_DIGEST.fullmatch(c) for c in chunks):
             raise ArtifactError(f"{entry.where}: these are not the SHA-256 digests of {size} bytes")
@@ -403,6 +445,7 @@ def _check_whole(manifest: Manifest) -> None:
     """What no entry can be asked alone."""
     solved = {form[1] for each in manifest.inputs for d in each.shape if (form := linear(d)) is not None}
     _check_late(manifest)
+    _check_host(manifest)
     if unsolved := manifest.symbols.keys() - solved - manifest.bound.keys():
         raise ArtifactError(f"no input has an axis that gives the symbol {', '.join(sorted(unsolved))[:200]}")
     levels = [code.level for code in manifest.code]
@@ -416,6 +459,8 @@ def _check_whole(manifest: Manifest) -> None:
         raise ArtifactError(f"there is no digest of {', '.join(sorted(missing))[:200]}")
     if ends.size and ends.max() > manifest.digests[WEIGHTS_MEMBER].size:
         raise ArtifactError(f"a weight ends {ends.max()} bytes into the weights member, beyond its end")
+    if manifest.eager is not None and (not ends.size or manifest.eager > manifest.digests[WEIGHTS_MEMBER].size):
+        raise ArtifactError(f"eager is {manifest.eager} bytes, the weights have fewer")
 
 
 def _check_late(manifest: Manifest) -> None:
@@ -425,7 +470,7 @@ def _check_late(manifest: Manifest) -> None:
     is_late = np.array([bool(bound and symbols_of(dim) & bound) for dim in storages.dims], np.bool_)[storages.size]
     if set(np.flatnonzero(is_late).tolist()) != set(manifest.late):
         raise ArtifactError("the late storages are not those whose sizes mention bound symbols")
-    if not np.isin(storages.kind[is_late], (TEMP, OUTPUT)).all():
+    if not set(storages.kind[is_late].tolist()) <= {TEMP, OUTPUT}:
         raise ArtifactError("a late storage is neither a temp nor an output")
     if any(symbols_of(dim) & bound for each in manifest.inputs for dim in each.shape):
         raise ArtifactError("the shape of an input mentions a bound symbol")
@@ -436,3 +481,34 @@ def _check_late(manifest: Manifest) -> None:
         raise ArtifactError("there are bound symbols but no status storage")
     if max((*manifest.bound.values(), *manifest.late.values()), default=0) > len(manifest.faults):
         raise ArtifactError("a bound symbol or late storage has a fault without a message")
+
+
+def _check_host(manifest: Manifest) -> None:
+    """Strings have a pool, calls a word for the function that answers them and a status for their faults."""
+    tensors = [t for call in manifest.host for t in (*call.operands, *call.results)]
+    dtypes = {each.dtype for each in (*manifest.inputs, *manifest.outputs, *tensors)}
+    if any(dtype.kind == "string" for dtype in dtypes) and not manifest.strings:
+        raise ArtifactError("there are tensors of strings, but not even the empty string among the strings")
+    words = np.count_nonzero(manifest.args.storage == HOST)
+    if words != (1 if manifest.host else 0):
+        raise ArtifactError(f"args has {words} words for the function that answers {len(manifest.host)} host calls")
+    if manifest.host and not len(manifest.storages.numbers(STATUS)):
+        raise ArtifactError("there are host calls but no status storage")
+
+
+def _check_variants(manifest: Manifest) -> None:
+    """Variants have the inputs and outputs of the whole, and tables that begin with their numbers."""
+    if manifest.closed and not manifest.variants:
+        raise ArtifactError("the artifact is closed and has no variants: it could not be run")
+    for number, variant in enumerate((manifest, *manifest.variants) if manifest.variants else ()):
+        where = f"variants[{number - 1}]" if number else "the manifest"
+        args = variant.args
+        if not len(args) or args.storage[0] != VALUE or args.dims[args.dim[0]] != number:
+            raise ArtifactError(f"{where}: the first argument word is not the program's number, {number}")
+        for side in ("inputs", "outputs"):
+            if _interface(getattr(variant, side)) != _interface(getattr(manifest, side)):
+                raise ArtifactError(f"{where}: the {side} are not those of the model: names, types or ranks differ")
+
+
+def _interface(signatures: Sequence[Signature]) -> list[tuple[str, DType, int]]:
+    return [(each.name, each.dtype, len(each.shape)) for each in signatures]

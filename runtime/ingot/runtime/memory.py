@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingot.runtime.errors import InputError, RuntimeFault
+from ingot.runtime.limits import MemoryLimit
 
 ALIGNMENT: Final = 64
 """Bytes that the addresses of weights and temps are multiples of. Inputs and outputs are aligned to one element."""
 _ROWS: Final = 256  # temporaries compared with all others at a time
-_HUGE: Final = 4 << 20  # from here on huge pages save more misses than their clearing costs
+_POPULATE_READ: Final = 22  # of madvise
+_HUGE_PAGE: Final = 2 << 20
+_MANY: Final = 256 << 10  # bytes: from here on clearing a huge page takes less time than the faults of small ones
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Offsets in bytes, one per temporary, and the bytes that all need together."""
 
     offsets: tuple[int, ...]
@@ -102,25 +104,42 @@ def show_bytes(size: int) -> str:
     return f"{amount:.4g} {unit}"
 
 
+def populate(data: NDArray[np.uint8]) -> None:
+    """Map all pages of mapped `data` at once, which takes less time than a fault for every few of them; what is not in
+    memory is read. Nothing happens to data of few pages, to more than half of what memory this process may use, and
+    where Linux cannot do it (before 5.14)."""
+    if data.size < _MANY or 2 * data.size > MemoryLimit().for_size(2 * data.size):
+        return
+    start = data.ctypes.data & -mmap.PAGESIZE
+    size = data.ctypes.data + data.size - start
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _POPULATE_READ)
+
+
 class Arena:
     """Zeroed, page-aligned anonymous memory. It is unmapped once neither the arena nor a view of it is held."""
 
     def __init__(self, size: int) -> None:
         """Map at least `size` bytes. Raises RuntimeFault when the system refuses."""
-        self.size: int = max(size + mmap.PAGESIZE - 1 & -mmap.PAGESIZE, mmap.PAGESIZE)
+        # Linux aligns a mapping to huge pages only if it is a whole number of them.
+        unit = _HUGE_PAGE if size >= _MANY else mmap.PAGESIZE
+        self.size: int = max(size + unit - 1 & -unit, unit)
         try:
             memory = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError) as error:
             raise RuntimeFault(f"the system gives no {show_bytes(self.size)} of memory: {error}") from error
-        if self.size >= _HUGE:
+        if unit == _HUGE_PAGE:
             with suppress(OSError):  # a kernel without huge pages
                 memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
         self.address: int = self._bytes.ctypes.data
 
     def view(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """A writable array over the memory that begins `offset` bytes into it; it keeps the memory mapped."""
-        return np.ndarray(shape, dtype, self._bytes.data, offset)
+        """A writable array over the memory that begins `offset` bytes into it; it keeps the memory mapped. Raises
+        RuntimeFault for shapes without elements whose other extents numpy has no numbers for."""
+        try:
+            return np.ndarray(shape, dtype, self._bytes.data, offset)
+        except ValueError as error:
+            raise RuntimeFault(f"there is no array of shape {list(shape)}: {error}") from error
 
     def poison(self) -> None:
         """Fill the memory with 0xFF: NaN in every floating-point type, -1 or the largest value in the others."""

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingot.runtime.dims import CompiledDims, Dim, compile_dims, symbols_of
+from ingot.runtime.entropy import Entropy
 from ingot.runtime.errors import InputError
-from ingot.runtime.fastcall import Call, decline
 from ingot.runtime.inputs import TensorInfo, solve
 from ingot.runtime.late import LateMemory
+from ingot.runtime.limits import MemoryLimit
 from ingot.runtime.manifest import Manifest
 from ingot.runtime.memory import ALIGNMENT, Arena, Placer, check_limit
-from ingot.runtime.tables import BLOCK, MAX_SIZE, STATUS, TEMP, WEIGHT
+from ingot.runtime.tables import BLOCK, ENTROPY, HOST, MAX_SIZE, STATUS, TEMP, WEIGHT
+
+if TYPE_CHECKING:
+    from ingot.runtime.host.lane import HostLane
+    from ingot.runtime.host.pool import Constants
 
 STAGED_BYTES: Final = 64 << 10
 """Inputs and outputs up to this size are copied to and from fixed places, larger ones are read and written in place."""
@@ -31,10 +36,10 @@ _FIXED: Final = 1
 _STATUS: Final = 2
 _CALLER: Final = 3
 _LATE: Final = 4
+_ENTROPY: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """An input or output at concrete shapes: staged `offset` bytes into the arena, or, where that is None, in memory
     of the caller whose address + bytes goes into the table words `patches` (word, bytes)."""
 
@@ -45,8 +50,7 @@ class Port:
     patches: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LatePort:
+class LatePort(NamedTuple):
     """An output whose shape is known after a run: what late storage number `storage` holds, None where it is empty
     whatever the sizes are."""
 
@@ -56,12 +60,22 @@ class LatePort:
     storage: int | None
 
 
+Call: TypeAlias = "Callable[[Any], dict[str, NDArray[Any]] | None]"
+"""Results by name; None when the inputs are not simple enough or the code meets a fault: `Session.run` tells which."""
+
+
+def decline(inputs: Any) -> None:
+    """The call of a frame that has no better one."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
-    """The argument table for concrete shapes. `template` needs the arena's address added at `arena_words` and that of
-    the status at `status_words`, and that of the block that `block` makes at `block_words`. `names` are the outputs in
-    order, those of `late` among them, `values` the symbols that the inputs tell."""
+    """The argument table for concrete shapes. `template` needs the arena's address added at `arena_words`, that of the
+    status at `status_words`, that of the block that `block` makes at `block_words`, that of what `entropy` gives at
+    `entropy_words`, and that of the function of what `host` makes at `host_words`. `names` are the outputs in order,
+    those of `late` among them, `values` the symbols that the inputs tell, `program` is the one that runs."""
 
+    program: Manifest
     shapes: tuple[tuple[int, ...], ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -76,10 +90,19 @@ class Plan:
     block: Callable[[], LateMemory] | None
     block_words: tuple[int, ...]
     values: Mapping[str, int]
+    entropy: Entropy | None = None
+    entropy_words: tuple[int, ...] = ()
+    host: Callable[[], HostLane] | None = None
+    host_words: tuple[int, ...] = ()
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether runs need no more than the argument table, and give the same for the same inputs."""
+        return self.block is None and self.entropy is None and self.host is None
 
 
 class Planner:
-    """Makes plans for one loaded model."""
+    """Makes plans for one program of a loaded model."""
 
     def __init__(
         self,
@@ -87,11 +110,13 @@ class Planner:
         inputs: Sequence[TensorInfo],
         outputs: Sequence[TensorInfo],
         weights_address: int,
-        memory_limit: int,
+        memory_limit: MemoryLimit,
+        entropy: Entropy | None = None,
     ) -> None:
         self._manifest = manifest
-        self._inputs = inputs
-        self._outputs = outputs
+        self._entropy = entropy if len(manifest.storages.numbers(ENTROPY)) else None
+        self._inputs = [_in_memory(info) for info in inputs]
+        self._outputs = outputs = [_in_memory(info) for info in outputs]
         self._limit = memory_limit
         args, storages = manifest.args, manifest.storages
         bound = manifest.bound.keys()
@@ -107,6 +132,8 @@ class Planner:
             if bound and any(symbols_of(dim) & bound for dim in signature.shape)
         }
         self._blocks = tuple(np.flatnonzero(args.storage == BLOCK).tolist())
+        self._host_words = tuple(np.flatnonzero(args.storage == HOST).tolist())
+        self._constants = _constants(manifest)
         self._dims = compile_dims(wanted)
         self._pointers = np.flatnonzero(args.storage >= 0)
         self._targets = args.storage[self._pointers]
@@ -114,7 +141,7 @@ class Planner:
         self._bases = np.zeros(len(storages), np.int64)
         self._bases[storages.numbers(WEIGHT)] = weights_address + storages.offset
         self._temps = storages.numbers(TEMP)
-        self._regions = np.array([_CALLER, _CALLER, _FIXED, _ARENA, _STATUS])[storages.kind]
+        self._regions = np.array([_CALLER, _CALLER, _FIXED, _ARENA, _STATUS, _ENTROPY])[storages.kind]
         self._regions[list(late)] = _LATE
         self._ports = np.flatnonzero(self._regions == _CALLER)
         self._placer = Placer(storages.live)
@@ -140,42 +167,25 @@ class Planner:
         if words.size and np.abs(words[self._pointers]).max(initial=0) > MAX_SIZE:
             raise InputError("the shapes of the inputs are too large: an address is beyond 2**56 elements")
 
-        bases, regions = self._bases.copy(), self._regions.copy()
-        arena_size = 0
-        for index in self._ports.tolist():
-            if sizes[index] <= staged_bytes:
-                regions[index] = _ARENA
-                bases[index] = arena_size
-                arena_size += (int(sizes[index]) + ALIGNMENT - 1) & -ALIGNMENT
-        placement = self._placer.place(sizes[self._temps].tolist(), limit=self._limit)
-        bases[self._temps] = np.array(placement.offsets, np.int64) + arena_size
-        arena_size += placement.total
-        check_limit(arena_size, self._limit)
-
+        bases, regions, arena_size = self._place(sizes, staged_bytes)
         words[self._pointers] = words[self._pointers] * self._itemsizes[self._targets] + bases[self._targets]
         pointed = regions[self._targets]
         shapes_out = _split(extents, [len(signature.shape) for signature in manifest.outputs])
-        ports = [
-            Port(
-                info.name,
-                info.dtype,
-                shape,
-                int(bases[signature.storage]) if regions[signature.storage] == _ARENA else None,
-                self._patches(words, signature.storage) if regions[signature.storage] == _CALLER else (),
-            )
-            for signature, info, shape in zip(
-                (*manifest.inputs, *manifest.outputs),
-                (*self._inputs, *self._outputs),
-                (*shapes, *shapes_out),
-                strict=True,
-            )
-        ]
-        for index, (port, signature) in enumerate(zip(ports, (*manifest.inputs, *manifest.outputs), strict=True)):
-            if index - len(shapes) not in self._late:
-                _check_port(port, int(sizes[signature.storage]))
+        ports: list[Port] = []
+        for signature, info, shape in zip(
+            (*manifest.inputs, *manifest.outputs), (*self._inputs, *self._outputs), (*shapes, *shapes_out), strict=True
+        ):
+            storage = signature.storage
+            staged = int(bases[storage]) if regions[storage] == _ARENA else None
+            patches = self._patches(words, storage) if regions[storage] == _CALLER else ()
+            port = Port(info.name, info.dtype, shape, staged, patches)
+            if len(ports) - len(shapes) not in self._late:
+                _check_port(port, int(sizes[storage]))
+            ports.append(port)
         outputs = ports[len(shapes) :]
         words.setflags(write=False)
         return Plan(
+            program=manifest,
             shapes=shapes,
             inputs=tuple(ports[: len(shapes)]),
             outputs=tuple(port for i, port in enumerate(outputs) if i not in self._late),
@@ -190,13 +200,46 @@ class Planner:
             block=self._make_block if manifest.bound else None,
             block_words=self._blocks,
             values=known,
+            entropy=self._entropy,
+            entropy_words=tuple(self._pointers[pointed == _ENTROPY].tolist()),
+            host=self._make_host if self._constants is not None else None,
+            host_words=self._host_words,
         )
 
+    def _place(self, sizes: NDArray[np.int64], staged_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Where storages of these `sizes` in bytes lie: the offset in its region and the region of each, and the size
+        of the arena, in which the inputs and outputs that are staged come first. Raises InputError beyond the limit."""
+        bases, regions = self._bases.copy(), self._regions.copy()
+        arena_size = 0
+        for index in self._ports.tolist():
+            if sizes[index] <= staged_bytes:
+                regions[index] = _ARENA
+                bases[index] = arena_size
+                arena_size += (int(sizes[index]) + ALIGNMENT - 1) & -ALIGNMENT
+        temps: list[int] = sizes[self._temps].tolist()
+        limit = self._limit.for_size(arena_size + sum(temps) + ALIGNMENT * len(temps))
+        placement = self._placer.place(temps, limit=limit)
+        bases[self._temps] = np.array(placement.offsets, np.int64) + arena_size
+        arena_size += placement.total
+        check_limit(arena_size, limit)
+        return bases, regions, arena_size
+
+    def _make_host(self) -> HostLane:
+        from ingot.runtime.host.lane import HostLane
+
+        assert self._constants is not None
+        return HostLane(self._constants, self._manifest.host)
+
     def _make_block(self) -> LateMemory:
-        return LateMemory(len(self._manifest.late), tuple(self._manifest.bound), self._limit)
+        return LateMemory(len(self._manifest.late), tuple(self._manifest.bound), self._limit.bytes)
 
     def _patches(self, words: NDArray[np.int64], storage: int) -> tuple[tuple[int, int], ...]:
         return tuple((int(word), int(words[word])) for word in self._pointers[self._targets == storage])
+
+
+def _in_memory(info: TensorInfo) -> TensorInfo:
+    """What is told of a tensor, with the element type that it has in memory: handles for strings."""
+    return replace(info, dtype=np.dtype(np.int64)) if info.dtype.hasobject else info
 
 
 def _split(values: Sequence[int], counts: Sequence[int]) -> list[tuple[int, ...]]:
@@ -206,6 +249,14 @@ def _split(values: Sequence[int], counts: Sequence[int]) -> list[tuple[int, ...]
         parts.append(tuple(values[start : start + count]))
         start += count
     return parts
+
+
+def _constants(manifest: Manifest) -> Constants | None:
+    if not manifest.strings and not manifest.host:
+        return None
+    from ingot.runtime.host.pool import Constants  # here, as few models need the host
+
+    return Constants(manifest.strings)
 
 
 def _check_port(port: Port, size: int) -> None:
@@ -223,13 +274,14 @@ class Frame:
     `takes` has (name, dtype, shape, array) for each input. The array is the place that it is copied to; it is None for
     the inputs `reads`. For those and for the outputs `writes`, `point` puts the caller's arrays into the table before
     the call. `copies` gives each other output's name and a function that copies it. With `is_staged` there are no
-    arrays of the caller. `names` are all outputs, in order. `call` is the quickest
+    arrays of the caller. `names` are all outputs, in order. `host` is there for models with strings or host steps: its
+    arrays are handles in the place of strings. `call` is the quickest
     way to run it, None until that is known.
     """
 
     __slots__ = (
-        "_table", "_words", "arena", "call", "copies", "is_staged", "late", "names", "plan", "pointer", "reads",
-        "status", "takes", "writes",
+        "_table", "_words", "arena", "call", "copies", "host", "is_staged", "late", "names", "plan", "pointer", "reads",
+        "slow_runs", "status", "takes", "writes",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, arena: Arena, late: LateMemory | None = None) -> None:
@@ -237,13 +289,19 @@ class Frame:
         self.arena = arena
         self.late = late
         count = plan.template.size
-        self._table = np.zeros(count + 1, np.int64)  # the last word is the status
+        self._table = np.zeros(count + 3, np.int64)  # the last words are the status and the entropy
         address = self._table.ctypes.data
         self._table[:count] = plan.template
         self._table[plan.arena_words] += arena.address
         self._table[plan.status_words] += address + 8 * count
         if late is not None:
             self._table[list(plan.block_words)] = late.address
+        if plan.entropy is not None:
+            self._table[list(plan.entropy_words)] += address + 8 * (count + 1)
+            self._table[count + 1 :].view(np.uint64)[:] = plan.entropy.stream()
+        self.host = None if plan.host is None else plan.host()
+        if self.host is not None:
+            self._table[list(plan.host_words)] = self.host.address
         self._words = (ctypes.c_int64 * count).from_buffer(self._table.data)
         self.status = ctypes.c_int64.from_buffer(self._table.data, 8 * count)
         self.pointer = ctypes.c_void_p(address)
@@ -256,6 +314,7 @@ class Frame:
         self.writes = tuple(port for port in plan.outputs if port.offset is None)
         self.names = plan.names
         self.call: Call | None = None
+        self.slow_runs: int = 0
         self.is_staged = not (self.reads or self.writes or plan.late)
 
     def _view(self, port: Port) -> NDArray[Any] | None:
@@ -284,10 +343,16 @@ class Lane:
 
     def __init__(self) -> None:
         self.arena: Arena | None = None
-        self.late: LateMemory | None = None
+        self.late: dict[Callable[[], LateMemory], LateMemory] = {}
         self.frames: dict[Plan, Frame] = {}
         self.current: Frame | None = None
         self.call: Call = decline
+
+    def forget(self) -> None:
+        """Drop all frames: what they hold is not to be used again."""
+        self.frames.clear()
+        self.current = None
+        self.call = decline
 
     def frame(self, plan: Plan, keep: int) -> Frame:
         """The frame for `plan`, made current; at most `keep` frames are held. Raises RuntimeFault without memory."""
@@ -301,9 +366,11 @@ class Lane:
                 self.arena = Arena(plan.arena_size)
             while len(self.frames) >= keep:
                 del self.frames[next(iter(self.frames))]
-            if self.late is None and plan.block is not None:
-                self.late = plan.block()
-            frame = self.frames[plan] = Frame(plan, self.arena, self.late)
+            late = None
+            if plan.block is not None:  # one for each program
+                late = self.late.get(plan.block) or plan.block()
+                self.late[plan.block] = late
+            frame = self.frames[plan] = Frame(plan, self.arena, late)
         self.current = frame
         self.call = frame.call or decline
         return frame

@@ -18,9 +18,10 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.runtime import records
 from ingot.runtime.dims import Dim, compile_dims, parse_dim, symbols_of
 from ingot.runtime.errors import ArtifactError, InputError, RuntimeFault
-from ingot.runtime.manifest import MAX_SYMBOL
+from ingot.runtime.manifest import MAX_PROFILE_BYTES, MAX_SYMBOL
 
 # The record in 64-bit words: the header, then `LAUNCH` for each launch in program order, then `EVENT` after `EVENT`.
 HEADER: Final = ("started", "ended", "thread", "launches", "capacity", "events")
@@ -35,7 +36,6 @@ EVENT: Final = ("launch", "chunk", "thread", "started", "ended")
 MISMATCH: Final = -1
 """What the code returns, having done nothing, when the record has entries for another number of launches."""
 MAX_EVENTS: Final = 1 << 16
-MAX_PROFILE_BYTES: Final = 1 << 26
 WARM_UP: Final = 3
 """Runs before those that count."""
 _CALIBRATION_NS: Final = 20_000_000
@@ -157,16 +157,10 @@ def encode_costs(costs: Sequence[LaunchCost]) -> bytes:
 
 def parse_costs(data: bytes) -> tuple[LaunchCost, ...]:
     """Read the member. Raises ArtifactError for anything that `encode_costs` does not write."""
-    if len(data) > MAX_PROFILE_BYTES:
-        raise ArtifactError(f"the list of launches has {len(data)} bytes; {MAX_PROFILE_BYTES} is the most")
-    try:
-        rows: object = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"the list of launches is not valid JSON: {error}") from error
-    if not isinstance(rows, list):
-        raise ArtifactError("the list of launches is not a JSON array")
+    what = "the list of launches"
+    rows = records.sequence(records.decode(data, what, MAX_PROFILE_BYTES), what)
     costs: list[LaunchCost] = []
-    for index, row in enumerate(cast("list[object]", rows)):
+    for index, row in enumerate(rows):
         match row:
             case [str(kernel), [*names], chunks, flops, moved] if all(isinstance(name, str) for name in names):  # pyright: ignore[reportUnknownVariableType]
                 try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -54,7 +53,7 @@ def replaced(path: str | os.PathLike[str]) -> Generator[Path]:
     Raises what `file_to_replace` does. An OSError about the temporary file or about none speaks of `path`.
     """
     target = file_to_replace(path)
-    temporary = target.with_name(f".ingot.{secrets.token_hex(8)}")
+    temporary = target.with_name(f".ingot.{os.urandom(8).hex()}")
     try:
         yield temporary
         os.replace(temporary, target)

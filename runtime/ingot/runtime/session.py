@@ -7,23 +7,27 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import thread_time_ns
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, NoReturn, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ingot.runtime.checked import found_by_check
+from ingot.runtime.entropy import Entropy
 from ingot.runtime.environment import read_environment
 from ingot.runtime.errors import InputError, RuntimeFault
-from ingot.runtime.fastcall import decline, make_call
+from ingot.runtime.fastcall import make_call
 from ingot.runtime.inputs import TensorInfo, collect, describe, solve
 from ingot.runtime.library import Library, Verify
-from ingot.runtime.limits import available_cpus, available_memory
-from ingot.runtime.plan import Frame, Lane, Plan, Planner, Port
-from ingot.runtime.profile import WARM_UP, Profile, Recorder, check_runs
-from ingot.runtime.tables import STATUS
+from ingot.runtime.limits import MemoryLimit, available_cpus
+from ingot.runtime.plan import Frame, Lane, Plan, Port, decline
 from ingot.runtime.threads import Threads, forget_after_fork
+from ingot.runtime.variants import Variants, choose, programs
+
+if TYPE_CHECKING:
+    from ingot.runtime.profile import Profile
 
 MAX_PLANS: Final = 64
 """Sets of input shapes that a session keeps plans for; the one not used for longest is dropped first."""
@@ -43,6 +47,10 @@ class Session:
     weights too (``"full"``), which reads them. Digests show damage, not who wrote a
     file: loading an artifact is running its code.
 
+    `seed`, 0 to 2**64 - 1, is where the random numbers of the model's random operators begin: with the same seed every
+    session gives the same numbers in its first run, in its second run, and so on. By default it is INGOT_SEED, else the
+    system's entropy. A node that has a seed of its own goes by that.
+
     Threads may share a session. The native threads work for one run at a time; a run that finds them busy is done by
     its own thread alone. The working memory is kept between runs, as much as runs took at the same time. The file must
     not be written while a session is open; replace it by rename.
@@ -51,11 +59,19 @@ class Session:
     for bad options, OSError when the file cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, verify: Verify = "code") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        verify: Verify = "code",
+        seed: int | None = None,
+    ) -> None:
         environment = read_environment()
         wanted = threads if threads is not None else environment.threads
         if wanted is not None and (type(wanted) not in _WHOLE or wanted < 1):
             raise InputError(f"threads is {wanted!r}; a whole number of at least 1 is needed")
+        self._entropy = Entropy(environment.seed if seed is None else seed)
         library = Library(path, verify=verify, environment=environment)
         manifest = library.manifest
         try:
@@ -63,12 +79,13 @@ class Session:
             """What the model takes."""
             self.outputs: tuple[TensorInfo, ...] = describe(manifest.outputs)
             """What the model gives."""
-            self._planner = Planner(
+            self._planner = Variants(
                 manifest,
                 self.inputs,
                 self.outputs,
                 library.weights_address,
-                environment.memory_limit or available_memory(),
+                MemoryLimit(environment.memory_limit),
+                self._entropy,
             )
         except BaseException:
             library.close()
@@ -89,12 +106,9 @@ class Session:
         self._library = library
         self._threads = Threads(library.team_functions, count)
         self._native: _Native = _NATIVE(library.run)
-        self._faults = manifest.faults
-        self._has_status = len(manifest.storages.numbers(STATUS)) > 0
         self._checked = manifest.checked
         self._poison = environment.poison or manifest.checked
-        is_direct = environment.fastcall and not self._poison and not manifest.bound
-        self._call: int | None = library.call if is_direct else None
+        self._call: int | None = library.call if environment.fastcall and not self._poison else None
         self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
         self._idle: list[Lane] = []
         self._lanes = 0
@@ -146,9 +160,10 @@ class Session:
                 in_place.append(array)
             else:
                 buffer[...] = array
+        started = thread_time_ns() if frame.call is None else 0
         if frame.is_staged and not frame.plan.is_parallel:
             status = self._native(frame.pointer, None)
-            if status or (self._has_status and frame.status.value):
+            if status or (frame.plan.has_status and frame.status.value):
                 self._fail(frame, status)
             results: dict[str, NDArray[Any]] = {}
             for name, copy in frame.copies:
@@ -157,9 +172,10 @@ class Session:
             results = self._execute(frame, in_place)
         if frame.call is None:
             frame.call = decline
-            if self._call is not None and frame.is_staged:
-                frame.call = make_call(frame, self._call, self._native, alone=self._threads.count == 1)
-            lane.call = frame.call
+            if self._call is not None and frame.is_staged and frame.plan.is_direct:
+                took, alone = thread_time_ns() - started, self._threads.count == 1
+                frame.call = make_call(frame, self._call, self._native, alone=alone, took=took)
+            lane.call = frame.call or decline
         return results
 
     def profile(self, inputs: Mapping[str, ArrayLike], *, runs: int = 20) -> Profile:
@@ -168,7 +184,12 @@ class Session:
 
         Raises InputError for an artifact without time stamps (compile it again) and what `run` raises.
         """
-        costs, address = self._library.costs(), self._library.profile
+        from ingot.runtime.profile import WARM_UP, Recorder, check_runs  # here, as few sessions are profiled
+
+        manifest, address = self._library.manifest, self._library.profile
+        shapes = tuple(array.shape for array in collect(inputs, self.inputs))
+        number = choose(manifest, shapes)
+        costs = self._library.costs(number)
         if costs is None or address is None:
             raise InputError("the artifact cannot be profiled: it holds no time stamps; compile the model again")
         check_runs(runs)
@@ -182,11 +203,11 @@ class Session:
                 recorder.keep()
             while not recorder.is_calibrated:
                 self._run(lane, inputs, None, recorder.native)
-            values = solve(self._library.manifest, tuple(array.shape for array in collect(inputs, self.inputs)))
+            values = solve(programs(manifest)[number], shapes)
         finally:
             del lane
             self._drop_lane()
-        return recorder.profile(self.metadata["name"], self._threads.count, values)
+        return recorder.profile(programs(manifest)[number].name, self._threads.count, values)
 
     def _run(
         self,
@@ -202,9 +223,12 @@ class Session:
             _check_names(wanted, self.outputs)
         arrays = collect(inputs, self.inputs)
         frame = lane.frame(self._plan(tuple(array.shape for array in arrays)), MAX_PLANS)
-        if self._poison:
+        if self._poison or frame.host is not None:
             lane.current = None  # so that the next run comes here too
+        if self._poison:
             frame.arena.poison()
+        if frame.host is not None:
+            arrays = frame.host.begin(arrays)
         in_place: list[NDArray[Any]] = []
         for (_, _, _, buffer), array in zip(frame.takes, arrays, strict=True):
             if buffer is None:
@@ -212,6 +236,10 @@ class Session:
             else:
                 buffer[...] = array
         results = self._execute(frame, in_place, native)
+        if frame.host is not None:
+            for info in self.outputs:
+                if info.dtype.hasobject:
+                    results[info.name] = frame.host.strings(results[info.name])
         return results if wanted is None else {name: results[name] for name in wanted}
 
     def _execute(
@@ -254,6 +282,8 @@ class Session:
         if missing := [info.name for info in self.outputs if info.name not in outputs]:
             raise InputError(f"bind needs an array for every output; there is none for {', '.join(missing)}")
         sources = collect(inputs, self.inputs)
+        if texts := [info.name for info in (*self.inputs, *self.outputs) if info.dtype.hasobject]:
+            raise InputError(f"{texts[0]!r} holds strings, which cannot be bound; use run")
         plan = self._planner.plan(tuple(array.shape for array in sources), staged_bytes=-1)
         for port in plan.late:
             if outputs[port.name] is not None:
@@ -286,17 +316,19 @@ class Session:
         return self._bind(native, frame)
 
     def _bind(self, native: Any, frame: Frame) -> Callable[[], None]:
-        fail, threads, arena = self._fail, self._threads, frame.arena
-        if self._poison or (frame.plan.is_parallel and threads.count > 1):
+        fail, threads, arena, host = self._fail, self._threads, frame.arena, frame.host
+        if self._poison or host is not None or (frame.plan.is_parallel and threads.count > 1):
             is_poisoned = self._poison
 
             def run_bound() -> None:
                 if is_poisoned:
                     arena.poison()
+                if host is not None:
+                    host.begin(())
                 _call(native, frame, threads, fail)
 
             return run_bound
-        has_status, word, pointer = self._has_status, frame.status, frame.pointer
+        has_status, word, pointer = frame.plan.has_status, frame.status, frame.pointer
 
         def check(status: int, _function: object, _arguments: object) -> None:
             if status or (has_status and word.value):
@@ -338,6 +370,9 @@ class Session:
         """In a child of fork: replace what threads of the parent may have held. Called by the runtime itself."""
         self._lock = threading.RLock()
         self._threads.forget()
+        if self._entropy.renew():
+            for lane in self._idle:
+                lane.forget()
 
     def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
         with self._lock:
@@ -382,22 +417,23 @@ class Session:
         """What the block of late storages says about a fault."""
         if frame.late is None:
             return ""
-        manifest = self._library.manifest
-        for name, fault in manifest.bound.items():
+        program = frame.plan.program
+        for name, fault in program.bound.items():
             if fault == number:
                 return f": it is {frame.late.values()[name]}"
-        for index, fault in enumerate(manifest.late.values()):
+        for index, fault in enumerate(program.late.values()):
             if fault == number:
                 return f": {frame.late.wanted(index)} bytes"
         return ""
 
     def _violation(self, frame: Frame, number: int, element: int) -> str:
         """What a check of a checked build found."""
-        if not 0 < number <= len(self._faults):
+        faults = frame.plan.program.faults
+        if not 0 < number <= len(faults):
             return f"the model's code ended with the unknown fault {number}"
         values = {**frame.plan.values, **({} if frame.late is None else frame.late.values())}
         given = ", ".join(f"{name} is {value}" for name, value in values.items())
-        return f"{self._faults[number - 1]}: element {element}" + (f", where {given}" if given else "")
+        return f"{faults[number - 1]}: element {element}" + (f", where {given}" if given else "")
 
     def _fail(self, frame: Frame, status: int) -> NoReturn:
         number = frame.status.value or status
@@ -405,8 +441,15 @@ class Session:
         found = found_by_check(number) if self._checked else None
         if found is not None:
             raise RuntimeFault(self._violation(frame, *found))
-        if 0 < number <= len(self._faults):
-            raise RuntimeFault(self._faults[number - 1] + self._detail(frame, number))
+        faults = frame.plan.program.faults
+        if frame.host is not None and (cause := frame.host.error) is not None:
+            frame.host.error = None
+            if not isinstance(cause, Exception):
+                raise cause
+            known = faults[number - 1] if 0 < number <= len(faults) else "a host function failed"
+            raise RuntimeFault(f"{known}: {cause}") from cause
+        if 0 < number <= len(faults):
+            raise RuntimeFault(faults[number - 1] + self._detail(frame, number))
         raise RuntimeFault(f"the model's code ended with the unknown fault {number}")
 
 

@@ -9,34 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast, overload
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.runtime.dims import Dim, parse_dim
-from ingot.runtime.dtypes import BY_NAME, DType
+from ingot.runtime.dims import Dim, parse_dims
+from ingot.runtime.dtypes import BY_NAME, DType, stored_dtype
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.memory import ALIGNMENT
+from ingot.runtime.records import Record
 
 MAX_SIZE: Final = 1 << 56
 """Bound of offsets and sizes that do not depend on shapes, in bytes."""
 MAX_STEP: Final = 1 << 31
 
-StorageKind: TypeAlias = Literal["input", "output", "weight", "temp", "status"]
-STORAGE_KINDS: Final[tuple[StorageKind, ...]] = ("input", "output", "weight", "temp", "status")
-INPUT, OUTPUT, WEIGHT, TEMP, STATUS = range(5)
+StorageKind: TypeAlias = Literal["input", "output", "weight", "temp", "status", "entropy"]
+STORAGE_KINDS: Final[tuple[StorageKind, ...]] = ("input", "output", "weight", "temp", "status", "entropy")
+INPUT, OUTPUT, WEIGHT, TEMP, STATUS, ENTROPY = range(6)
 """Positions in STORAGE_KINDS: the numbers of the column `kind`."""
 
 VALUE: Final = -1
 BLOCK: Final = -2
+HOST: Final = -3
 """What stands in the column `storage` of an argument word that is no pointer."""
 
 _Table: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """A buffer of `size` elements. A temp is `live` from its first step to its last, both included; a weight lies
     `offset` bytes into the weights member."""
 
@@ -47,15 +48,13 @@ class Storage:
     offset: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """An argument word that holds the value of a dim."""
 
     dim: Dim
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(NamedTuple):
     """An argument word that holds the address of element `element` of storage number `storage`."""
 
     storage: int
@@ -67,7 +66,12 @@ class Block:
     """The argument word that holds the address of the block of a lane's late storages (`ingot.runtime.late`)."""
 
 
-Argument: TypeAlias = Value | Pointer | Block
+@dataclass(frozen=True, slots=True)
+class HostFunction:
+    """The argument word that holds the address of the function that answers host calls (`ingot.runtime.host.lane`)."""
+
+
+Argument: TypeAlias = Value | Pointer | Block | HostFunction
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,19 +110,21 @@ class Storages(Sequence[Storage]):
     @staticmethod
     def parse(value: object, symbols: Collection[str]) -> Storages:
         """The table that decoded JSON stands for. Raises ArtifactError for one that is not valid in itself."""
-        table = _keys(value, "storages", ("dtypes", "dims", "kind", "dtype", "size", "live", "offset"))
-        names = _list(table["dtypes"], "storages.dtypes")
-        if unknown := [name for name in names if not isinstance(name, str) or name not in BY_NAME]:
-            raise ArtifactError(f"storages.dtypes has {str(unknown[0])[:40]!r}; known are {', '.join(BY_NAME)}")
-        dims = _dims(table["dims"], "storages.dims", symbols)
+        table = Record("storages", value)
+        names = table.sequence("dtypes")
+        known = [name for name, dtype in BY_NAME.items() if stored_dtype(dtype) == dtype]
+        if unknown := [name for name in names if not isinstance(name, str) or name not in known]:
+            raise ArtifactError(f"storages.dtypes has {str(unknown[0])[:40]!r}; known are {', '.join(known)}")
+        dims = _dims(table, symbols)
         for dim in dims:
             if isinstance(dim, int) and not 0 <= dim <= MAX_SIZE:
                 raise ArtifactError(f"storages.dims: a size is {dim}")
-        kind = _integers(table["kind"], "storages.kind", 0, len(STORAGE_KINDS) - 1)
-        dtype = _integers(table["dtype"], "storages.dtype", 0, len(names) - 1)
-        size = _integers(table["size"], "storages.size", 0, len(dims) - 1)
-        live = _integers(table["live"], "storages.live", 0, MAX_STEP)
-        offset = _integers(table["offset"], "storages.offset", 0, MAX_SIZE)
+        kind = _integers(table, "kind", 0, len(STORAGE_KINDS) - 1)
+        dtype = _integers(table, "dtype", 0, len(names) - 1)
+        size = _integers(table, "size", 0, len(dims) - 1)
+        live = _integers(table, "live", 0, MAX_STEP)
+        offset = _integers(table, "offset", 0, MAX_SIZE)
+        table.end()
         if not len(kind) == len(dtype) == len(size):
             raise ArtifactError("storages: the columns kind, dtype and size are not of one length")
         if len(live) != 2 * np.count_nonzero(kind == TEMP) or (live[::2] > live[1::2]).any():
@@ -136,6 +142,11 @@ class Storages(Sequence[Storage]):
             raise ArtifactError("there are two status storages")
         if len(status) and (found.dtypes[dtype[status[0]]].name != "i64" or dims[size[status[0]]] != 1):
             raise ArtifactError("storages: the status is one i64")
+        entropy = found.numbers(ENTROPY)
+        if len(entropy) > 1:
+            raise ArtifactError("there are two entropy storages")
+        if len(entropy) and (found.dtypes[dtype[entropy[0]]].name != "u64" or dims[size[entropy[0]]] != 2):
+            raise ArtifactError("storages: the entropy is two u64")
         return found
 
     def encode(self) -> _Table:
@@ -193,7 +204,7 @@ class Storages(Sequence[Storage]):
 @dataclass(frozen=True, eq=False, slots=True)
 class Arguments(Sequence[Argument]):
     """Argument words in order. `dim` [words] are positions in `dims`: of the value, or of the element pointed to;
-    `storage` [words] has the number of the storage pointed into, VALUE or BLOCK. Both are i64."""
+    `storage` [words] has the number of the storage pointed into, VALUE, BLOCK or HOST. Both are i64."""
 
     dims: tuple[Dim, ...]
     dim: NDArray[np.int64]
@@ -211,16 +222,19 @@ class Arguments(Sequence[Argument]):
                     pairs.append((storage, element))
                 case Block():
                     pairs.append((BLOCK, 0))
+                case HostFunction():
+                    pairs.append((HOST, 0))
         dims = {each: i for i, each in enumerate(dict.fromkeys(dim for _, dim in pairs))}
         return Arguments(tuple(dims), _column(dims[dim] for _, dim in pairs), _column(at for at, _ in pairs))
 
     @staticmethod
     def parse(value: object, symbols: Collection[str], storages: int) -> Arguments:
         """The table that decoded JSON stands for, whose words point into so many storages. Raises ArtifactError."""
-        table = _keys(value, "args", ("dims", "dim", "storage"))
-        dims = _dims(table["dims"], "args.dims", symbols)
-        dim = _integers(table["dim"], "args.dim", 0, len(dims) - 1)
-        storage = _integers(table["storage"], "args.storage", BLOCK, storages - 1)
+        table = Record("args", value)
+        dims = _dims(table, symbols)
+        dim = _integers(table, "dim", 0, len(dims) - 1)
+        storage = _integers(table, "storage", HOST, storages - 1)
+        table.end()
         if len(dim) != len(storage):
             raise ArtifactError("args: the columns dim and storage are not of one length")
         return Arguments(dims, dim, storage)
@@ -242,6 +256,8 @@ class Arguments(Sequence[Argument]):
         for dim, storage in zip(dims, storages, strict=True):
             if storage == BLOCK:
                 yield Block()
+            elif storage == HOST:
+                yield HostFunction()
             else:
                 yield Value(self.dims[dim]) if storage == VALUE else Pointer(storage, self.dims[dim])
 
@@ -258,33 +274,17 @@ def _column(numbers: Iterable[int]) -> NDArray[np.int64]:
     return np.array(list(numbers), np.int64)
 
 
-def _keys(value: object, where: str, keys: Sequence[str]) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{where} is not a JSON object")
-    table = cast("dict[str, object]", value)
-    if missing := [key for key in keys if key not in table]:
-        raise ArtifactError(f"{where} has no {missing[0]!r}")
-    if len(table) != len(keys):
-        raise ArtifactError(f"{where} has unknown keys: {', '.join(sorted(table.keys() - set(keys)))[:200]}")
-    return table
-
-
-def _list(value: object, where: str) -> list[object]:
-    if not isinstance(value, list):
-        raise ArtifactError(f"{where} is not a JSON array")
-    return cast("list[object]", value)
-
-
-def _dims(value: object, where: str, symbols: Collection[str]) -> tuple[Dim, ...]:
+def _dims(table: Record, symbols: Collection[str]) -> tuple[Dim, ...]:
+    dims = table.sequence("dims")
     try:
-        return tuple([parse_dim(each, symbols) for each in _list(value, where)])
+        return parse_dims(dims, symbols)
     except ArtifactError as error:
-        raise ArtifactError(f"{where}: {error}") from None
+        raise ArtifactError(f"{table.where}.dims: {error}") from None
 
 
-def _integers(value: object, where: str, low: int, high: int) -> NDArray[np.int64]:
+def _integers(table: Record, key: str, low: int, high: int) -> NDArray[np.int64]:
     """A column; the check by type comes first, as numpy takes true for 1 and reads numbers out of text."""
-    items = _list(value, where)
+    items, where = table.sequence(key), f"{table.where}.{key}"
     if not set(map(type, items)) <= {int}:
         raise ArtifactError(f"{where} is not an array of integers")
     numbers = cast("list[int]", items)

@@ -15,8 +15,7 @@ import threading
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ingot.runtime.errors import RuntimeFault
 from ingot.runtime.memory import Arena
@@ -31,8 +30,7 @@ _BLOCKED: Final = signal.valid_signals() - {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class TeamFunctions:
+class TeamFunctions(NamedTuple):
     """Addresses of the compiled code's thread functions:
 
     ``i64 ingot_team_size(void)``, ``void ingot_team_init(void *team, i64 workers, void *syscall)``,

@@ -128,6 +128,8 @@ def test_every_option_makes_another_program(model: Path, cache: Store, tmp_path:
         {"shapes": {"x": ("rows", 4)}},
         {"ranges": {"n": (1, 8)}},
         {"ranges": {"n": (1, 9)}},
+        {"specialise": [{"n": 1}]},
+        {"specialise": [{"n": 1}], "general": False},
         {"numerics": "strict"},
         {"checked": True},
         {"pipeline": default_pipeline().without("fuse")},
@@ -271,4 +273,4 @@ def test_no_warning_without_trouble(model: Path, cache: Store) -> None:
         warnings.simplefilter("error")
         compile(model)
         compile(model)
-    assert sorted(os.listdir(cache.folder)) == ["objects", "programs"]
+    assert sorted(os.listdir(cache.folder)) == ["growth", "objects", "programs"]

@@ -72,7 +72,7 @@ def test_an_entry_under_another_name_is_no_good(tmp_path: Path) -> None:
 
 
 def test_least_recently_used_goes_first(tmp_path: Path) -> None:
-    store = store_in(tmp_path, limit=5 * 132)
+    store = store_in(tmp_path, limit=5 * 132 + 50)  # a sixteenth is made room for besides
     names = keys(6)
     for age, key in enumerate(names):
         store.keep_object(key, b"x" * 100)
@@ -81,6 +81,69 @@ def test_least_recently_used_goes_first(tmp_path: Path) -> None:
     store.trim()
     assert [key for key in names if store.object(key) is None] == [names[1]]
     assert store.holdings().size <= store.limit
+
+
+def test_the_folder_is_looked_through_when_it_may_be_full(tmp_path: Path) -> None:
+    store = store_in(tmp_path, limit=100 * 132)
+    first, *names = keys(100)
+    store.keep_object(first, b"x" * 100)
+    store.trim()
+    left_behind = tmp_path / "objects" / "ab" / f".ingot.{0:016x}"  # swept whenever the folder is looked through
+    left_behind.parent.mkdir(exist_ok=True)
+    left_behind.write_bytes(b"")
+    used(left_behind, ago=10000)
+    for key in names:
+        store.keep_object(key, b"x" * 100)
+        store.trim()
+    assert left_behind.exists() and store.holdings().size == store.limit
+    (another,) = keys(101)[100:]
+    store.keep_object(another, b"x" * 100)
+    store.trim()
+    assert not left_behind.exists() and store.holdings().size <= store.limit - store.limit // 16
+
+
+def test_processes_know_of_what_others_keep(tmp_path: Path) -> None:
+    stores = [store_in(tmp_path, limit=10 * 132) for _ in range(7)]  # each has room for its part alone
+    for number, key in enumerate(keys(70)):
+        store = stores[number % len(stores)]
+        store.keep_object(key, b"x" * 100)
+        store.trim()
+        assert store.holdings().size <= store.limit
+
+
+def test_it_is_looked_through_after_many_records_at_the_latest(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    names = keys(6)
+    for key in names[:5]:
+        store.keep_object(key, b"x" * 100)
+    store.trim()
+    store.limit = 3 * 132
+    growth = tmp_path / "growth"
+    growth.write_bytes(bytes(8 * 1024))  # says that nothing is there
+    store.keep_object(names[5], b"x" * 100)
+    store.trim()
+    assert store.holdings().size <= store.limit and growth.stat().st_size == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\xff" * 8, b"\xff" * 24, b"\0" * 8191, b"\0" * 100_000])
+def test_growth_that_others_wrote(tmp_path: Path, content: bytes) -> None:
+    store = store_in(tmp_path, limit=3 * 132)
+    for number, key in enumerate(keys(40)):
+        store.keep_object(key, b"x" * 100)
+        store.trim()
+        if number == 5:
+            (tmp_path / "growth").write_bytes(content)
+    assert store.holdings().size <= store.limit
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_something_else_in_the_place_of_growth(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "growth")
+    store = store_in(tmp_path, limit=3 * 132)
+    for key in keys(10):
+        store.keep_object(key, b"x" * 100)
+        store.trim()
+        assert store.holdings().size <= store.limit
 
 
 def test_programs_go_before_objects(tmp_path: Path) -> None:
@@ -153,6 +216,14 @@ def test_clear_leaves_what_is_not_the_caches(tmp_path: Path) -> None:
     held = store.clear()
     assert (len(held.objects), len(held.programs), held.size) == (1, 1, 34)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["mine", "mine", "mine.ingot", "mine.txt"]
+
+
+def test_clear_leaves_nothing_of_the_caches(tmp_path: Path) -> None:
+    store, (key,) = store_in(tmp_path / "cache"), keys(1)
+    store.keep_object(key, b"x")
+    store.trim()
+    store.clear()
+    assert list(store.folder.iterdir()) == []
 
 
 def test_clearing_nothing(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_check_of_several_targets(ingot: Ingot, model: Path) -> None:
         assert found["native"] == outcome.record["operators"]
     nodes = [
         helper.make_node("Relu", ["x"], ["a"]),
-        helper.make_node("Cast", ["a"], ["b"], name="text", to=8),
+        helper.make_node("Cast", ["a"], ["b"], name="text", to=14),
         helper.make_node("Twirl", ["b"], ["y"], name="third", domain="com.example"),
         helper.make_node("Neg", ["x"], ["unused"]),
     ]

@@ -96,6 +96,19 @@ def test_closed_pipe(tmp_path: Path, artifact: Path, arguments: tuple[str, ...])
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def without(stream: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process that is started with the stream of that number closed."""
+    command = ["/bin/sh", "-c", f'exec "$@" {stream}>&-', "sh", *COMMAND, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_streams_that_are_closed(tmp_path: Path, artifact: Path) -> None:
+    done = without("1", "inspect", str(artifact), "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = without("2", "inspect", "nowhere.ingot", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
 @pytest.fixture(scope="module")
 def numpy_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a Python that has numpy and Ingot and no other package."""

@@ -262,18 +262,18 @@ def test_function_without_end_is_refused() -> None:
 
 
 def test_unsupported_operators_inside_functions_and_branches_are_listed() -> None:
-    text = FUNCTION.replace("b = Mul(a, k)", "b = Multinomial(a)\nunused = local.nothing(a)")
+    text = FUNCTION.replace("b = Mul(a, k)", "b = Unheard(a)\nunused = local.nothing(a)")
     with pytest.raises(UnsupportedError) as caught:
         load(text)
-    assert [str(o) for o in caught.value.operators] == ["Multinomial (opset 17, 1 node(s): Multinomial:b)"]
+    assert [str(o) for o in caught.value.operators] == ["Unheard (opset 17, 1 node(s): Unheard:b)"]
     text = """agraph (bool c, float[3] x) => (float[k] y) {
-      y = If (c) <then_branch = t () => (float[k] a) { a = StringNormalizer(x) p = StringNormalizer(x) },
-                  else_branch = e () => (float[k] b) { q = local.foo(x) b = StringNormalizer(q) }>
+      y = If (c) <then_branch = t () => (float[k] a) { a = Inexistent(x) p = Inexistent(x) },
+                  else_branch = e () => (float[k] b) { q = local.foo(x) b = Inexistent(q) }>
     }"""
     with pytest.raises(UnsupportedError) as caught:
         load(text)
     assert {(o.domain, o.op_type, o.opset, o.count) for o in caught.value.operators} == {
-        ("", "StringNormalizer", 17, 2),
+        ("", "Inexistent", 17, 2),
         ("local", "foo", 1, 1),
     }
 

@@ -33,6 +33,10 @@ MODELS = Path(os.environ.get("INGOT_MODELS") or Path(__file__).parents[4] / "sha
 DIFFERS = {
     "gru_f64": "no kernel for GRU of f64",
     "mat_mul_bytes_empty_depth": "MatMulInteger of depth 0 leaves its result as it was",
+    **dict.fromkeys(("image_decode", "image_nothing", "image_size"), "no kernel for ImageDecoder"),
+    "number_to_string_f64": "large numbers are written in scientific notation",
+    "string_parts": "the empty string has no parts",
+    "string_to_number_i8": "the exponent of a numeral does not count for integers",
     "lstm_no_steps": "final states are not initialised when there are no steps",
     "reduce_max_nan": "ReduceMax ignores NaN",
     "reduce_min_nan": "ReduceMin ignores NaN",
@@ -41,7 +45,9 @@ DIFFERS = {
 }
 ABORTS = {
     "lstm_no_rows": "onnxruntime ends the process on a recurrent layer of a batch of 0",
+    **dict.fromkeys(("string_kept", "string_normalize"), "onnxruntime needs a locale that a machine may lack"),
 }
+EXPORTED = [e for e in EXAMPLES if e.name != "entropy"]  # for which ONNX has random numbers of other generators
 # Examples that an older opset has no operator for.
 NEEDS = {
     "average_pool_dilated": 19,
@@ -49,7 +55,9 @@ NEEDS = {
     "bit_not": 18,
     "bit_or": 18,
     "bit_xor": 18,
+    **dict.fromkeys(("image_decode", "image_nothing", "image_size", "regex_full_match"), 20),
     "pad_wrap": 19,
+    "random_bits": 18,
     "scatter_add": 16,
     "scatter_f16": 16,
     "scatter_max": 18,
@@ -61,6 +69,7 @@ NEEDS = {
     "scatter_rows_min": 18,
     "scatter_rows_mul": 16,
     "scatter_vector": 16,
+    **dict.fromkeys(("string_concat", "string_parts", "string_split"), 20),
 }
 # Relative to the element and to the largest finite element: onnxruntime computes in the type itself, or in f32.
 TOLERANCE = {"float64": 1e-12, "float32": 8e-6, "float16": 4e-3, "bfloat16": 2e-2}
@@ -108,7 +117,7 @@ def same(found: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: flo
     for name, want in wanted.items():
         have = found[name]
         assert have.dtype == want.dtype and have.shape == want.shape
-        if want.dtype.kind in "iub":
+        if want.dtype.kind in "iubO":
             np.testing.assert_array_equal(have, want, err_msg=name)
             continue
         bound = tolerance or TOLERANCE[want.dtype.name]
@@ -121,12 +130,13 @@ def same(found: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: flo
 
 
 def test_every_operator_has_a_row_or_a_definition() -> None:
-    ours = [op for op in OPS.values() if op.__module__.startswith("ingot.")]
+    inner = "ingot.compiler.lower."  # what lowering makes for itself is in no graph that is exported
+    ours = [op for op in OPS.values() if op.__module__.startswith("ingot.") and not op.__module__.startswith(inner)]
     without = {op for op in ours if TABLE.find(op) is None and op.expand is Node.expand}
     assert without == {Input, Constant}
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.name)
+@pytest.mark.parametrize("example", EXPORTED, ids=lambda e: e.name)
 def test_example(example: Example) -> None:
     graph, feed = example.graph(), example.feed()
     model = export_onnx(graph)
@@ -149,8 +159,8 @@ def test_example(example: Example) -> None:
 def test_examples_in_other_opsets(opset: int, every: int) -> None:
     """All examples in the oldest opset; of the others a third, and all composites."""
     failed: list[str] = []
-    composites = [e for e in EXAMPLES if any(type(node) in COMPOSITES for node in e.graph().nodes())]
-    for example in {e.name: e for e in (*EXAMPLES[opset % every :: every], *composites)}.values():
+    composites = [e for e in EXPORTED if any(type(node) in COMPOSITES for node in e.graph().nodes())]
+    for example in {e.name: e for e in (*EXPORTED[opset % every :: every], *composites)}.values():
         if example.name in {**DIFFERS, **ABORTS}:
             continue
         needs = max((least for prefix, least in NEEDS.items() if example.name.startswith(prefix)), default=0)
@@ -171,7 +181,7 @@ def test_examples_in_other_opsets(opset: int, every: int) -> None:
 
 def test_newest_opset_is_valid() -> None:
     """onnxruntime does not read it yet."""
-    for example in EXAMPLES[::7]:
+    for example in EXPORTED[::7]:
         model = export_onnx(example.graph(), opset=onnx.defs.onnx_opset_version())
         onnx.checker.check_model(model, full_check=True)
         wanted = evaluate_graph(example.graph(), example.feed())

@@ -1,4 +1,5 @@
-"""Ifs whose branches differ in rank: the one that the rest of the model can live with is taken, after a check."""
+"""Conditions that decide about ranks: the value that the rest of the model can live with is taken, after a check; where
+that may be either, the rest is there twice."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, parser
 
 from ingot.compiler import compile
 from ingot.compiler.frontend import ModelError, UnsupportedError, load_onnx
@@ -139,3 +140,71 @@ def test_one_behind_the_other() -> None:
     wide = np.random.default_rng(0).standard_normal((3, 4, 2)).astype(np.float32)
     with compile(proto).session(threads=1) as session:
         np.testing.assert_allclose(session.run({"wide": wide})["y"], 2 * wide[:, :, 0].T, rtol=1e-6)
+
+
+# -- both values ------------------------------------------------------------------------------------------------------
+
+HEAD = '<ir_version: 9, opset_import: ["": 18]> main '
+X = np.random.default_rng(8).standard_normal((4, 3)).astype(np.float32)
+
+
+def either(condition: str, result: str) -> str:
+    """An If that gives a scalar or a row."""
+    return f"""{result} = If({condition})<
+        then_branch = yes () => (float scalar_{result}) {{ scalar_{result} = ReduceSum<keepdims = 0>(x) }},
+        else_branch = no () => (float[k] row_{result}) {{ row_{result} = ReduceMax<keepdims = 0>(x, axis) }}>"""
+
+
+AXIS = "axis = Constant<value_ints = [0]>()"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"""(float[4, 3] x, bool a) => (float[n, m] y, float[4, 3] z) {{
+            {AXIS} {either("a", "s")} y = Mul(x, s) z = Neg(x)
+        }}""",
+        f"(float[4, 3] x, bool a) => (int64[2, n] y) {{ {AXIS} {either('a', 's')} z = Mul(x, s) y = NonZero(z) }}",
+        f"""(float[4, 3] x, bool a) => (float[n] y) {{
+            {AXIS} {either("a", "s")} open = Constant<value_ints = [-1]>() y = Reshape(s, open)
+        }}""",
+        f"""(float[4, 3] x, bool a) => (float[n, m] y) {{
+            {AXIS} {either("a", "s")} top = ReduceMax<keepdims = 0>(x) one = Constant<value_float = 1.0>()
+            b = Less(top, one) {either("b", "t")} z = Mul(x, s) y = Add(z, t)
+        }}""",
+        f"""(float[4, 3] x, bool a) => (float[n, m] y) {{
+            {AXIS} three = Constant<value_int = 3>()
+            y = Loop(three, , x)<body = step (int64 i, bool c, float[4, 3] v) => (bool on, float[4, 3] w) {{
+                on = Identity(c) {either("a", "s")} w = Add(v, s)
+            }}>
+        }}""",
+    ],
+)
+def test_both_ranks_go_on(text: str) -> None:
+    """What follows is there for each of them."""
+    proto = parser.parse_model(HEAD + text)
+    peer = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    with compile(proto, jobs=1).session(threads=1) as session:
+        for condition in (True, False):
+            given = {"x": X, "a": np.array(condition)}
+            found = session.run(given)
+            for output, want in zip(proto.graph.output, peer.run(None, given), strict=True):
+                np.testing.assert_allclose(found[output.name], np.asarray(want), rtol=1e-5)
+
+
+def test_axes_that_may_be_one() -> None:
+    text = "(float[n, m] x) => (float[] y) { s = Squeeze(x) y = ReduceMax<keepdims = 0>(s) }"
+    proto = parser.parse_model(HEAD + text)
+    with compile(proto, jobs=1).session(threads=1) as session:
+        for x in (X, X[:1], X[:, :1], X[:1, :1]):
+            assert session.run({"x": x})["y"] == x.max()
+
+
+def test_many_conditions_are_refused() -> None:
+    """Each doubles what follows: there is an end to it."""
+    names = [f"c{i}" for i in range(7)]
+    inputs = ", ".join(f"bool {name}" for name in names)
+    steps = " ".join(f"{either(name, f's{i}')} y{i + 1} = Add(y{i}, s{i})" for i, name in enumerate(names))
+    text = f"(float[4, 3] x, {inputs}) => (float[4, 3] y7) {{ {AXIS} y0 = Neg(x) {steps} }}"
+    with pytest.raises(UnsupportedError, match=r"in one place and .* in another"):
+        load_onnx(parser.parse_model(HEAD + text))

@@ -33,7 +33,7 @@ def test_a_dim_is_bounded() -> None:
         for count in (3, 7):
             assert np.array_equal(model.run({"x": rows(count)})["i"], largest(rows(count), 3))
         for count in (0, 2):
-            with pytest.raises(InputError, match="n must be in 3 to"):
+            with pytest.raises(InputError, match="n must be 3 or more"):
                 model.run({"x": rows(count)})
 
 

@@ -135,9 +135,9 @@ def test_kernels_with_one_name() -> None:
         ("launch set(d)", 12, "a storage defined above, found d"),
         ("launch set(c; 4)", 8, "1 buffers and 0 dims for set, found set"),
         ("launch set(c, c)", 8, "1 buffers and 0 dims"),
-        ("jump c", 1, "launch, if, repeat, bind, stop or '}', found jump"),
+        ("jump c", 1, "launch, if, repeat, bind, host, stop or '}', found jump"),
         ("if c launch", 6, "'{', found launch"),
-        ("temp late: f32[1]", 1, "launch, if, repeat, bind, stop or '}', found temp"),
+        ("temp late: f32[1]", 1, "launch, if, repeat, bind, host, stop or '}', found temp"),
     ],
 )
 def test_errors_in_steps(line: str, column: int, expected: str) -> None:

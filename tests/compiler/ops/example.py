@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ingot.compiler.ir.graph import Array, Graph, Input, Node
-from ingot.compiler.ir.interpret import type_of
+from ingot.compiler.ir.types import type_of
 from ingot.runtime import dtypes
 
 

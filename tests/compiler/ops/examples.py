@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from tests.compiler.ops.example import Example, flags, normal, whole
+from tests.compiler.ops.host_examples import HOST
 from tests.compiler.ops.integer_examples import INTEGERS
+from tests.compiler.ops.random_examples import RANDOM
 from tests.compiler.ops.recurrent_examples import RECURRENT
 from tests.compiler.ops.sampling_examples import SAMPLING
 from tests.compiler.ops.suppression_examples import SUPPRESSION
@@ -468,7 +470,9 @@ EXAMPLES: list[Example] = [
     *_movement(),
     *_control(),
     *_composites(),
+    *HOST,
     *INTEGERS,
+    *RANDOM,
     *RECURRENT,
     *SAMPLING,
     *SUPPRESSION,

@@ -16,9 +16,9 @@ import pytest
 from ingot.compiler import CustomOp, CustomOpError, custom_op
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import OPS, Array, Graph, Input, Value
-from ingot.compiler.ir.interpret import evaluate_graph, type_of
+from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.text.graph import parse_graph, show_graph
-from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.ir.types import IrError, TensorType, type_of
 from ingot.compiler.ir.verify import verify_graph
 from ingot.compiler.ops.custom.nodes import Custom
 from ingot.compiler.ops.pointwise import Pointwise, Relu

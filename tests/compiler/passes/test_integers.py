@@ -538,3 +538,18 @@ def test_a_real_model(name: str) -> None:
     graph = default_pipeline().run(load_onnx(path))
     found = products(graph)
     assert found and all(p.type.dtype == i32 for p in found)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_depthwise_products_with_a_zero_point_from_data(channels: int) -> None:
+    x, w = whole("x", "uint8", 1, channels, 7, 7), whole("w", "int8", channels, 1, 1, 3)
+    made = model(
+        [node("ConvInteger", "x w z", "y", group=channels)],
+        {"x": ("uint8", x.shape), "z": ("uint8", ())},
+        {"y": ("int32", (1, channels, 7, 5))},
+        w=w,
+    )
+    shifted = x.astype(np.int64) - 5
+    wanted = sum(shifted[..., k : k + 5] * w[None, :, 0, :, k, None].astype(np.int64) for k in range(3))
+    with compile(made, cache=False).session() as session:
+        np.testing.assert_array_equal(session.run({"x": x, "z": np.array(5, np.uint8)})["y"], wanted)

@@ -2,6 +2,7 @@
 
     <folder>/objects/ab/ab12...    machine code of a kernel, a SHA-256 of key and code after it
     <folder>/programs/ab12....ingot    an artifact, which has digests of its own
+    <folder>/growth                 how full the folder may be (see `Store.trim`)
 
 Processes share the folder without locks. A file appears under its name by rename, so readers see all of it or nothing;
 two that make the same entry make the same bytes; one that is removed while it is read stays readable. Nothing here
@@ -14,6 +15,7 @@ import hashlib
 import os
 import re
 import stat
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +29,9 @@ PROGRAM_SHARE = 0.8
 """The part of the limit that one program may take: a larger one would throw out nearly all else."""
 
 _STALE = 3600.0  # seconds after which a temporary file belongs to a process that died
+_SLACK = 16  # trimming makes room for this part of the limit, so that it is needed seldom
+_MOST_RECORDS = 1024  # after so many the folder is looked through however little was kept
+_RECORD = struct.Struct("<Q")
 _DIGEST = hashlib.sha256().digest_size
 _OBJECT = re.compile(r"[0-9a-f]{64}")
 _PROGRAM = re.compile(r"[0-9a-f]{64}\.ingot")
@@ -65,7 +70,7 @@ class Store:
         self.limit = limit
         self._report = report
         self._is_readable = self._is_writable = True
-        self._grown = False
+        self._grown = 0
 
     def object(self, key: str) -> bytes | None:
         """The object kept under `key`; None when there is none. A damaged one is removed."""
@@ -121,18 +126,44 @@ class Store:
 
     def trim(self) -> None:
         """Throw out what is too much, if anything was kept since the last time: programs first, as each takes the
-        place of many kernels, the least recently used first."""
+        place of many kernels, the least recently used first.
+
+        The folder is looked through when it may be full, not each time: `growth` has the bytes found then and, as a
+        record each, what processes have kept since. What is missing from it, since a process died or wrote while
+        another looked, is found after some hundred records.
+        """
         if not self._grown:
             return
-        self._grown = False
+        grown, self._grown = self._grown, 0
+        if self._has_room(grown):
+            return
         held = self.holdings()
-        excess = held.size - self.limit
-        for entry in (*held.programs, *held.objects):
-            if excess <= 0:
-                break
-            self.discard(entry.path)
-            excess -= entry.size
+        size = held.size
+        if size > self.limit:
+            for entry in (*held.programs, *held.objects):
+                if size <= self.limit - self.limit // _SLACK:
+                    break
+                self.discard(entry.path)
+                size -= entry.size
+        with suppress(OSError, InputError), replaced(self._growth_path) as temporary:
+            temporary.write_bytes(_RECORD.pack(size))
         self._sweep()
+
+    def _has_room(self, grown: int) -> bool:
+        """Whether the folder is surely within the limit with the `grown` bytes kept by this process, now recorded."""
+        try:
+            with open(os.open(self._growth_path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK), "r+b", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                full = _RECORD.size * _MOST_RECORDS
+                if not stat.S_ISREG(status.st_mode) or status.st_size not in range(_RECORD.size, full, _RECORD.size):
+                    return False
+                file.write(_RECORD.pack(grown))
+                file.seek(0)
+                records = file.read(2 * full)
+        except OSError:  # the first time, or the folder was cleared
+            return False
+        whole = records[: len(records) // _RECORD.size * _RECORD.size]
+        return sum(size for (size,) in _RECORD.iter_unpack(whole)) <= self.limit
 
     def clear(self) -> Holdings:
         """Remove every entry; what it was. Files that are not the cache's stay. Raises OSError."""
@@ -141,6 +172,8 @@ class Store:
             with suppress(FileNotFoundError):
                 entry.path.unlink()
         self._sweep(age=0.0)
+        with suppress(OSError):
+            self._growth_path.unlink()
         for folder in (*self._shards(), self.folder / "objects", self.folder / "programs"):
             with suppress(OSError):
                 folder.rmdir()
@@ -154,6 +187,10 @@ class Store:
             tuple(sorted(objects, key=lambda entry: (entry.used, entry.path))),
             tuple(sorted(programs, key=lambda entry: (entry.used, entry.path))),
         )
+
+    @property
+    def _growth_path(self) -> Path:
+        return self.folder / "growth"
 
     def _object_path(self, key: str) -> Path:
         return self.folder / "objects" / key[:2] / key
@@ -184,12 +221,13 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replaced(path) as temporary:
                 write(temporary)
+                size = os.stat(temporary).st_size
         except (FileNotFoundError, InputError):  # somebody clears the cache, or has put something else there
             return False
         except OSError as error:
             self._refuse(error)
             return False
-        self._grown = True
+        self._grown += size
         return True
 
     def _refuse(self, error: OSError) -> None:
@@ -204,7 +242,7 @@ class Store:
     def _sweep(self, age: float = _STALE) -> None:
         """Remove temporary files that processes left which died."""
         before = time.time() - age
-        for folder in (*self._shards(), self.folder / "programs"):
+        for folder in (*self._shards(), self.folder / "programs", self.folder):
             for entry in _entries(folder, _TEMPORARY):
                 if entry.used <= before:
                     self.discard(entry.path)

@@ -121,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     something, 2 for anything wrong with what was asked, 3 for a defect of Ingot, 130 when interrupted."""
     show_traceback = False
     try:
+        _open_streams()
         environment = read_environment()
         show_traceback = environment.traceback
         try:
@@ -193,6 +194,14 @@ def _complain(line: str) -> None:
     with contextlib.suppress(OSError):  # stderr is closed or full: the status has to say it
         print(f"ingot: error: {line}", file=sys.stderr)
         sys.stderr.flush()
+
+
+def _open_streams() -> None:
+    """A process may be started without stdout or stderr: Python has None in their place then, and the next file that is
+    opened their number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (as long as the process runs)
 
 
 def _drop_stdout() -> None:

@@ -26,6 +26,7 @@ from ingot.runtime.replacement import replaced
 Arrays = dict[str, NDArray[Any]]
 
 SUFFIX = ".ingot"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 RANDOM_BYTES = 8  # of a random number before it is converted
 
 
@@ -97,7 +98,10 @@ class Interface(Protocol):
 
 
 def concrete_shapes(interface: Interface, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """The shape of each input, symbolic dims as ``--shape`` says (see `symbol_values`). Raises CommandError."""
+    """The shape of each input, symbolic dims as ``--shape`` says (see `symbol_values`); without it the smallest, in an
+    artifact that is closed those of its first variant. Raises CommandError."""
+    if isinstance(interface, Manifest) and interface.closed and not texts:
+        interface = interface.variants[0]
     shapes = {signature.name: signature.shape for signature in interface.inputs}
     values = symbol_values(texts, interface.symbols, shapes)
     return {name: tuple(compile_dims(shape).evaluate(values)) for name, shape in shapes.items()}
@@ -105,14 +109,17 @@ def concrete_shapes(interface: Interface, texts: Sequence[str]) -> dict[str, tup
 
 def random_arrays(interface: Interface, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
     """Inputs of these shapes: floats of the standard normal distribution, integers 0 or 1 (so that they are good
-    indices), bools. The same seed gives the same arrays."""
+    indices), bools, words of three letters. The same seed gives the same arrays."""
     rng = np.random.default_rng(seed)
     arrays: Arrays = {}
     for info in describe(interface.inputs):
         shape = shapes[info.name]
         if math.prod(shape) * max(info.dtype.itemsize, RANDOM_BYTES) > sys.maxsize:
             raise CommandError(f"input {info.name!r} of shape {list(shape)} fits into no memory; give smaller dims")
-        if info.dtype.kind in "iub":
+        if info.dtype.hasobject:
+            letters = rng.choice(list(LETTERS), (math.prod(shape), 3)).tolist()
+            arrays[info.name] = np.array(["".join(word) for word in letters], object).reshape(shape)
+        elif info.dtype.kind in "iub":
             arrays[info.name] = rng.integers(0, 2, shape).astype(info.dtype)
         else:  # bf16 has a kind of its own
             arrays[info.name] = rng.standard_normal(shape).astype(info.dtype)
@@ -168,7 +175,10 @@ def _load(path: Path) -> NDArray[Any] | Arrays:
 
 
 def _typed(array: NDArray[Any], dtype: np.dtype[Any] | None) -> NDArray[Any]:
-    """numpy's files have no name for bf16 and its like: they come back as raw bytes of their size."""
+    """numpy's files have no name for bf16 and its like: they come back as raw bytes of their size. Strings come back as
+    text of fixed length."""
+    if array.dtype.kind == "U":
+        return array.astype(object)
     raw = dtype is not None and array.dtype.kind == "V" and array.dtype.names is None
     return array.view(dtype) if raw and dtype is not None and array.dtype.itemsize == dtype.itemsize else array
 
@@ -180,8 +190,10 @@ def require_archive(path: Path) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an .npz; the file appears complete or not at all. Any name may be used, unlike with numpy.savez."""
+    """Write an .npz; the file appears complete or not at all. Any name may be used, unlike with numpy.savez. Strings
+    are written as numpy's text of fixed length, which does not keep null characters at their ends."""
     with replaced(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                plain = array.astype(np.str_) if array.dtype.hasobject else np.asanyarray(array)
+                np.lib.format.write_array(member, plain, allow_pickle=False)

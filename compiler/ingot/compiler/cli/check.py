@@ -13,11 +13,12 @@ from ingot.compiler.cli.console import Console
 from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.failures import one_line
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
-from ingot.compiler.cli.shapes import for_compile
+from ingot.compiler.cli.shapes import VARIANT_HELP, for_compile, for_variants
 
 if TYPE_CHECKING:
     from ingot.compiler.frontend.errors import UnsupportedError
     from ingot.compiler.ir.graph import Graph
+    from ingot.compiler.ir.program import Program
     from ingot.compiler.targets.registry import Product
     from ingot.compiler.targets.target import Target
 
@@ -41,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what it would be compiled for (see ingot compile; default: cpu); may be given more than once",
     )
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=SHAPE_HELP)
+    parser.add_argument("--specialise", action="append", default=[], metavar="DIMS", help=VARIANT_HELP)
     parser.add_argument("--numerics", choices=("default", "strict"), default="default")
     add_custom_argument(parser)
 
@@ -51,6 +53,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     from ingot.compiler.frontend.onnx import load_onnx
     from ingot.compiler.passes.default import default_pipeline
     from ingot.compiler.targets.registry import find_target
+    from ingot.compiler.variants import read_variants, require_same_interface
 
     model: Path = options.model
     require_model(model)
@@ -63,25 +66,35 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     problems: list[dict[str, Any]] = []
     unexamined: Mapping[str, int] = {}
     graph: Graph | None = None
+    variants: dict[str, Graph] = {}
     found: dict[str, dict[str, Any]] = {}
     try:
         try:
             progress(f"importing {model}")
             graph = load_onnx(model, shapes=shapes, ranges=ranges, custom=operators)
             graph = default_pipeline(options.numerics).run(graph, verbose=lambda report: progress(str(report)))
+            for variant in read_variants(for_variants(options.specialise), ranges):
+                progress(f"importing {model} with {variant.name}")
+                special = load_onnx(model, shapes=shapes, ranges={**ranges, **variant.ranges}, custom=operators)
+                require_same_interface(graph, special, variant.name)
+                variants[variant.name] = default_pipeline(options.numerics).run(special)
         except UnsupportedError as error:
             problems, unexamined = list(_refused(error)), error.unexamined
         for name, target in targets.items():
             progress(f"checking {name}")
-            missing, launches = list(problems), None
+            missing, program = list(problems), None
+            others: dict[str, Program | None] = {}
             if graph is not None and not problems:
-                launches = _launches(graph, name, target, options.numerics, missing)
+                program = _lowered(graph, name, target, options.numerics, missing)
+                for which, special in variants.items():
+                    others[which] = _lowered(special, name, target, options.numerics, missing)
             found[name] = {
                 "compilable": not missing,
                 "native": _native(record, missing, unexamined),
-                "host": {},  # nothing is left to the host: a model is native as a whole, or not compiled
+                "host": {} if program is None else dict(Counter(step.function for step in program.host_steps())),
                 "missing": missing,
-                "launches": launches,
+                "launches": _launches(program),
+                "variants": {which: _launches(other) for which, other in others.items()},
             }
     finally:
         progress.close()
@@ -100,10 +113,14 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0 if record["compilable"] else NOT_COMPILABLE
 
 
-def _launches(
+def _launches(program: Program | None) -> int | None:
+    return None if program is None else sum(1 for _ in program.launches())
+
+
+def _lowered(
     graph: Graph, name: str, target: Target[Product], numerics: str, missing: list[dict[str, Any]]
-) -> int | None:
-    """The kernel launches of a run; None where the target has no kernel for something, which goes into `missing`."""
+) -> Program | None:
+    """The program; None where the target has no kernel for something, which goes into `missing`."""
     from ingot.compiler.defects import defects_of
     from ingot.compiler.ir.verify import verify_program
     from ingot.compiler.lower.context import LoweringError
@@ -119,7 +136,7 @@ def _launches(
     except (LoweringError, CustomOpError) as error:
         missing.append(_problem(None, None, error))
         return None
-    return sum(1 for _ in program.launches())
+    return program
 
 
 def _refused(error: UnsupportedError) -> Iterator[dict[str, Any]]:
@@ -149,7 +166,10 @@ def _refused(error: UnsupportedError) -> Iterator[dict[str, Any]]:
 def _native(
     record: Mapping[str, Any], missing: Iterable[Mapping[str, Any]], unexamined: Mapping[str, int]
 ) -> dict[str, int]:
-    """How often each operator occurs, without what is not used, what is missing and what nobody could look at."""
+    """How often each operator occurs, without what is not used, what is missing, what nobody could look at and what the
+    host computes as a whole."""
+    from ingot.compiler.frontend.operators import FAMILIES
+
     left: Counter[str] = Counter(record["operators"])
     left.subtract(record["unused"])
     for each in missing:
@@ -157,7 +177,8 @@ def _native(
             return {}
         left[each["operator"]] -= each["count"]
     left.subtract(unexamined)
-    return {name: count for name, count in left.items() if count > 0}
+    host = set(FAMILIES["strings"].names())
+    return {name: count for name, count in left.items() if count > 0 and name not in host}
 
 
 def survey(model: Path) -> dict[str, Any]:
@@ -213,7 +234,11 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name}: a custom operator ({form})"
     for target, found in record["targets"].items():
         if found["compilable"]:
-            yield f"can be compiled for {target}: all native, {found['launches']} kernel launches a run"
+            host = ", ".join(f"{function} {count}" for function, count in found["host"].items())
+            where = f"host steps: {host};" if host else "all native,"
+            yield f"can be compiled for {target}: {where} {found['launches']} kernel launches a run"
+            for name, launches in found["variants"].items():
+                yield f"  with {name}: {launches} kernel launches a run"
             continue
         yield f"cannot be compiled for {target}:"
         for each in found["missing"]:

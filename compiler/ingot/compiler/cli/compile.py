@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,10 @@ from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.passes import add_pipeline_arguments, build_pipeline, working_directory_importable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
-from ingot.compiler.cli.shapes import for_compile
+from ingot.compiler.cli.shapes import VARIANT_HELP, for_compile, for_variants
 
 if TYPE_CHECKING:
-    from ingot.compiler.targets.null.outline import Outline
+    from ingot.compiler.targets.null.outline import KernelUse, Outline
 
 HELP = "compile an ONNX model to an artifact, or to a library for C"
 
@@ -43,11 +44,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="cpu (a portable level of this machine's architecture), native, a level, or null: say what would be made",
     )
     parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=SHAPE_HELP)
+    parser.add_argument("--specialise", action="append", default=[], metavar="DIMS", help=VARIANT_HELP)
+    parser.add_argument(
+        "--only-specialised", action="store_true", help="no general program: refuse other shapes when the model is run"
+    )
     parser.add_argument(
         "--numerics", choices=("default", "strict"), default="default", help="strict: keep the order of operations"
     )
     parser.add_argument(
-        "--verify", action="store_true", help="evaluate the graph before and after every pass and compare"
+        "--verify", action="store_true", help="evaluate what was before and after every pass and lowering and compare"
     )
     parser.add_argument(
         "--checked", action="store_true", help="code that checks each access of memory, to find faults of the compiler"
@@ -103,6 +108,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             asked = Options(
                 shapes=shapes,
                 ranges=ranges,
+                specialise=for_variants(options.specialise),
+                general=not options.only_specialised,
                 custom=load_custom(options.custom),
                 preprocess=_steps("--preprocess", options.preprocess),
                 postprocess=_steps("--postprocess", options.postprocess),
@@ -161,9 +168,16 @@ def report_outline(outline: Outline, console: Console) -> int:
         f"arguments   {record['argument_words']} words, {record['temporaries']} temporaries",
         f"kernels     {len(outline.kernels)}, {record['launches']} launches",
     ]
-    rows = [(k.name, k.kind, f"x{k.launches}", f"chunks {', '.join(k.chunks)}") for k in outline.kernels]
-    console.result(record, [*lines, *(f"  {line}" for line in table(rows))])
+    lines += [f"  {line}" for line in _kernel_rows(outline.kernels)]
+    for variant, kernels in zip(outline.manifest.variants, outline.programs[1:], strict=True):
+        lines.append(f"variant     {variant.name}: {len(kernels)} kernels, {sum(k.launches for k in kernels)} launches")
+        lines += [f"  {line}" for line in _kernel_rows(kernels)]
+    console.result(record, lines)
     return 0
+
+
+def _kernel_rows(kernels: Sequence[KernelUse]) -> list[str]:
+    return table([(k.name, k.kind, f"x{k.launches}", f"chunks {', '.join(k.chunks)}") for k in kernels])
 
 
 def _kinds(text: str) -> tuple[str, ...]:

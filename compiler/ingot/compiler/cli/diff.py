@@ -184,9 +184,9 @@ class _Sides:
             layered = make(graph, pipeline=tapped)
         inputs = self._inputs(plain.manifest)
         self.progress("running")
-        with plain.session() as session:
+        with plain.session(seed=0) as session:
             outputs = session.run(inputs)
-        with layered.session() as session:
+        with layered.session(seed=0) as session:
             layers = session.run(inputs)
         taps = max((deviation(array, layers[name]).relative for name, array in outputs.items()), default=0.0)
         return inputs, self._run(model, inputs), layers | outputs, list(outputs), taps
@@ -223,7 +223,7 @@ class _Sides:
     def _run(self, path: Path, inputs: Arrays) -> Arrays:
         if is_artifact(path):
             self.progress(f"running {path}")
-            with Session(path) as session:
+            with Session(path, seed=0) as session:
                 return session.run(inputs)
         from ingot.compiler.bench.intermediates import EVALUATORS
 

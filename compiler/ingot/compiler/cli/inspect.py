@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from ingot.compiler.cli.console import Console, bytes_text
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
-from ingot.runtime.dims import show
 from ingot.runtime.errors import UnsupportedCpuError
 from ingot.runtime.inputs import describe
-from ingot.runtime.manifest import FORMAT_VERSION, WEIGHTS_MEMBER, Manifest, Signature, code_member
-from ingot.runtime.plan import Planner
+from ingot.runtime.limits import MemoryLimit
+from ingot.runtime.manifest import FORMAT_VERSION, WEIGHTS_MEMBER, Manifest, code_member
 from ingot.runtime.tables import MAX_SIZE, TEMP, WEIGHT
+from ingot.runtime.variants import Variants
 
 HELP = "show what an artifact holds"
 
@@ -64,15 +65,18 @@ def describe_artifact(path: Path, manifest: Manifest, members: tuple[Member, ...
             "levels": {code.level: sorted(code.features) for code in manifest.code},
             "runs_here": _runs_here(manifest),
         },
-        "inputs": [_signature(each) for each in manifest.inputs],
-        "outputs": [_signature(each) for each in manifest.outputs],
-        "symbols": {name: [low, None if high >= LARGEST else high] for name, (low, high) in manifest.symbols.items()},
+        "inputs": [each.described() for each in manifest.inputs],
+        "outputs": [each.described() for each in manifest.outputs],
+        "symbols": _bounds(manifest),
         "code_bytes": {code.level: sizes.get(code_member(code.level), 0) for code in manifest.code},
         "weights_bytes": sizes.get(WEIGHTS_MEMBER, 0),
         "kernels": provenance.pop("kernels", None),
         "launches": provenance.pop("launches", None),
         "argument_words": len(manifest.args),
-        "storages": {name: len(manifest.storages.numbers(kind)) for name, kind in (("weight", WEIGHT), ("temp", TEMP))},
+        "host": dict(Counter(call.function for call in manifest.host)),
+        "variants": [_variant(each) for each in manifest.variants],
+        "closed": manifest.closed,
+        "storages": _storages(manifest),
         "memory": _memory(manifest, dims),
         "provenance": provenance,
         "members": [
@@ -82,9 +86,23 @@ def describe_artifact(path: Path, manifest: Manifest, members: tuple[Member, ...
     }
 
 
-def _signature(signature: Signature) -> dict[str, Any]:
-    shape = [dim if isinstance(dim, int) else show(dim) for dim in signature.shape]
-    return {"name": signature.name, "dtype": signature.dtype.name, "shape": shape}
+def _variant(variant: Manifest) -> dict[str, Any]:
+    """A program for some shapes: what it is called, and what it takes."""
+    return {
+        "name": variant.name,
+        "inputs": [each.described() for each in variant.inputs],
+        "symbols": _bounds(variant),
+        "argument_words": len(variant.args),
+        "storages": _storages(variant),
+    }
+
+
+def _bounds(manifest: Manifest) -> dict[str, list[int | None]]:
+    return {name: [low, None if high >= LARGEST else high] for name, (low, high) in manifest.symbols.items()}
+
+
+def _storages(manifest: Manifest) -> dict[str, int]:
+    return {name: len(manifest.storages.numbers(kind)) for name, kind in (("weight", WEIGHT), ("temp", TEMP))}
 
 
 def _runs_here(manifest: Manifest) -> str | None:
@@ -102,7 +120,7 @@ def _runs_here(manifest: Manifest) -> str | None:
 def _memory(manifest: Manifest, dims: list[str]) -> dict[str, Any]:
     """The working memory of one run at concrete shapes, placed as the runtime places it."""
     shapes = concrete_shapes(manifest, dims)
-    planner = Planner(manifest, describe(manifest.inputs), describe(manifest.outputs), 0, MAX_SIZE)
+    planner = Variants(manifest, describe(manifest.inputs), describe(manifest.outputs), 0, MemoryLimit(MAX_SIZE))
     plan = planner.plan(tuple(shapes.values()))
     return {"shapes": {name: list(shape) for name, shape in shapes.items()}, "arena_bytes": plan.arena_size}
 
@@ -111,6 +129,10 @@ def _digest(manifest: Manifest, member: Member) -> str | None:
     """The digest that the manifest states, where one chunk is the whole member."""
     digest = manifest.digests.get(member.name)
     return digest.chunks[0] if digest is not None and len(digest.chunks) == 1 else None
+
+
+def _ranges(symbols: Mapping[str, Sequence[int | None]]) -> str:
+    return ", ".join(f"{name} in {low}..{'' if high is None else high}" for name, (low, high) in symbols.items())
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
@@ -130,14 +152,20 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield row("" if index else "inputs", signature(each))
     for index, each in enumerate(record["outputs"]):
         yield row("" if index else "outputs", signature(each))
-    bounds = [f"{name} in {low}..{'' if high is None else high}" for name, (low, high) in record["symbols"].items()]
-    yield row("dims", ", ".join(bounds) or "all fixed")
+    yield row("dims", _ranges(record["symbols"]) or "all fixed")
+    for index, each in enumerate(record["variants"]):
+        others = ", ".join(f"{i['name']}[{', '.join(map(str, i['shape']))}]" for i in each["inputs"])
+        yield row("" if index else "variants", f"{each['name']}: {others}")
+    if record["closed"]:
+        yield row("", "no others: these are the shapes that the model takes")
     for level, size in record["code_bytes"].items():
         features = " ".join(target["levels"][level]) or "nothing special"
         yield row("code", f"{level}  {bytes_text(size)}, needs {features}")
     yield row("weights", f"{bytes_text(record['weights_bytes'])} in {record['storages']['weight']} arrays")
     if record["kernels"] is not None:
         yield row("kernels", f"{record['kernels']}, {record['launches']} launches")
+    if record["host"]:
+        yield row("host", ", ".join(f"{function} {count}" for function, count in record["host"].items()))
     shapes = ", ".join(f"{name}[{', '.join(map(str, shape))}]" for name, shape in record["memory"]["shapes"].items())
     yield row("memory", f"{bytes_text(record['memory']['arena_bytes'])} to run with {shapes or 'no inputs'}")
     for index, (key, value) in enumerate(record["provenance"].items()):

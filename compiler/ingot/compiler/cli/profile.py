@@ -115,7 +115,9 @@ def report(
     return {
         "model": path,
         "target": manifest.target,
+        "variants": [variant.name for variant in manifest.variants],
         "inputs": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in arrays.items()},
+        "program": profile.name,
         "threads": profile.threads,
         "runs": profile.runs,
         "median_seconds": profile.seconds,
@@ -148,6 +150,8 @@ def _peaks(threads: int) -> dict[str, float]:
 def _lines(record: Mapping[str, Any], profile: Profile, top: int) -> Iterator[str]:
     inputs = ", ".join(f"{name} {each['dtype']}{each['shape']}" for name, each in record["inputs"].items())
     yield f"{record['model']} for {record['target']}; {inputs}"
+    if record["variants"]:
+        yield f"program {record['program']}, of {', '.join(record['variants'])} and the general one"
     yield (
         f"{seconds_text(profile.seconds)} a run (median of {profile.runs}, best {seconds_text(profile.best)}), "
         f"{profile.threads} thread(s), {len(profile.launches)} launches"

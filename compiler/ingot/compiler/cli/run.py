@@ -138,7 +138,7 @@ def seed_type(text: str) -> int:
 
 def _summary(array: NDArray[Any]) -> dict[str, Any]:
     record: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
-    if array.size:
+    if array.size and not array.dtype.hasobject:
         values = array.astype(np.float64)
         with np.errstate(all="ignore"):
             record |= {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
@@ -151,10 +151,14 @@ def _described(array: NDArray[Any]) -> tuple[str, str]:
     if array.size == 0:
         return kind, "empty"
     if array.size <= 8:
-        return kind, " ".join(_number(item) for item in array.reshape(-1))
+        return kind, " ".join(map(_element, array.reshape(-1)))
     summary = _summary(array)
+    if array.dtype.hasobject:
+        return kind, f"{len(set(array.reshape(-1).tolist()))} different strings"
     return kind, "  ".join(f"{key} {summary[key]:.6g}" for key in ("min", "max", "mean"))
 
 
-def _number(item: np.generic) -> str:
+def _element(item: np.generic | str) -> str:
+    if isinstance(item, str):
+        return repr(str(item))
     return str(item.item()) if item.dtype.kind in "iub" else f"{float(item):.6g}"  # pyright: ignore[reportArgumentType]

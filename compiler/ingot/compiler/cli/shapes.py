@@ -17,6 +17,11 @@ Assignments: TypeAlias = Sequence[tuple[str, tuple[str, ...]]]
 
 HELP = "x=1,3,224,224 (the axes of an input; a name makes one symbolic), batch=8 or batch=1..32 (a symbolic dim)"
 
+VARIANT_HELP = (
+    "batch=1,seq=128 or batch=1,seq=1..128: a program of its own for these dims, in the same file as the general one; "
+    "may be given more than once"
+)
+
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _NAME = re.compile(r"[^\W\d][\w +*/()-]*")
@@ -43,6 +48,21 @@ def parse_assignments(texts: Sequence[str], option: str = "--shape") -> Assignme
                 raise CommandError(f"{option} gives {name!r} the dim {value!r}; write {HELP}")
             found[name].append(value)
     return tuple((name, tuple(values)) for name, values in found.items())
+
+
+def for_variants(texts: Sequence[str]) -> list[dict[str, int | tuple[int, int]]]:
+    """The cases of ``--specialise``, as `compile` takes them: dims with a value or a range. Raises CommandError."""
+    cases: list[dict[str, int | tuple[int, int]]] = []
+    for text in texts:
+        case: dict[str, int | tuple[int, int]] = {}
+        for name, values in parse_assignments([text], "--specialise"):
+            value = values[0] if len(values) == 1 else ""
+            bounds = _RANGE.fullmatch(value)
+            if not (bounds or _NUMBER.fullmatch(value)):
+                raise CommandError(f"--specialise {text}: write dims with a number or a range: batch=1,seq=1..128")
+            case[name] = (int(bounds[1]), int(bounds[2])) if bounds else int(value)
+        cases.append(case)
+    return cases
 
 
 def for_compile(

@@ -223,8 +223,10 @@ class Assumptions:
             rest = clamped - difference if factor == 1 else clamped + difference
             for value, limit in ((left, right), (right, left)):
                 if value == rest and isinstance(limit, int):
-                    at_most = op == "min"
-                    ranges = self._within(value, -dims.UNBOUNDED, limit) if at_most else self.demand_at_least(value, limit)
+                    if op == "min":
+                        ranges = self._within(value, -dims.UNBOUNDED, limit)
+                    else:
+                        ranges = self.demand_at_least(value, limit)
                     if ranges != self.ranges:
                         raise Refinement(replace(self, ranges=ranges))
 
@@ -286,8 +288,3 @@ def single_atom(dim: Dim) -> object:
         if coefficient == 1 and len(monomial) == 1:
             return monomial[0]
     return None
-
-
-def spell(shape: Iterable[Dim]) -> str:
-    """A shape as text: ``[batch, 3, 2*h + 1]``."""
-    return "[" + ", ".join(show(d) for d in shape) + "]"

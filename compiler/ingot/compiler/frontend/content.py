@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import onnx
-from google.protobuf.message import Message
 
+from ingot.compiler.frontend.topology import tensors_in
 from ingot.compiler.frontend.weights import map_file, open_model
 
 
@@ -22,18 +21,7 @@ def model_content(model: str | Path | bytes) -> Iterator[memoryview]:
     data = map_file(path)
     yield data
     opened = open_model(data, str(path), path.parent)
-    for tensor in _tensors(opened.proto):
+    for tensor in tensors_in(opened.proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             content = opened.raw(tensor)
             yield memoryview(b"") if content is None else content
-
-
-def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor in `message`, however deep."""
-    if isinstance(message, onnx.TensorProto):
-        yield message
-        return
-    for descriptor, value in message.ListFields():
-        if descriptor.type == descriptor.TYPE_MESSAGE:
-            for item in (value,) if isinstance(value, Message) else cast("tuple[Message, ...]", value):
-                yield from _tensors(item)

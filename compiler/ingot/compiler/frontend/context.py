@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import onnx
 
-from ingot.compiler.frontend.assumptions import Assumptions, spell
+from ingot.compiler.frontend.assumptions import Assumptions
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.folding import fold
-from ingot.compiler.frontend.sequences import Item, Optional, TensorSequence, mapped, tensors_of
-from ingot.compiler.frontend.sizes import as_i64, bound_size
+from ingot.compiler.frontend.sequences import ITEMS, Item, Optional, RaggedSequence, TensorSequence, mapped, tensors_of
+from ingot.compiler.frontend.sizes import bound_size
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, show
 from ingot.compiler.ir.graph import Array, Constant, Node, Origin, Value, constant
-from ingot.compiler.ir.types import broadcast_shapes
+from ingot.compiler.ir.types import broadcast_shapes, show_shape
 from ingot.compiler.ops.control import Require
-from ingot.compiler.ops.movement import DimValues, Expand, Reshape, Slice
-from ingot.compiler.ops.pointwise import Equal, Or
+from ingot.compiler.ops.movement import Concat, DimValues, Expand, Reshape, Slice
+from ingot.compiler.ops.pointwise import Cast, Equal, Or
 from ingot.compiler.ops.shape_arithmetic import contents, known_dims
-from ingot.runtime.dtypes import DType
+from ingot.runtime.dtypes import DType, i64
 
 if TYPE_CHECKING:
-    from ingot.compiler.frontend.operators.table import Results
     from ingot.compiler.frontend.scope import Scope
+    from ingot.compiler.frontend.table import Results
 
 Dims = tuple[Dim, ...]
 T = TypeVar("T", int, float, str)
@@ -86,20 +86,25 @@ class Context:
         self._read.add(index)
         return self.operands[index] if index < len(self.operands) else None
 
-    def sequence(self, index: int) -> tuple[Item, ...]:
-        """The elements of input `index`, which must be a sequence."""
+    def sequence(self, index: int) -> TensorSequence | RaggedSequence:
+        """Input `index`, which must be a sequence, or an optional that holds one."""
         found = self.item(index)
-        if not isinstance(found, TensorSequence):
+        if isinstance(found, Optional) and found.content is not None:
+            found = self.held(found)
+        if not isinstance(found, TensorSequence | RaggedSequence):
             raise ModelError(f"input {index} is no sequence", remedy="run onnx.checker on the model")
-        return found.elements
-
-    def tensors(self, index: int) -> tuple[Value, ...]:
-        """The elements of input `index`, which must be a sequence of tensors."""
-        elements = self.sequence(index)
-        found = tuple(e for e in elements if isinstance(e, Value))
-        if len(found) != len(elements):
-            raise ModelError(f"input {index} is no sequence of tensors", remedy="run onnx.checker on the model")
         return found
+
+    def held(self, optional: Optional) -> Item:
+        """What an optional holds. Where its presence depends on data, a run in which it holds nothing ends."""
+        if optional.content is None:
+            raise self.error("OptionalGetElement of an empty optional value")
+        if optional.present is None:
+            return optional.content
+        self.require(optional.present, "the content of an empty optional value is needed")
+        tensors = tensors_of(optional.content)
+        renewed = dict(zip(tensors, self.checked(*tensors), strict=True))
+        return mapped(optional.content, renewed.__getitem__)
 
     def variadic(self, first: int = 0) -> tuple[Value, ...]:
         """All inputs from `first` on; at least one."""
@@ -203,9 +208,12 @@ class Context:
         found = known_dims(value)
         return None if found is None else tuple(self.assumptions.simplified(d) for d in found)
 
-    def dims(self, index: int, what: str) -> Dims:
-        """The elements of input `index`, none of them negative, as dims; symbols stand for what depends on data."""
+    def dims(self, index: int, what: str, count: int | None = None) -> Dims:
+        """The elements of input `index`, none of them negative, as dims; symbols stand for what depends on data. The
+        model makes sense with `count` of them alone, where that is not None."""
         value = self.operand(index)
+        if count is not None and value.rank == 1 and not isinstance(value.shape[0], int):
+            self.equal(value.shape[0], count)
         found = self.known(value)
         return found if found is not None else tuple(self.size(v, what) for v in self.elements(value, what))
 
@@ -213,7 +221,7 @@ class Context:
         """The elements of an integer value of rank 0 or 1 whose extent is known, each an i64 scalar."""
         if not value.dtype.is_integer or value.rank > 1 or not value.type.is_static:
             raise UnsupportedError(f"{what} is {value.type}: a list of integers of fixed length is needed")
-        wide = as_i64(self, value)
+        wide = self.cast(value, i64)
         parts = [wide] if value.rank == 0 else [self.element(wide, i) for i in range(int(value.shape[0]))]
         return tuple(part if (d := self.known(part)) is None else self.dim_values(d, True) for part in parts)
 
@@ -237,7 +245,7 @@ class Context:
         """The results of the node, checked."""
         if not self._required:
             return results
-        values = (results,) if isinstance(results, Value | TensorSequence | Optional) else tuple(results)
+        values = (results,) if isinstance(results, ITEMS) else tuple(results)
         present = [v for item in values if item is not None for v in tensors_of(item)]
         renewed = dict(zip(present, self.checked(*present), strict=True))
         return [None if item is None else mapped(item, renewed.__getitem__) for item in values]
@@ -246,7 +254,7 @@ class Context:
         """As `dims`, but all must be plain ints."""
         found = self.dims(index, what)
         if not all(isinstance(d, int) for d in found):
-            reason = "computed from data" if self.bound(*found) else spell(found)
+            reason = "computed from data" if self.bound(*found) else show_shape(found)
             raise UnsupportedError(f"{what} (input {index}) is {reason}, but must be constant")
         return tuple(d for d in found if isinstance(d, int))
 
@@ -283,7 +291,7 @@ class Context:
 
     def constant(self, data: Array | float | int | bool | Sequence[int], dtype: DType | None = None) -> Constant:
         """A constant with this node's origin."""
-        return constant(np.asarray(data), dtype, self.origin)
+        return constant(data if isinstance(data, int) else np.asarray(data), dtype, self.origin)
 
     def dim_values(self, values: Dims, scalar: bool) -> Value:
         """i64 data made of dims: a constant where all are ints."""
@@ -291,6 +299,10 @@ class Context:
             array = np.array(values, np.int64)
             return self.constant(array.reshape(()) if scalar else array)
         return self.build(DimValues, values, scalar)
+
+    def cast(self, value: Value, to: DType) -> Value:
+        """`value` with elements of the type `to`, by a Cast where it has others."""
+        return value if value.dtype == to else self.build(Cast, value, to)
 
     def scalar(self, value: Value) -> Value:
         """A value of one element with shape []."""
@@ -309,6 +321,15 @@ class Context:
     def expand(self, value: Value, shape: Dims) -> Value:
         """`value` broadcast to exactly `shape`."""
         return value if value.shape == shape else self.build(Expand, value, shape)
+
+    def concat(self, parts: Sequence[Value], axis: int) -> Value:
+        """The parts, at least one, one after another along an axis; learns that their other dims are equal."""
+        first = parts[0]
+        for part in parts[1:]:
+            for i, (a, b) in enumerate(zip(first.shape, part.shape, strict=True) if part.rank == first.rank else ()):
+                if i != axis:
+                    self.equal(a, b)
+        return first if len(parts) == 1 else self.build(Concat, tuple(parts), axis)
 
     def common_shape(self, *shapes: Dims) -> Dims:
         """What the shapes broadcast to, after `broadcast`."""

@@ -14,13 +14,14 @@ from ingot.compiler.frontend.assumptions import Assumptions, Refinement
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
 from ingot.compiler.frontend.functions import domain_of, opsets_of
 from ingot.compiler.frontend.hypotheses import settled
+from ingot.compiler.frontend.importer import Importer
 from ingot.compiler.frontend.operators import TABLE
 from ingot.compiler.frontend.operators.custom import with_custom
-from ingot.compiler.frontend.operators.table import Table
 from ingot.compiler.frontend.refusals import Refusals
-from ingot.compiler.frontend.scope import Importer, Scope
+from ingot.compiler.frontend.scope import Scope
 from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_signature
 from ingot.compiler.frontend.support import Functions, Survey, require_small_calls
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import own_names, require_text
 from ingot.compiler.frontend.weights import ModelData, map_file, open_model
 from ingot.compiler.ir import dims
@@ -52,7 +53,9 @@ def load_onnx(
     ``{"batch": (1, 64)}``. Where the model only makes sense if dims are equal or bounded (an unnamed dim concatenated
     with another, a sequence that indexes a table of positions), the result's types and `ranges` say so.
 
-    Outputs that are sequences are given element by element, ``name[0]``, ``name[1]``. Initialisers that are also inputs
+    Outputs that are sequences are given element by element, ``name[0]``, ``name[1]``; where their length depends on
+    data as ``name/data`` (the elements' data in a list) and ``name/shapes`` (i64, a row of rank and extents for each).
+    ``name/present`` says whether an optional is there, where that depends on data. Initialisers that are also inputs
     are constants. Nodes that no output needs are left out. Every node's `origin` is the name of the ONNX node, or
     ``<operator>:<first output>`` where it has none.
 
@@ -194,11 +197,12 @@ def _require_addressable(roots: Iterable[Value], bound: Mapping[str, Value], ran
             for symbol in {s for d in kind.shape for s in dims.symbols(d)} - known.keys():
                 low, high = ranges.get(symbol, (0, dims.UNBOUNDED))
                 known[symbol] = min(max(low, 1), high)
+            largest = max((dims.largest_constant(d) for d in kind.shape), default=0)
             try:
                 extents = [abs(dims.evaluate(d, known)) for d in kind.shape]
             except ZeroDivisionError:
-                continue
-            if max((math.prod(extents) * kind.dtype.bits // 8, *extents)) > MAX_BYTES:
+                extents = []
+            if max((math.prod(extents) * kind.dtype.bits // 8, *extents, largest)) > MAX_BYTES:
                 names = ", ".join(map(repr, node.origin)) or "the model"
                 raise ModelError(
                     f"{names} makes {kind}, which no memory holds",

@@ -15,8 +15,8 @@ import onnx
 
 from ingot.compiler.frontend.errors import UnsupportedError, UnsupportedOperator, UnsupportedUse
 from ingot.compiler.frontend.functions import Opsets, domain_of, inferred_types
-from ingot.compiler.frontend.operators.table import Table
 from ingot.compiler.frontend.sequences import Item
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import label
 from ingot.compiler.ir.graph import Origin, Value
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from ingot.compiler.frontend.assumptions import Assumptions, Ranges, Refinement, spell
+from ingot.compiler.frontend.assumptions import Refinement
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.errors import (
     DeclarationError,
@@ -17,85 +17,40 @@ from ingot.compiler.frontend.errors import (
     StructureError,
     UnsupportedError,
 )
+from ingot.compiler.frontend.folding import fold
 from ingot.compiler.frontend.functions import Opsets, domain_of, opsets_of, schema_defaults, static_body, typed_body
-from ingot.compiler.frontend.hypotheses import Hypotheses, settled
-from ingot.compiler.frontend.operators.table import Results, Table
-from ingot.compiler.frontend.refusals import BlockedError, Refusals, stand_in_types
-from ingot.compiler.frontend.sequences import Item, Optional, TensorSequence, mapped
-from ingot.compiler.frontend.signature import Symbols, declared_dims
+from ingot.compiler.frontend.hypotheses import Split, settled
+from ingot.compiler.frontend.importer import Importer
+from ingot.compiler.frontend.refusals import BlockedError, stand_in_types
+from ingot.compiler.frontend.schemas import require_outputs
+from ingot.compiler.frontend.sequences import ITEMS, Item, Optional, RaggedSequence, TensorSequence, mapped, tensors_of
+from ingot.compiler.frontend.signature import declared_dims
 from ingot.compiler.frontend.sizes import Sizes
-from ingot.compiler.frontend.support import CALL_DEPTH, Functions, Survey
+from ingot.compiler.frontend.support import CALL_DEPTH
+from ingot.compiler.frontend.table import Results
 from ingot.compiler.frontend.topology import label, live_order, producers
-from ingot.compiler.frontend.weights import DTYPES, ModelData, dtype_of
+from ingot.compiler.frontend.weights import DTYPES, dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Constant, Input, Origin, Value
-from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.ir.types import IrError, TensorType, show_shape
 from ingot.compiler.ops.movement import DimValues
 from ingot.compiler.ops.shape_arithmetic import known_dims
 from ingot.runtime.dtypes import i64
 
-State = tuple[int, Assumptions, dict[str, tuple[int, int]], set[str], set[str]]
-
 LARGEST_IMPORT = 4_000_000  # nodes, after function bodies have been put in
 
 # What a row raises on malformed attributes and inputs that no schema check caught before.
-_MALFORMED = (IrError, ArithmeticError, LookupError, ValueError, TypeError, RecursionError, NotImplementedError)
-
-
-@dataclass
-class Importer:
-    """What all scopes of one import share."""
-
-    model: ModelData
-    table: Table
-    functions: Functions
-    symbols: Symbols
-    assumptions: Assumptions
-    refusals: Refusals
-    nodes: int = 0
-    narrowed: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """Ranges that the nodes need and that the assumptions do not have yet; they change no type."""
-    told: frozenset[str] = frozenset()
-    """Symbols that the shapes of the inputs tell."""
-    bound: set[str] = field(default_factory=set[str])
-    """Symbols that are bound to values in any graph of the model."""
-    hypotheses: Hypotheses = field(default_factory=Hypotheses)
-    _names: set[str] = field(default_factory=set[str])
-
-    def state(self) -> State:
-        """What nodes change, to be put back by `restore`."""
-        return self.nodes, self.assumptions, dict(self.narrowed), set(self.bound), set(self._names)
-
-    def restore(self, state: State) -> None:
-        """Forget what happened since `state` was asked for."""
-        self.nodes, self.assumptions = state[:2]
-        self.narrowed, self.bound, self._names = dict(state[2]), set(state[3]), set(state[4])
-
-    def new_symbol(self, wish: str) -> str:
-        """A name for a symbol, the same in every attempt to import the model."""
-        name, number = wish, 2
-        while name in self._names or name in self.told:
-            name, number = f"{wish}_{number}", number + 1
-        self._names.add(name)
-        return name
-
-    def forget_refusals(self) -> None:
-        """Begin a list of refusals of its own, which is that of an attempt."""
-        self.refusals = Refusals()
-
-    def narrow(self, ranges: Ranges) -> None:
-        """Note where `ranges` are narrower than those assumed."""
-        for name, (low, high) in ranges.items():
-            first, last = self.narrowed.get(name) or self.assumptions.ranges.get(name, (0, dims.UNBOUNDED))
-            if first < low or high < last:
-                self.narrowed[name] = max(first, low), min(last, high)
-
-    def require_supported(self, function: onnx.FunctionProto, opsets: Opsets) -> None:
-        """Raise UnsupportedError where a function body has operators that are unknown."""
-        found = Survey(self.table, self.functions).unknown(function.node, function.output, function.input, opsets)
-        if found:
-            raise Refusals(found).error(self.table, opsets)
+_MALFORMED = (
+    IrError,
+    ArithmeticError,
+    LookupError,
+    ValueError,
+    TypeError,
+    RecursionError,
+    MemoryError,  # tables for sizes that nobody has the memory for
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +70,7 @@ class Body:
     the input that stands for it."""
 
     inputs: tuple[Input, ...]
-    outputs: tuple[tuple[str, Value], ...]
+    outputs: tuple[tuple[str, Item], ...]
     captures: Mapping[Value, Input]
     bound: Mapping[str, Value] = field(default_factory=dict[str, Value])
 
@@ -126,7 +81,8 @@ class Scope:
 
     `parent` is the graph around a sub-graph. With `captures` the sub-graph is closed over what it uses from outside
     (If, Loop); without, outer values are used as they are. `bindings` are the attributes of the call that a function
-    body is put in for, `caller` its name and `depth` how many calls are around it.
+    body is put in for, `caller` its name, `caller_scope` where it is and `depth` how many calls are around it. In the
+    body of a loop `iteration` is its number. `randomness` is kept by `frontend.streams`.
     """
 
     importer: Importer
@@ -137,7 +93,10 @@ class Scope:
     caller: Origin = ()
     depth: int = 0
     is_called_in_closed: bool = False
+    caller_scope: Scope | None = None
+    iteration: Value | None = None
     sizes: Sizes = field(default_factory=Sizes)
+    randomness: dict[str, Value] = field(default_factory=dict[str, Value])
     values: dict[str, Item | Absent] = field(default_factory=dict[str, Item | Absent])
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict[str, onnx.TensorProto])
     sparse: dict[str, onnx.SparseTensorProto] = field(default_factory=dict[str, onnx.SparseTensorProto])
@@ -150,16 +109,6 @@ class Scope:
         return self.captures is not None or around
 
     # -- names -------------------------------------------------------------------------------------------------------
-
-    def lookup(self, name: str) -> Value:
-        """The tensor `name`, here or in the graphs around; ModelError when there is none."""
-        found = self.find(name)
-        if not isinstance(found, Value):
-            raise UnsupportedError(
-                f"{name!r} is {found} where a tensor is needed",
-                remedy="sequences and optionals must not leave the graph or a branch that data decides about",
-            )
-        return found
 
     def find(self, name: str) -> Item:
         """What `name` stands for, here or in the graphs around; ModelError when there is nothing."""
@@ -177,7 +126,10 @@ class Scope:
                 f"the name {name!r} is used but never defined", remedy="run onnx.checker or export the model again"
             )
         else:
-            value = mapped(self.parent.find(name), lambda outer: self._capture(name, outer))
+            found = self.parent.find(name)
+            several = (f"{name}/{i}" for i in range(len(tensors_of(found))))
+            labels = iter((name,)) if isinstance(found, Value) else several
+            value = mapped(found, lambda outer: self.capture(name, outer, next(labels)))
         self.values[name] = value
         return value
 
@@ -188,34 +140,40 @@ class Scope:
             return isinstance(found, Absent) and found.is_left_out
         return self.parent.is_left_out(name)
 
-    def _capture(self, name: str, outer: Value) -> Value:
-        """What stands for `outer` in this sub-graph: constants and dims are the same everywhere, the rest is passed."""
+    def capture(self, name: str, outer: Value, label: str | None = None) -> Value:
+        """What stands for `outer`, which is `name` or a part of it, in this sub-graph: constants and dims are the same
+        everywhere, the rest is passed as an input called `label` (default: `name`)."""
         if self.captures is None or isinstance(outer, Constant):
             return outer
         known = known_dims(outer) if outer.dtype == i64 and outer.rank <= 1 else None
         if known is not None:
             return DimValues(known, outer.rank == 0, origin=(name,))
         if outer not in self.captures:
-            self.captures[outer] = Input(name, outer.type, origin=(name,))
+            array = fold(outer)
+            if array is not None:
+                return Constant(array, origin=(name,))
+            self.captures[outer] = Input(label or name, outer.type, origin=(name,))
         return self.captures[outer]
 
     # -- graphs ------------------------------------------------------------------------------------------------------
 
     def run(self, graph: onnx.GraphProto, inputs: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
-        """Import the nodes that the outputs of `graph` need; its outputs by name."""
+        """Import the nodes that the outputs of the model's `graph` need; the tensors of these by name."""
         self._fill(graph, inputs)
-        if self.parent is None:
-            return tuple(pair for o in graph.output for pair in self._listed(o.name, self.find(o.name)))
-        return tuple((o.name, self.lookup(o.name)) for o in graph.output)
+        return tuple(pair for o in graph.output for pair in self._listed(o.name, self.find(o.name)))
 
     def _listed(self, name: str, item: Item) -> tuple[tuple[str, Value], ...]:
-        """The tensors that an output of the model is made of: those of a sequence are `name[0]`, `name[1]`, .."""
+        """The tensors that an output of the model is made of: those of a sequence are `name[0]`, `name[1]`, .., where
+        its length depends on data `name/data` and `name/shapes`; `name/present` says whether an optional is there."""
         match item:
             case TensorSequence(elements):
                 pairs = (self._listed(f"{name}[{i}]", e) for i, e in enumerate(elements))
                 return tuple(pair for each in pairs for pair in each)
-            case Optional(content):
-                return () if content is None else self._listed(name, content)
+            case RaggedSequence(data, shapes):
+                return (f"{name}/data", data), (f"{name}/shapes", shapes)
+            case Optional(content, present):
+                bit = () if present is None else ((f"{name}/present", present),)
+                return bit if content is None else (*bit, *self._listed(name, content))
             case _:
                 return ((name, item),)
 
@@ -239,7 +197,7 @@ class Scope:
         self,
         graph: onnx.GraphProto,
         formal: tuple[Input, ...],
-        values: Sequence[Value],
+        values: Sequence[Item],
         captures: dict[Value, Input] | None = None,
         bound: Mapping[str, Value] | None = None,
     ) -> Body:
@@ -256,7 +214,9 @@ class Scope:
             captured = dict(given)
             inner = Scope(self.importer, self.opsets, self, captured, self.bindings, self.caller, self.depth)
             inner.sizes = Sizes(self.sizes, dict(bound or {}))
-            outputs = inner.run(graph, {i.name: v for i, v in zip(graph.input, values, strict=True)})
+            inner.iteration = formal[0] if formal else None
+            inner._fill(graph, {i.name: v for i, v in zip(graph.input, values, strict=True)})
+            outputs = tuple((o.name, inner.find(o.name)) for o in graph.output)
             return Body(formal, outputs, captured, inner.sizes.bound)
 
         return settled(self.importer, attempt)
@@ -265,7 +225,7 @@ class Scope:
         self,
         graph: onnx.GraphProto,
         inputs: Sequence[Item | None] = (),
-        instead: Mapping[str, Value] | None = None,
+        instead: Mapping[str, Item] | None = None,
     ) -> tuple[Item, ...]:
         """Import a sub-graph, whose inputs are `inputs`, as a part of this graph; its outputs. `instead` are values
         that names from outside have in it."""
@@ -284,8 +244,13 @@ class Scope:
 
     def import_nodes(self, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], taken: Iterable[str]) -> None:
         """Import the nodes that `outputs` need, in order; `taken` are names that no node may make."""
-        for index in live_order(nodes, producers(nodes, taken), outputs):
-            node = nodes[index]
+        wanted = tuple(outputs)
+        self._import_all([nodes[i] for i in live_order(nodes, producers(nodes, taken), wanted)], wanted)
+
+    def _import_all(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> None:
+        """Import all of `nodes`, which are in order; `outputs` are what the graph gives."""
+        for index, node in enumerate(nodes):
+            before = self.importer.nodes
             domain = domain_of(node.domain)
             opset = self.opsets.get(domain)
             place = f"{label(node)!r} ({node.op_type})"
@@ -302,6 +267,11 @@ class Scope:
                 self._bind(node, self._import(node, domain, opset))
             except Refinement:
                 raise
+            except Split as split:
+                if self.captures is None and (self.parent is not None or self.depth):
+                    raise  # these nodes are a part of a graph, all of which is to be split
+                self.importer.nodes = before
+                return self._go_on_in_branches(split, nodes[index:], outputs)
             except BlockedError:
                 self._go_on_behind(node, opset or 0)
             except UnsupportedError as error:
@@ -315,6 +285,31 @@ class Scope:
                     raise ModelError(str(error) or type(error).__name__, node=place, opset=opset) from error
                 self._go_on_behind(node, opset or 0)
 
+    def _go_on_in_branches(self, split: Split, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> None:
+        """Import `nodes` twice, with either value of a condition, as the branches of an If that gives what is still
+        missing of `outputs`."""
+        missing = [name for name in dict.fromkeys(outputs) if name not in self.values and name not in self.tensors]
+        before = self.importer.nodes
+        bodies: list[Body] = []
+
+        def attempt() -> Body:
+            captured: dict[Value, Input] = {}
+            inner = Scope(self.importer, self.opsets, self, captured, self.bindings, self.caller, self.depth)
+            inner.sizes, inner.declared = Sizes(self.sizes), self.declared
+            inner.iteration = self.iteration
+            inner._import_all(nodes, missing)
+            return Body((), tuple((name, inner.find(name)) for name in missing), captured, inner.sizes.bound)
+
+        with self.importer.hypotheses.both(split.place) as values:
+            for _ in values:
+                self.importer.nodes = before
+                bodies.append(settled(self.importer, attempt))
+        opset = self.opsets.get(domain_of(nodes[0].domain), 0)
+        context = Context(nodes[0], opset, self.caller or (label(nodes[0]),), self, {}, ())
+        joined = context.guarded(split.join(context, split.condition, *bodies))
+        found = (joined,) if isinstance(joined, ITEMS) else tuple(joined)
+        self.values.update((name, item) for name, item in zip(missing, found, strict=True) if item is not None)
+
     def _import(self, node: onnx.NodeProto, domain: str, opset: int) -> Results:
         operands = tuple(self.find(name) if name and not self.is_left_out(name) else None for name in node.input)
         attributes = self._attributes(node)
@@ -326,6 +321,7 @@ class Scope:
             if unknown:
                 raise ModelError(f"function {function.name!r} has no attribute {', '.join(map(repr, sorted(unknown)))}")
             return self._call(function, opsets, operands, attributes, origin)
+        require_outputs(domain, node, opset)
         row = self.importer.table.find(domain, node.op_type, opset)
         if row is not None:
             context = Context(node, opset, origin, self, attributes, operands)
@@ -420,7 +416,7 @@ class Scope:
             raise ModelError(f"function {function.name!r} has {len(function.input)} inputs, {len(operands)} are passed")
         bindings = {**_defaults(function), **attributes}
         inner = Scope(self.importer, opsets, None, None, bindings, origin, self.depth + 1, self.is_closed)
-        inner.sizes = self.sizes
+        inner.sizes, inner.caller_scope = self.sizes, self
         for position, name in enumerate(function.input):
             value = operands[position] if position < len(operands) else None
             missing = ModelError(f"function {function.name!r} uses its input {name!r}, which is left out")
@@ -446,7 +442,7 @@ class Scope:
         return found
 
     def _bind(self, node: onnx.NodeProto, results: Results) -> None:
-        values = (results,) if isinstance(results, Value | TensorSequence | Optional) else tuple(results)
+        values = (results,) if isinstance(results, ITEMS) else tuple(results)
         for position, name in enumerate(node.output):
             if not name:
                 continue
@@ -485,7 +481,7 @@ class Scope:
             if isinstance(wanted, int):
                 if self.importer.assumptions.differ(dim, wanted):
                     raise DeclarationError(
-                        f"{said} with axis {axis} = {wanted}, but its shape is {spell(value.shape)}", remedy=remedy
+                        f"{said} with axis {axis} = {wanted}, but its shape is {show_shape(value.shape)}", remedy=remedy
                     )
             elif wanted in self.importer.symbols.names and self.parent is None and not self.caller:
                 known = self.importer.assumptions.resolve(dims.symbol(self.importer.symbols.names[wanted]))

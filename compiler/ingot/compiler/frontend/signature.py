@@ -163,7 +163,7 @@ def _settle(
             raise ModelError(f"a range is given for the dim {name!r}, which no input has; {known}")
         if not 0 <= low <= high:
             raise ModelError(f"the range {low}..{high} of dim {name!r} is empty or negative")
-        if low == high:
+        if low == high > 0:  # 0 stays a symbol: in a shape that the model computes, 0 would mean another dim
             aliases[spelled] = low
         else:
             bounds[spelled] = (low, high)

@@ -19,7 +19,6 @@ from ingot.compiler.ir.dims import Dim, show
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.control import Require
-from ingot.runtime import dtypes
 
 if TYPE_CHECKING:
     from ingot.compiler.frontend.context import Context
@@ -143,8 +142,3 @@ def _bind_part(ctx: Context, wanted: Dim, value: Value, what: str) -> None:
     stride, rest = (ctx.dim_values((part,), True) for part in parts)
     part = ctx.build(ops.Div, ctx.build(ops.Sub, value, rest), stride)
     _bind(ctx, unknown[0], part, what, dims.UNBOUNDED)
-
-
-def as_i64(ctx: Context, value: Value) -> Value:
-    """An integer value as i64."""
-    return value if value.dtype == dtypes.i64 else ctx.build(ops.Cast, value, dtypes.i64)

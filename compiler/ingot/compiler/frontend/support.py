@@ -9,7 +9,7 @@ import onnx
 
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.frontend.functions import Opsets, domain_of, has_typed_body, opsets_of, static_body
-from ingot.compiler.frontend.operators.table import Table
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import label, live_order, own_names, producers, subgraphs
 
 Key: TypeAlias = tuple[str, str, str]  # domain, operator or function name, overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import cast
 
 import onnx
@@ -30,6 +30,17 @@ def require_text(message: Message) -> None:
 def _require_utf8(what: str, text: object) -> None:
     if isinstance(text, bytes):
         raise ModelError(f"the {what} {text[:40]!r} is not UTF-8 text", remedy="the file is damaged: export it again")
+
+
+def tensors_in(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor in `message`, however deep."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for descriptor, value in message.ListFields():
+        if descriptor.type == descriptor.TYPE_MESSAGE:
+            for item in (value,) if isinstance(value, Message) else cast("tuple[Message, ...]", value):
+                yield from tensors_in(item)
 
 
 def label(node: onnx.NodeProto) -> str:
@@ -79,6 +90,12 @@ def names_read(node: onnx.NodeProto) -> set[str]:
     for graph in subgraphs(node):
         names |= free_names(graph)
     return names
+
+
+def unused_names(taken: Collection[str], stem: str, count: int) -> list[str]:
+    """The first `count` of the names ``<stem>_0``, ``<stem>_1``, .. that are not taken."""
+    wishes = (f"{stem}_{i}" for i in range(len(taken) + count))
+    return [name for name in wishes if name not in taken][:count]
 
 
 def producers(nodes: Sequence[onnx.NodeProto], taken: Iterable[str]) -> dict[str, int]:

@@ -47,6 +47,7 @@ DTYPES: dict[int, DType] = {
     _CODES.UINT4: dtypes.u4,
     _CODES.INT2: dtypes.i2,
     _CODES.UINT2: dtypes.u2,
+    _CODES.STRING: dtypes.string,
 }
 PACKED: dict[DType, int] = {dtypes.f4e2m1: 4, dtypes.i4: 4, dtypes.u4: 4, dtypes.i2: 2, dtypes.u2: 2}
 """Bits of an element in a file, where several share a byte, the first in the lowest bits."""
@@ -84,7 +85,7 @@ class ModelData:
     def array(self, tensor: onnx.TensorProto) -> Array:
         """The contents of `tensor`: read-only, memory-mapped where the model is a file.
 
-        Raises ModelError when the bytes do not fit its shape, UnsupportedError for strings.
+        Raises ModelError when the bytes do not fit its shape.
         """
         what = f"tensor {tensor.name!r}" if tensor.name else "a tensor attribute"
         dtype = dtype_of(tensor.data_type, what)
@@ -94,7 +95,9 @@ class ModelData:
             raise UnsupportedError(f"{what} is stored in segments", remedy="save the model again with onnx.save")
         shape = tuple(int(d) for d in tensor.dims)
         raw = self.raw(tensor)
-        if dtype in PACKED:
+        if dtype == dtypes.string:
+            array = _strings(tensor, raw, what)
+        elif dtype in PACKED:
             packed = np.frombuffer(raw, np.uint8) if raw is not None else _from_fields(tensor, dtypes.u8, what)
             array = _unpacked(packed, dtype, shape, what)
         elif raw is None:
@@ -132,7 +135,7 @@ class ModelData:
         limits = np.array(shape if places.ndim == 2 else math.prod(shape), np.int64)
         if ((places < 0) | (places >= limits)).any():
             raise ModelError(f"{what} has an index outside its shape {list(shape)}")
-        array = np.zeros(shape, values.dtype)
+        array = np.full(shape, "" if values.dtype.hasobject else 0, values.dtype)
         if places.ndim == 2:
             array[tuple(places.T)] = values
         else:
@@ -236,6 +239,19 @@ def open_model(data: memoryview, name: str | None, folder: Path | None) -> Model
             file=name,
         ) from error
     return ModelData(proto, name, folder, data, skeleton.payloads)
+
+
+def _strings(tensor: onnx.TensorProto, raw: memoryview | None, what: str) -> Array:
+    """The elements of a tensor of strings, which are UTF-8."""
+    if raw is not None:
+        raise ModelError(f"{what} holds strings as raw bytes", remedy="strings are stored in string_data")
+    array = np.empty(len(tensor.string_data), object)
+    for i, data in enumerate(tensor.string_data):
+        try:
+            array[i] = data.decode()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{what}: element {i} is no UTF-8 text: {error}") from None
+    return array
 
 
 def _unpacked(data: Array, dtype: DType, shape: tuple[int, ...], what: str) -> Array:

@@ -105,7 +105,7 @@ def _rebuild(
             inner = _rebuild(data, content, position, nested[number], payloads, depth + 1)
             if inner.length != length:
                 result.append(bytes(data[kept:field_start]))
-                result.append(_varint(tag) + _varint(inner.length))
+                result.append(varint(tag) + varint(inner.length))
                 result.extend(inner)
                 kept = position
     result.append(bytes(data[kept:end]))
@@ -119,10 +119,11 @@ def _payload_entry(number: int) -> bytes:
 
 
 def _length_delimited(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
+    return varint(number << 3 | _BYTES) + varint(len(content)) + content
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first (https://protobuf.dev/programming-guides/encoding)."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

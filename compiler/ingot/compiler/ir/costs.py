@@ -27,7 +27,7 @@ from ingot.compiler.ir.dims import (
 )
 from ingot.compiler.ir.dims import Expr as DimExpr
 from ingot.compiler.ir.loops import COMPARISONS, Accumulate, Call, Const, For, Kernel, Let, Load, Local, Stmt, Store
-from ingot.compiler.ir.program import Launch
+from ingot.compiler.ir.program import Host, Launch, Storage
 from ingot.runtime.dims import INT64_MAX, parse_dim
 from ingot.runtime.dims import Dim as StoredDim
 from ingot.runtime.errors import ArtifactError
@@ -36,8 +36,11 @@ from ingot.runtime.profile import LaunchCost
 _NOT_ARITHMETIC = COMPARISONS | {"and", "or", "xor", "not", "select", "cast", "isnan", "isinf", "copysign"}
 
 
-def launch_cost(launch: Launch) -> LaunchCost:
-    """What an artifact says of a launch; numbers beyond 64 bits are the largest that it can hold."""
+def launch_cost(launch: Launch | Host) -> LaunchCost:
+    """What an artifact says of a launch or host step; numbers beyond 64 bits are the largest that it can hold. What the
+    host computes is no arithmetic, and what it moves is not known."""
+    if isinstance(launch, Host):
+        return LaunchCost(f"host {launch.function}", launch.origin, 1, 0, 0)
     survey = _survey(launch.kernel)
     wanted = (launch.chunks, _operations(launch, survey), _bytes_moved(launch, survey))
     return LaunchCost(launch.kernel.name, launch.origin, *map(_stored, wanted))
@@ -68,17 +71,27 @@ def bytes_moved(launch: Launch) -> Dim:
 
 
 def _bytes_moved(launch: Launch, survey: _Survey) -> Dim:
-    kernel = launch.kernel
-    bound = dict(zip(kernel.dims, launch.dims, strict=True))
     total: Dim = 0
-    for buffer, argument in zip(kernel.buffers, launch.buffers, strict=True):
-        for touched in (survey.loads, survey.stores):
-            elements: Dim = 0
-            for count in touched.get(buffer.name, {}).values():
-                elements = add(elements, substitute(count, bound))
-            elements = minimum(elements, argument.storage.size)
+    for touched in (survey.loads, survey.stores):
+        for buffer, (_, elements) in zip(launch.kernel.buffers, _elements(launch, touched), strict=True):
             total = add(total, multiply(elements, buffer.dtype.bytes))
     return total
+
+
+def elements_read(launch: Launch) -> tuple[tuple[Storage, Dim], ...]:
+    """For each buffer of a launch its storage and the number of its elements that are read."""
+    return _elements(launch, _survey(launch.kernel).loads)
+
+
+def _elements(launch: Launch, touched: Mapping[str, Mapping[object, Dim]]) -> tuple[tuple[Storage, Dim], ...]:
+    bound = dict(zip(launch.kernel.dims, launch.dims, strict=True))
+    found: list[tuple[Storage, Dim]] = []
+    for buffer, argument in zip(launch.kernel.buffers, launch.buffers, strict=True):
+        elements: Dim = 0
+        for count in touched.get(buffer.name, {}).values():
+            elements = add(elements, substitute(count, bound))
+        found.append((argument.storage, minimum(elements, argument.storage.size)))
+    return tuple(found)
 
 
 def _survey(kernel: Kernel) -> _Survey:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, TypeAlias, Union
 
@@ -46,6 +46,17 @@ class Expr:
     """A non-constant polynomial: (monomial, coefficient) pairs, sorted, no zero coefficients."""
 
     terms: tuple[tuple[Monomial, int], ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Taken once: expressions are nested, and keys of many tables.
+        object.__setattr__(self, "_hash", hash(self.terms))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Expr], tuple[tuple[tuple[Monomial, int], ...]]]:
+        return Expr, (self.terms,)  # another process hashes text otherwise
 
     def __add__(self, other: Dim) -> Dim:
         return add(self, other)
@@ -239,6 +250,15 @@ def product(dims: Iterable[Dim]) -> Dim:
     return result
 
 
+def equal_products(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[int, int] | None:
+    """The smallest (a, b), both positive, with product(left[:a]) == product(right[:b]); None when there are none."""
+    for length in range(2, len(left) + len(right) + 1):
+        for a in range(max(1, length - len(right)), min(len(left), length - 1) + 1):
+            if product(left[:a]) == product(right[: length - a]):
+                return a, length - a
+    return None
+
+
 def total(dims: Iterable[Dim]) -> Dim:
     """The sum of all dims; 0 when there is none."""
     result: Dim = 0
@@ -263,6 +283,23 @@ def symbols(dim: Dim) -> frozenset[str]:
             else:
                 found |= symbols(atom.left) | symbols(atom.right)
     return frozenset(found)
+
+
+def largest_constant(dim: Dim) -> int:
+    """The largest magnitude of a number that occurs in `dim`: of constants, coefficients, divisors."""
+    if isinstance(dim, int):
+        return abs(dim)
+    inner = (side for monomial, _ in dim.terms for a in monomial if isinstance(a, Opaque) for side in (a.left, a.right))
+    return max(*(abs(factor) for _, factor in dim.terms), 0, *map(largest_constant, inner))
+
+
+def symbol_name(dim: Dim) -> str | None:
+    """The name of the symbol that `dim` is; None when it is anything else."""
+    match dim:
+        case Expr(terms=(((Symbol(name=name),), 1),)):
+            return name
+        case _:
+            return None
 
 
 def apply(op: str, a: Dim, b: Dim) -> Dim:

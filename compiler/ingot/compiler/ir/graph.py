@@ -368,7 +368,9 @@ def describe(node: Node) -> str:
 def constant(
     data: Array | np.generic | float | int | bool, dtype: dtypes.DType | None = None, origin: Origin = ()
 ) -> Constant:
-    """A Constant from anything numpy takes, cast to `dtype` when given."""
+    """A Constant from anything numpy takes, cast to `dtype` when given; 0 as a string is the empty one."""
+    if dtype == dtypes.string and isinstance(data, int):
+        data = np.full((), "", object)
     array = np.asarray(data, dtype=dtype.to_numpy() if dtype is not None else None)
     array = array.view()
     array.flags.writeable = False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim, Expr, Symbol, show
+from ingot.compiler.ir.dims import Dim, Expr, show
 from ingot.compiler.ir.graph import (
     Array,
     Graph,
@@ -24,17 +24,12 @@ from ingot.compiler.ir.graph import (
     fields_of,
     operands_of,
 )
-from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.ir.types import IrError, TensorType, type_of
 from ingot.runtime import dtypes
 
 
 class BindingError(ValueError):
     """The inputs given do not fit the graph's declared inputs."""
-
-
-def type_of(array: Array) -> TensorType:
-    """The concrete type of an array."""
-    return TensorType(dtypes.from_numpy(array.dtype), tuple(int(d) for d in array.shape))
 
 
 def bind(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
@@ -54,7 +49,7 @@ def bind(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
         if array.ndim != declared.rank or dtypes.from_numpy(array.dtype) != declared.dtype:
             raise BindingError(f"input {node.label!r}: expected {declared}, got {type_of(array)}")
         for dim, extent in zip(declared.shape, array.shape, strict=True):
-            name = _symbol_name(dim)
+            name = dims.symbol_name(dim)
             if name is not None:
                 values.setdefault(name, int(extent))
     for node in graph.inputs:
@@ -73,14 +68,6 @@ def bind(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
         if name in values and not low <= values[name] <= high:
             raise BindingError(f"{name} = {values[name]} is outside its range {low}..{high}")
     return values
-
-
-def _symbol_name(dim: Dim) -> str | None:
-    match dim:
-        case Expr(terms=(((Symbol(name=name),), 1),)):
-            return name
-        case _:
-            return None
 
 
 def _solve(dim: Dim, extent: int, values: dict[str, int]) -> None:
@@ -128,7 +115,7 @@ def evaluate_expansion(node: Node, operands: Sequence[Array]) -> tuple[Array, ..
 def _learn(declared: TensorType, array: Array, values: dict[str, int]) -> None:
     """Bind symbols that stand alone in `declared` and have no value yet."""
     for dim, extent in zip(declared.shape, array.shape, strict=False):
-        name = _symbol_name(dim)
+        name = dims.symbol_name(dim)
         if name is not None:
             values.setdefault(name, int(extent))
 
@@ -174,7 +161,7 @@ def _take_size(graph: Graph, names: Sequence[str], array: Array, values: dict[st
 
 def _evaluate(node: Node, operands: Sequence[Array], values: Mapping[str, Dim]) -> tuple[Array, ...]:
     _, concrete = _concrete(node, operands, values)
-    results = tuple(np.asarray(r) for r in concrete.evaluate(*operands))
+    results = tuple(map(_as_array, concrete.evaluate(*operands)))
     if len(results) != len(concrete.types):
         raise IrError(f"{describe(node)} evaluates to {len(results)} results, its type says {len(concrete.types)}")
     for i, (array, declared) in enumerate(zip(results, concrete.types, strict=True)):
@@ -185,6 +172,11 @@ def _evaluate(node: Node, operands: Sequence[Array], values: Mapping[str, Dim]) 
         if got.dtype != declared.dtype or not shape_fits:
             raise IrError(f"{describe(node)}: result {i} is declared {declared} but evaluates to {got}")
     return results
+
+
+def _as_array(result: Any) -> Array:
+    """A result as an array; numpy takes a single string out of an array of objects."""
+    return np.asarray(result, object) if isinstance(result, str) else np.asarray(result)
 
 
 def _concrete(node: Node, operands: Sequence[Array], values: Mapping[str, Dim]) -> tuple[tuple[Input, ...], Node]:

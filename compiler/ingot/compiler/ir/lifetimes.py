@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Host, Launch, Program, Repeat, Step, Stop, Storage
 
 
 def lifetimes(program: Program) -> dict[Storage, tuple[int, int]]:
     """First and last step (both included) at which each storage that is touched holds data that matters.
 
-    Steps are numbered in program order, nested ones numbered through: a launch, bind or stop takes one number, a branch
-    one for its condition before its arms, a loop one at its start (trip, first condition) and one at its end (the
-    counter's last use and the condition for the next iteration). A storage that is touched inside a loop and is live
-    outside of it, or that the body may read before it has written it, spans the whole loop.
+    Steps are numbered in program order, nested ones numbered through: a launch, bind, host step or stop takes one
+    number, a branch one for its condition before its arms, a loop one at its start (trip, first condition) and one at
+    its end (the counter's last use and the condition for the next iteration). A storage that is touched inside a loop
+    and is live outside of it, or that the body may read before it has written it, spans the whole loop.
     """
     walk = _Walk()
     walk.steps(program.steps)
@@ -80,6 +80,13 @@ class _Walk:
                     self.repeat(step)
                 case Bind(value=value):
                     self.read(value)
+                    self.position += 1
+                case Host(operands=operands, results=results):
+                    for tensor in operands:
+                        self.read(tensor.argument)
+                    for tensor in results:
+                        self.touch(tensor.argument)
+                    self.wrote({tensor.storage for tensor in results})
                     self.position += 1
                 case Stop():
                     self.position += 1

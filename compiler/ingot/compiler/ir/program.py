@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute, symbol
 from ingot.compiler.ir.loops import Axis, Kernel
 from ingot.compiler.ir.types import TensorType
 from ingot.runtime.dtypes import DType
+from ingot.runtime.host.attributes import Attribute
 
-Kind: TypeAlias = Literal["input", "output", "weight", "temp", "status"]
+Kind: TypeAlias = Literal["input", "output", "weight", "temp", "status", "entropy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,8 @@ class Storage:
     """A buffer: `size` elements. Inputs and outputs are dense row-major tensors of `type`; a weight has its `data`
     (1-D, already packed); a temp lives in the arena between its first and last use. The status (at most one, i64, one
     element) is zero before a run; a kernel that meets bad data stores a fault number there: 1 + an index into
-    `Program.faults`."""
+    `Program.faults`. The entropy (at most one, u64, two elements) keeps what it holds from run to run: the key of the
+    session's random numbers, and a count that a kernel raises."""
 
     name: str
     kind: Kind
@@ -44,7 +47,7 @@ class Argument:
     offset: Dim = 0
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Launch:
     """Run `kernel` over its grid: `buffers` in the order of ``kernel.buffers``, `dims` in that of ``kernel.dims``."""
 
@@ -59,7 +62,7 @@ class Launch:
         values = dict(zip(self.kernel.dims, self.dims, strict=True))
         return tuple(Axis(a.var, substitute(a.extent, values), substitute(a.grain, values)) for a in self.kernel.grid)
 
-    @property
+    @cached_property
     def chunks(self) -> Dim:
         """Number of chunks of one launch."""
         return product(ceil_divide(a.extent, a.grain) for a in self.grid)
@@ -104,6 +107,36 @@ class Bind:
     origin: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class HostTensor:
+    """What a host function reads or writes: a tensor of `type` from element `offset` of `storage` on, row-major without
+    gaps. Strings are handles there: the storage holds i64."""
+
+    storage: Storage
+    offset: Dim
+    type: TensorType
+
+    @property
+    def argument(self) -> Argument:
+        """The first element."""
+        return Argument(self.storage, self.offset)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Host:
+    """The host computes `function`, one of `ingot.runtime.host.functions`: from `operands` it writes `results`.
+
+    The run ends where the status is set already, and with fault number `fault` where the function fails.
+    """
+
+    function: str
+    operands: tuple[HostTensor, ...]
+    results: tuple[HostTensor, ...]
+    attributes: Mapping[str, Attribute]
+    fault: int
+    origin: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Stop:
     """The run ends here where the status is set."""
@@ -111,18 +144,20 @@ class Stop:
     origin: tuple[str, ...] = ()
 
 
-Step: TypeAlias = Launch | Branch | Repeat | Bind | Stop
+Step: TypeAlias = Launch | Branch | Repeat | Bind | Host | Stop
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A whole model at level 3. `ranges` bounds the symbols (both ends included)."""
+    """A whole model at level 3. `ranges` bounds the symbols (both ends included). `strings` are the model's own, which
+    handles in weights and kernels number; the first is empty. There are none where the model has no strings."""
 
     name: str
     storages: tuple[Storage, ...]
     steps: tuple[Step, ...]
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     faults: tuple[str, ...] = ()  # messages for what a kernel may report in the status storage
+    strings: tuple[str, ...] = ()
 
     def of_kind(self, kind: Kind) -> tuple[Storage, ...]:
         """The storages of one kind, in order."""
@@ -145,6 +180,14 @@ class Program:
     def launches(self) -> Iterator[Launch]:
         """All launches, nested ones included, in program order."""
         return (step for step in self.all_steps() if isinstance(step, Launch))
+
+    def host_steps(self) -> Iterator[Host]:
+        """All host steps, nested ones included, in program order."""
+        return (step for step in self.all_steps() if isinstance(step, Host))
+
+    def timed(self) -> Iterator[Launch | Host]:
+        """What a profile measures, in program order."""
+        return (step for step in self.all_steps() if isinstance(step, Launch | Host))
 
     def bound(self) -> dict[str, int]:
         """The symbols that steps bind, in order, with the number of the fault that a value out of range is."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import Dim, product, show
+from ingot.runtime import dtypes
 from ingot.runtime.dtypes import DType
 
 Shape = tuple[Dim, ...]
@@ -44,7 +48,17 @@ class TensorType:
         return tuple(d for d in self.shape if isinstance(d, int))
 
     def __str__(self) -> str:
-        return f"{self.dtype.name}[{', '.join(show(d) for d in self.shape)}]"
+        return f"{self.dtype.name}{show_shape(self.shape)}"
+
+
+def type_of(array: NDArray[Any]) -> TensorType:
+    """The type of an array. Raises what `dtypes.from_numpy` does for one of no type that tensors have."""
+    return TensorType(dtypes.from_numpy(array.dtype), tuple(int(d) for d in array.shape))
+
+
+def show_shape(shape: Iterable[Dim]) -> str:
+    """A shape as text: ``[batch, 3, 2*h + 1]``."""
+    return f"[{', '.join(show(d) for d in shape)}]"
 
 
 def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
@@ -75,4 +89,4 @@ def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
 
 
 def _list(shapes: Sequence[Shape]) -> str:
-    return ", ".join("[" + ", ".join(show(d) for d in s) + "]" for s in shapes)
+    return ", ".join(map(show_shape, shapes))

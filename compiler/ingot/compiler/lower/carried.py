@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, coefficient, minimum, substitute, symbol
 from ingot.compiler.ir.loops import For, Load, Store
-from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Host, Launch, Program, Repeat, Step, Stop, Storage
 from ingot.compiler.lower.inplace import pairs, renamed
 
 
@@ -116,6 +116,8 @@ def _written(step: Step) -> set[Storage]:
             return set[Storage]().union(*(_written(s) for s in (*step.then, *step.otherwise)))
         case Repeat():
             return {step.counter.storage}.union(*(_written(s) for s in step.body))
+        case Host(results=results):
+            return {tensor.storage for tensor in results}
         case Bind() | Stop():
             return set()
 
@@ -141,5 +143,7 @@ def _arguments(steps: Sequence[Step]) -> Iterator[Argument]:
                 yield from _arguments(step.body)
             case Bind():
                 yield step.value
+            case Host(operands=operands, results=results):
+                yield from (tensor.argument for tensor in (*operands, *results))
             case Stop():
                 pass

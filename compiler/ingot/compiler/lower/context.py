@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from ingot.compiler.ir.dims import UNBOUNDED, Dim, product, symbols
 from ingot.compiler.ir.graph import Constant, Graph, Node, Origin, Value, describe, node_of, symbols_of
 from ingot.compiler.ir.program import Argument, Bind, Kind, Launch, Step, Storage
-from ingot.compiler.ir.types import Shape, TensorType
+from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.views import View, dense_strides
-from ingot.runtime.dtypes import DType, i64
+from ingot.runtime.dtypes import DType, i64, stored_dtype
 
 
 class LoweringError(ValueError):
@@ -66,8 +66,8 @@ class Context:
         data: NDArray[Any] | None = None,
         origin: Origin = (),
     ) -> Storage:
-        """A new storage of `size` elements, called `name` or after `stem` and a number."""
-        made = Storage(name or self.unique(stem), kind, dtype, size, type, data, origin)
+        """A new storage of `size` elements, called `name` or after `stem` and a number; of handles, for strings."""
+        made = Storage(name or self.unique(stem), kind, stored_dtype(dtype), size, type, data, origin)
         self.storages.append(made)
         return made
 
@@ -171,8 +171,3 @@ def body_of(node: Node) -> tuple[Graph, tuple[Value, ...]]:
     if copy is node:
         copy = dataclasses.replace(node)
     return Graph(tuple(inputs), tuple((f"y{i}", v) for i, v in enumerate(copy.results()))), tuple(outer)
-
-
-def shape_text(shape: Shape) -> str:
-    """A shape for messages."""
-    return "[" + ", ".join(str(d) for d in shape) + "]"

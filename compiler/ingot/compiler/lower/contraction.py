@@ -93,7 +93,7 @@ def launch_contraction(context: Context, group: Group, build: KernelBuilder, tem
 
 
 def wide_type(dtype: DType) -> DType:
-    """The type that a contraction of `dtype` operands computes in."""
+    """The type that sums and products of `dtype` elements are computed in."""
     return f32 if dtype.is_float and dtype != f64 else dtype
 
 

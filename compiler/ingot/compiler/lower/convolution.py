@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,13 +40,13 @@ def _packed_filters(context: Context, group: Group, w: Value, count: int, width:
     """The filters [O, I/g, *kernel] of `count` groups in panels."""
     if isinstance(w, Constant):
         return context.weight(w, ("conv", count, width), pack_conv(widened(w), count, width), wide_type(w.dtype))
-    out, inner, *taps = w.type.static_shape()
+    out, inner, *taps = w.shape
     view = in_wide_type(context, context.view(w), group.node)
     split = materialise(context, view, group.node.origin).reshape((count, out // count, inner, *taps))
     assert split is not None
     turned = split.transpose((0, *range(3, 3 + len(taps)), 2, 1))
     dense = materialise(context, turned, group.node.origin)
-    matrices = dense.reshape((count, int(np.prod(taps)) * inner, out // count))
+    matrices = dense.reshape((count, product((*taps, inner)), out // count))
     assert matrices is not None
     return pack_at_run_time(context, matrices, width, group.node)
 
@@ -104,45 +103,83 @@ def conv_halo(context: Context, node: linear.Conv, w: Value) -> tuple[tuple[int,
     return ((0, 0), *spatial, (0, more)) if node.channels_last else ((0, 0), (0, more), *spatial)
 
 
+@dataclass(frozen=True)
+class _Window:
+    """What a convolution reads: for an element of the result, whose place is a point of `rows` and a channel, the
+    elements of `view`, channels last, at `where` over the points of `taps`."""
+
+    view: View
+    rows: tuple[Axis, ...]
+    taps: tuple[Axis, ...]
+    where: tuple[Dim, ...]
+
+    @staticmethod
+    def of(node: linear.Conv, w: Value, view: View) -> _Window:
+        """The window of filters `w`; `view` is the input with its border, in the node's order of axes."""
+        rank, shape = len(node.strides), node.type.shape
+        if not node.channels_last:
+            view = view.transpose((0, *range(2, rank + 2), 1))
+        spatial = shape[1:-1] if node.channels_last else shape[2:]
+        rows = (Axis("_b", shape[0]), *(Axis(f"_o{i}", d) for i, d in enumerate(spatial)))
+        taps = tuple(Axis(f"_t{i}", d) for i, d in enumerate(TensorType(w.dtype, w.shape[2:]).static_shape()))
+        where: list[Dim] = [symbol("_b")]
+        for i, tap in enumerate(taps):
+            position = symbol(f"_o{i}") * node.strides[i] - node.pads[i]
+            where.append(position + (symbol(tap.var) * node.dilations[i] if tap.extent != 1 else 0))
+        return _Window(view, rows, taps, tuple(where))
+
+    def result(self, node: linear.Conv, channel: Dim) -> list[Dim]:
+        """The place of a channel in the result."""
+        batch, *spatial = (symbol(axis.var) for axis in self.rows)
+        return [batch, *spatial, channel] if node.channels_last else [batch, channel, *spatial]
+
+    def terms(self, node: linear.Conv, channels: int, channel: Dim) -> tuple[tuple[Axis, ...], Axis, Dim]:
+        """The sum over the taps and `channels` input channels from `channel` on: the outer axes, the innermost, ``_k``,
+        and the offset in the view."""
+        view, last = self.view, self.taps[-1]
+        joined = (
+            last.extent != 1
+            and node.group == 1
+            and node.dilations[-1] == 1
+            and view.strides[-2] == channels * view.strides[-1]
+            and (view.strides[-1] == 1 or channels == 1)
+        )
+        outer = tuple(axis for axis in self.taps if axis.extent != 1)
+        if not joined:
+            return outer, Axis("_k", channels), view.at([*self.where, channel + symbol("_k")])
+        # The taps of one kernel row lie one after the other: one long run.
+        first = symbol(self.rows[-1].var) * node.strides[-1] - node.pads[len(self.taps) - 1]
+        step = view.strides[-2] if channels == 1 else view.strides[-1]
+        offset = view.at([*self.where[:-1], first, 0]) + symbol("_k") * step
+        return outer[:-1], Axis("_k", multiply(last.extent, channels)), offset
+
+
 def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
     """Kernels for a convolution group: Winograd where it pays, depthwise, else an implicit GEMM."""
-    x_value, w = group.resolve(node.x), group.resolve(node.w)
-    view = padded_input(context, group, node, x_value)
+    w = group.resolve(node.w)
+    view = padded_input(context, group, node, group.resolve(node.x))
     algorithm = choose_winograd(context, node, w)
     if algorithm is not None:
         lower_winograd(context, group, node, view, algorithm)
-        return
-    rank, shape = len(node.strides), node.type.shape
-    if node.channels_last:
-        spatial_out, channels = shape[1:-1], shape[-1]
+    elif is_depthwise(node, w):
+        _depthwise(context, group, node, w, _Window.of(node, w, view))
     else:
-        spatial_out, channels = shape[2:], shape[1]
-        view = view.transpose((0, *range(2, rank + 2), 1))
-    _, inner, *kernel_shape = w.type.static_shape()
-    narrow = None if is_depthwise(node, w) else _narrow(context, node, w, view)
+        _implicit_gemm(context, group, node, w, _Window.of(node, w, view))
+
+
+def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:
+    channels = node.type.shape[-1 if node.channels_last else 1]
+    columns, inner = channels // node.group, w.shape[1]
+    narrow = _narrow(context, node, w, window.view)
     if narrow is not None and node.group == 1:
         inner = narrow.filled(inner)
-        view = replace(view, shape=(*view.shape[:-1], inner))
-    rows = [Axis("_b", shape[0]), *(Axis(f"_o{i}", d) for i, d in enumerate(spatial_out))]
-    taps = [Axis(f"_t{i}", d) for i, d in enumerate(kernel_shape)]
-    where: list[Dim] = [symbol("_b")]
-    for i in range(rank):
-        position = symbol(f"_o{i}") * node.strides[i] - node.pads[i]
-        where.append(position + (symbol(f"_t{i}") * node.dilations[i] if kernel_shape[i] > 1 else 0))
-
-    def out_index(channel: Dim) -> list[Dim]:
-        spatial = [symbol(axis.var) for axis in rows[1:]]
-        return [symbol("_b"), *spatial, channel] if node.channels_last else [symbol("_b"), channel, *spatial]
-
+        view = window.view
+        window = replace(window, view=replace(view, shape=(*view.shape[:-1], inner)))
     build = kernel(context, group.node)
-    if is_depthwise(node, w):
-        _depthwise(context, group, node, w, view, rows, taps, where, build)
-        return
-    columns = channels // node.group
-    depth = int(np.prod(kernel_shape)) * inner
+    depth = multiply(product(axis.extent for axis in window.taps), inner)
     tile = choose_contraction(
         narrow.room(context.machine) if narrow else context.machine,
-        rows=product(axis.extent for axis in rows),
+        rows=product(axis.extent for axis in window.rows),
         columns=columns,
         depth=depth // narrow.dot if narrow else depth,
         batch=node.group,
@@ -154,32 +191,16 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         packed = _packed_filters(context, group, w, node.group, tile.width)
     batch = (Axis("_g", node.group),) if node.group > 1 else ()
     group_index: Dim = symbol("_g") if batch else 0
-    channel = group_index * inner + symbol("_k")
-    segments = [axis for axis in taps if axis.extent != 1]
-    run = Axis("_k", inner)
-    offset = view.at([*where, channel])
-    last = taps[-1]
-    joined = (
-        last.extent != 1
-        and node.group == 1
-        and node.dilations[-1] == 1
-        and view.strides[-2] == inner * view.strides[-1]
-        and (view.strides[-1] == 1 or inner == 1)
-    )
-    if joined:  # the taps of one kernel row lie one after the other: one long run
-        where[-1] = symbol(f"_o{rank - 1}") * node.strides[-1] - node.pads[rank - 1]
-        offset = view.at([*where, 0]) + symbol("_k") * (view.strides[-2] if inner == 1 else view.strides[-1])
-        segments, run = segments[:-1], Axis("_k", multiply(last.extent, inner))
-    b_view = View(packed, (packed.size,), (1,))
+    segments, run, offset = window.terms(node, inner, group_index * inner)
     step = multiply(multiply(ceil_divide(columns, tile.width), depth), tile.width)
     template = Contraction(
         batch=batch,
-        rows=tuple(rows),
+        rows=window.rows,
         columns=Axis("_n", columns),
-        segments=tuple(segments),
+        segments=segments,
         run=run,
-        a=build.load(view, offset),
-        b=build.parameter(b_view, "read"),
+        a=build.load(window.view, offset),
+        b=build.parameter(View(packed, (packed.size,), (1,)), "read"),
         b_offset=group_index * step,
         width=tile.width,
         tile_rows=tile.tile_rows,
@@ -188,7 +209,7 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         stores=(),
         accumulator=wide_type(node.type.dtype),
         dot=narrow.dot if narrow else 1,
-        narrow=x_value.dtype != w.dtype,
+        narrow=node.x.dtype != w.dtype,
         shift=narrow.shift if narrow else 0,
     )
     n = group_index * columns + symbol("_n")
@@ -197,7 +218,7 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         summed = tuple(range(1, w.data.ndim))
         acc = unshifted(context, build, narrow, w, summed)(acc, lambda view: view.at([n, *(0 for _ in summed)]))
     acc = _with_bias(context, group, node, build, n, acc)
-    stores = Epilogue(context, group).stores(build, out_index(n), acc)
+    stores = Epilogue(context, group).stores(build, window.result(node, n), acc)
     launch_contraction(context, group, build, replace(template, stores=stores))
 
 
@@ -233,39 +254,29 @@ def _is_exact_in_f32(w: Constant, bias: Value | None) -> bool:
     return bool(most.max(initial=0) < 2**24)
 
 
-def _depthwise(
-    context: Context,
-    group: Group,
-    node: linear.Conv,
-    w: Value,
-    view: View,
-    rows: Sequence[Axis],
-    taps: Sequence[Axis],
-    where: Sequence[Dim],
-    build: KernelBuilder,
-) -> None:
+def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:
+    build = kernel(context, group.node)
+    *rows, x = window.rows
     channels = node.type.shape[-1]
     bias = None if node.bias is None else group.resolve(node.bias)
     narrow = isinstance(w, Constant) and _is_exact_in_f32(w, bias)
     kind = f32 if narrow else wide_type(node.type.dtype)
-    if narrow and isinstance(w, Constant):
-        packed = context.weight(w, ("depthwise", "f32"), pack_depthwise(w.data.astype(np.float32)), f32)
-    elif isinstance(w, Constant):
-        packed = context.weight(w, ("depthwise",), pack_depthwise(widened(w)), wide_type(w.dtype))
+    if isinstance(w, Constant):
+        taps = w.data.astype(kind.to_numpy(), copy=False)
+        packed = context.weight(w, ("depthwise", kind.name), pack_depthwise(taps), kind)
     else:
         filters = in_wide_type(context, context.view(w), group.node)
         order = (*range(2, len(filters.shape)), 0, 1)
         packed = materialise(context, filters.transpose(order), group.node.origin).storage
     c = symbol("_c")
     tap: Dim = 0
-    for axis in taps:
+    for axis in window.taps:
         tap = tap * axis.extent + symbol(axis.var)
     weights = View(packed, (packed.size,), (1,))
-    index = [symbol("_b"), *(symbol(axis.var) for axis in rows[1:]), c]
     block = choose_depthwise(
         context.machine,
-        rows=product(axis.extent for axis in rows[:-1]),
-        columns=rows[-1].extent,
+        rows=product(axis.extent for axis in rows),
+        columns=x.extent,
         channels=channels,
         taps=int(np.prod(w.type.static_shape()[2:])),
         ranges=context.ranges,
@@ -280,16 +291,16 @@ def _depthwise(
     else:
         acc = _with_bias(context, group, node, build, c, Local("acc", kind))
     template = Depthwise(
-        rows=tuple(rows[:-1]),
-        x=rows[-1],
+        rows=tuple(rows),
+        x=x,
         channels=Axis("_c", channels),
-        taps=tuple(taps),
-        a=build.load(view, view.at([*where, c])),
+        taps=window.taps,
+        a=build.load(window.view, window.view.at([*window.where, c])),
         w=build.load(weights, tap * channels + c),
         row_block=block,
-        stores=Epilogue(context, group).stores(build, index, acc, real),
+        stores=Epilogue(context, group).stores(build, window.result(node, c), acc, real),
         accumulator=kind,
         narrow=node.x.dtype != node.type.dtype,
     )
-    flops = multiply(2, multiply(product(node.type.shape), product(axis.extent for axis in taps)))
+    flops = multiply(2, multiply(product(node.type.shape), product(axis.extent for axis in window.taps)))
     context.run(build.launch(template.grid, template, origin=group.node.origin, flops=flops))

@@ -14,7 +14,7 @@ from typing import Any, cast
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.loops import Kernel, Load, Store
-from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Host, Launch, Program, Repeat, Step, Stop, Storage
 
 
 def share_storages(program: Program) -> Program:
@@ -53,7 +53,7 @@ def share_storages(program: Program) -> Program:
 def _length(step: Step) -> int:
     """How many positions `lifetimes` gives a step."""
     match step:
-        case Launch() | Bind() | Stop():
+        case Launch() | Bind() | Host() | Stop():
             return 1
         case Branch(then=then, otherwise=otherwise):
             return 1 + sum(map(_length, then)) + sum(map(_length, otherwise))
@@ -136,5 +136,11 @@ def renamed(step: Step, names: Mapping[Storage, Storage]) -> Step:
             )
         case Bind():
             return dataclasses.replace(step, value=certain(step.value))
+        case Host():
+            operands, results = (
+                tuple(dataclasses.replace(t, storage=names.get(t.storage, t.storage)) for t in side)
+                for side in (step.operands, step.results)
+            )
+            return dataclasses.replace(step, operands=operands, results=results)
         case Stop():
             return step

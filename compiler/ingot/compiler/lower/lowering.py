@@ -14,6 +14,7 @@ from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.control import lower_check, lower_control
 from ingot.compiler.lower.convolution import conv_halo, lower_conv
 from ingot.compiler.lower.custom import lower_custom
+from ingot.compiler.lower.host import lower_host
 from ingot.compiler.lower.indexing import lower_indexing
 from ingot.compiler.lower.inplace import share_storages
 from ingot.compiler.lower.machine import Machine
@@ -21,9 +22,11 @@ from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.movement import lower_movement, view_of
 from ingot.compiler.lower.pointwise import copy, lower_pointwise
 from ingot.compiler.lower.pooling import lower_window
+from ingot.compiler.lower.random import lower_random
 from ingot.compiler.lower.recurrent import lower_recurrent
 from ingot.compiler.lower.reduction import lower_reduction
 from ingot.compiler.lower.resample import lower_resample
+from ingot.compiler.lower.strings import with_handles
 from ingot.compiler.lower.suppression import lower_suppression
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import composite, linear, movement, reduction
@@ -40,6 +43,7 @@ def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
 
     Raises LoweringError for an op that has no kernel.
     """
+    graph, strings = with_handles(graph)
     context = Context(machine, bound_symbols(graph), reorder, dict(graph.ranges))
     for x in graph.inputs:
         storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
@@ -61,7 +65,9 @@ def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
         have = context.view(value)
         if have.storage is not view.storage or have.offset != view.offset:
             copy(context, have, view, node_of(value).origin, "output")
-    made = Program(graph.name, tuple(context.storages), tuple(context.steps), context.ranges, tuple(context.faults))
+    made = Program(
+        graph.name, tuple(context.storages), tuple(context.steps), context.ranges, tuple(context.faults), strings
+    )
     return carry_in_place(share_storages(made))
 
 
@@ -118,11 +124,13 @@ def _lower_placed(context: Context, node: Node) -> None:
 
 
 def _lower_node(context: Context, node: Node) -> None:
-    if lower_control(context, node, _lower_graph) or lower_movement(context, node):
+    if lower_control(context, node, _lower_graph) or lower_movement(context, node) or lower_random(context, node):
         return
     if lower_window(context, node) or lower_resample(context, node) or lower_recurrent(context, node):
         return
     if lower_indexing(context, node) or lower_suppression(context, node) or lower_custom(context, node):
+        return
+    if lower_host(context, node):
         return
     body, outer = body_of(node)
     operands: Mapping[Value, Value] = dict(zip(body.inputs, outer, strict=True))

@@ -8,8 +8,9 @@ from ingot.compiler.ir.dims import Dim, maximum, minimum, product, symbol
 from ingot.compiler.ir.graph import Node
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Stmt
 from ingot.compiler.lower.context import Context, kernel
+from ingot.compiler.lower.contraction import wide_type
 from ingot.compiler.lower.nest import CHUNK, grain_for, index_value, loop_names
-from ingot.compiler.lower.reduction import accumulator, highest, lowest
+from ingot.compiler.lower.reduction import highest, lowest
 from ingot.compiler.ops import linear, reduction
 from ingot.runtime.dtypes import boolean, i64
 
@@ -35,7 +36,7 @@ def _pool(context: Context, node: linear.MaxPool | linear.AveragePool) -> None:
         order = (0, *range(2, rank + 2), 1)
         x, y = x.transpose(order), y.transpose(order)
     dtype = node.type.dtype
-    kind = accumulator(dtype)
+    kind = wide_type(dtype)
     outs = loop_names(rank, "o")
     taps = loop_names(rank, "t")
     build = kernel(context, node)
@@ -138,7 +139,7 @@ def _cumulative_sum(context: Context, node: reduction.CumSum) -> None:
     if node.reverse:
         index[axis] = extent - 1 - symbol(names[axis])
     build = kernel(context, node)
-    kind = accumulator(dtype)
+    kind = wide_type(dtype)
     value: Expr = build.load(x, x.at(index))
     total: Expr = Local("total", kind)
     if kind != dtype:

@@ -30,12 +30,13 @@ from ingot.compiler.ir.loops import (
     Reduction as Fold,
 )
 from ingot.compiler.lower.context import Context, LoweringError, kernel
+from ingot.compiler.lower.contraction import wide_type
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names, map_dims
 from ingot.compiler.lower.pointwise import EXPENSIVE, Translation, cost, scalar_constant
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import pointwise
 from ingot.compiler.ops import reduction as ops
-from ingot.runtime.dtypes import DType, f32, f64
+from ingot.runtime.dtypes import DType
 
 SCRATCH_LIMIT = 8192  # bytes of stack a spilt value may take
 COLUMN_BLOCK = 64  # kept columns a chunk where the reduction runs over outer axes
@@ -208,7 +209,7 @@ class RowKernel:
             self.spilt[value] = (name, offset)
         for node in here:
             name = f"a{len(self.rows)}"
-            kind = accumulator(node.x.type.dtype)
+            kind = wide_type(node.x.type.dtype)
             fold, start = fold_of(node, kind)
             value = translate(node.x)
             inside.extend(translate.flush())
@@ -291,11 +292,6 @@ def _reaches(value: Value, target: Value) -> bool:
         if isinstance(v, pointwise.Pointwise):
             stack.extend(operands_of(v))
     return False
-
-
-def accumulator(dtype: DType) -> DType:
-    """The type that sums of `dtype` are kept in."""
-    return f32 if dtype.is_float and dtype != f64 else dtype
 
 
 def fold_of(node: ops.Reduction, dtype: DType) -> tuple[Fold, float | int | bool]:

@@ -38,7 +38,7 @@ def lower_resample(context: Context, node: Node) -> bool:
 
     before: list[Stmt] = []
     inside: list[Stmt] = []
-    if taps <= UNROLLED:
+    if isinstance(taps, int) and taps <= UNROLLED:
         total: Expr | None = None
         for number in range(taps):
             fetch, term = tap(number, str(number))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ingot.compiler.ir.dims import Dim, maximum, multiply, product
+from ingot.compiler.ir.dims import Dim, equal_products, maximum, multiply
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.types import Shape
 
@@ -41,11 +41,6 @@ class View:
                 return False
             step = multiply(step, extent)
         return True
-
-    @property
-    def covers_storage(self) -> bool:
-        """True when the view is its whole storage, in order."""
-        return self.is_dense and self.offset == 0 and product(self.shape) == self.storage.size
 
     def at(self, index: Sequence[Dim]) -> Dim:
         """The element offset of `index`, one entry an axis."""
@@ -116,7 +111,7 @@ def _reshape_strides(old: Shape, strides: Shape, new: Shape) -> Shape | None:
             result.append(1)  # not 0: kernels that write vectors along such an axis need places for their lanes
             j += 1
             continue
-        match = _match_group([d for d, _ in kept[i:]], list(new[j:]))
+        match = equal_products([d for d, _ in kept[i:]], new[j:])
         if match is None:
             return None
         a, b = match
@@ -132,15 +127,6 @@ def _reshape_strides(old: Shape, strides: Shape, new: Shape) -> Shape | None:
         result.extend(reversed(inside))
         i, j = i + a, j + b
     return tuple(result)
-
-
-def _match_group(old: list[Dim], new: list[Dim]) -> tuple[int, int] | None:
-    """The smallest (a, b), both positive, with product(old[:a]) == product(new[:b])."""
-    for total in range(2, len(old) + len(new) + 1):
-        for a in range(max(1, total - len(new)), min(len(old), total - 1) + 1):
-            if product(old[:a]) == product(new[: total - a]):
-                return a, total - a
-    return None
 
 
 def coalesce(extents: Sequence[Dim], strides: Sequence[Sequence[Dim]]) -> tuple[list[Dim], list[list[Dim]]]:

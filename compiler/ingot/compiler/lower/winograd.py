@@ -25,7 +25,7 @@ from ingot.compiler.lower.contraction import Epilogue, Group
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value
 from ingot.compiler.lower.packing import pack_panels
-from ingot.compiler.lower.tiles import choose_contraction, typical
+from ingot.compiler.lower.tiles import choose_contraction
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.linear import Conv
 from ingot.runtime.dtypes import boolean, f32
@@ -71,7 +71,9 @@ def toom_cook(size: int, points: Sequence[float]) -> Algorithm:
     others = [np.delete(finite, i) for i in range(len(finite))]
     data = [[*np.poly(rest)[::-1], 0.0] for rest in others]
     data.append([*np.poly(finite)[::-1]])
-    filters = [[1 / np.prod(p - rest) * p**k for k in range(3)] for p, rest in zip(finite, others, strict=True)]
+    filters: list[list[float]] = [
+        [1 / np.prod(p - rest) * p**k for k in range(3)] for p, rest in zip(finite, others, strict=True)
+    ]
     output = [[*finite**k, float(k == size - 1)] for k in range(size)]
     return Algorithm(size, np.array(data), np.array([*filters, [0.0, 0.0, 1.0]]), np.array(output))
 
@@ -91,13 +93,13 @@ def choose_winograd(context: Context, node: Conv, w: Value) -> Algorithm | None:
     plain = all(x == 1 for x in (*node.strides, *node.dilations, node.group)) and taps == [3, 3]
     if not plain:
         return None
-    images, height, width, _ = node.type.shape
+    _, height, width, _ = node.type.shape
     if not isinstance(height, int) or not isinstance(width, int) or min(out, inner) < 16:
         return None
-    count = typical(images, context.ranges)
-    best: tuple[float, Algorithm | None] = (_direct_cycles(context.machine, count * height * width, inner, out), None)
+    # For one image: measured, more of them change the comparison little, though they move more than caches hold.
+    best: tuple[float, Algorithm | None] = (_direct_cycles(context.machine, height * width, inner, out), None)
     for algorithm in (F2, F4):
-        tiles = count * -(-height // algorithm.size) * -(-width // algorithm.size)
+        tiles = -(-height // algorithm.size) * -(-width // algorithm.size)
         cycles = _cycles(context.machine, algorithm, tiles, inner, out)
         if cycles < 0.95 * best[0]:
             best = cycles, algorithm
@@ -241,7 +243,7 @@ class _Sums:
 
 def _mirrored(rows: Matrix) -> list[tuple[int, int]]:
     """The pairs of rows that differ in the sign of their odd columns, and only there."""
-    signs = np.where(np.arange(rows.shape[1]) % 2, -1.0, 1.0)
+    signs = np.array([-1.0 if column % 2 else 1.0 for column in range(rows.shape[1])])
     count = len(rows)
     return [
         (i, j)

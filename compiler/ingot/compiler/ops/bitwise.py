@@ -94,6 +94,8 @@ class BitCast(Unary):
     scalar = "bitcast"
 
     def infer(self) -> Sequence[TensorType]:
+        if "string" in (self.x.dtype.kind, self.to.kind):
+            fail(self, f"{self.x.type} as {self.to}: strings have no bits")
         if self.x.dtype.bits != self.to.bits:
             fail(self, f"{self.x.type} has elements of {self.x.dtype.bits} bits, {self.to} has {self.to.bits}")
         return (TensorType(self.to, self.x.type.shape),)

@@ -12,7 +12,7 @@ from ingot.compiler.ir.graph import Array, Graph, Node, Value, op
 from ingot.compiler.ir.interpret import evaluate_results
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import fail
-from ingot.runtime.dtypes import boolean, i64
+from ingot.runtime.dtypes import boolean, i64, string
 
 Dims = tuple[Dim, ...]
 
@@ -209,7 +209,8 @@ class Loop(Node):
             # A dim that only the body would have told is 0 as well.
             shape = rows[0].shape if rows else tuple(0 if isinstance(d, Expr) else d for d in declared.shape[1:])
             length = declared.shape[0] if isinstance(declared.shape[0], int) else len(rows)
-            whole = np.zeros((length, *shape), declared.dtype.to_numpy())
+            empty = "" if declared.dtype == string else 0
+            whole = np.full((length, *shape), empty, declared.dtype.to_numpy())
             if len(rows) > length:
                 fail(self, f"there are {len(rows)} iterations, but room for the elements of {length}")
             for i, row in enumerate(rows):

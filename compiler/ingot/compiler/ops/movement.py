@@ -9,22 +9,18 @@ import numpy as np
 
 from ingot.compiler.ir.dims import Dim, product, show
 from ingot.compiler.ir.graph import Array, Node, Value, op
-from ingot.compiler.ir.types import IrError, TensorType, broadcast_shapes
+from ingot.compiler.ir.types import IrError, TensorType, broadcast_shapes, show_shape
 from ingot.compiler.ops.checks import equal_dims, fail, ints, provably_different, require_axis, require_kind, same_dtype
 from ingot.compiler.ops.pointwise import NUMBER
-from ingot.runtime.dtypes import i64
+from ingot.runtime.dtypes import i64, string
 
 Dims: TypeAlias = tuple[Dim, ...]
 PadMode: TypeAlias = Literal["constant", "reflect", "edge", "wrap"]
 
 
-def _show(dims: Sequence[Dim]) -> str:
-    return "[" + ", ".join(show(d) for d in dims) + "]"
-
-
 def _check_extents(node: Node, dims: Sequence[Dim], what: str) -> None:
     if any(isinstance(d, int) and d < 0 for d in dims):
-        fail(node, f"{what} {_show(dims)} has a negative entry")
+        fail(node, f"{what} {show_shape(dims)} has a negative entry")
 
 
 @op("reshape")
@@ -37,7 +33,8 @@ class Reshape(Node):
     def infer(self) -> Sequence[TensorType]:
         _check_extents(self, self.shape, "shape")
         if provably_different(self.x.type.size, product(self.shape)):
-            fail(self, f"{self.x.type} has {show(self.x.type.size)} elements, shape {_show(self.shape)} another number")
+            said = show_shape(self.shape)
+            fail(self, f"{self.x.type} has {show(self.x.type.size)} elements, shape {said} another number")
         return (TensorType(self.x.dtype, self.shape),)
 
     def evaluate(self, *operands: Array) -> Sequence[Array]:
@@ -72,9 +69,10 @@ class Expand(Node):
         try:
             common = broadcast_shapes((self.x.type.shape, self.shape))
         except IrError as error:
-            fail(self, f"{self.x.type} does not expand to {_show(self.shape)}: {error}")
+            fail(self, f"{self.x.type} does not expand to {show_shape(self.shape)}: {error}")
         if common != self.shape:
-            fail(self, f"{self.x.type} does not expand to {_show(self.shape)}: together they are {_show(common)}")
+            said = show_shape(self.shape)
+            fail(self, f"{self.x.type} does not expand to {said}: together they are {show_shape(common)}")
         return (TensorType(self.x.dtype, self.shape),)
 
     def evaluate(self, *operands: Array) -> Sequence[Array]:
@@ -161,9 +159,11 @@ class Pad(Node):
     def infer(self) -> Sequence[TensorType]:
         x = self.x
         if len(self.pads) != 2 * x.rank:
-            fail(self, f"pads {_show(self.pads)} needs {2 * x.rank} entries for {x.type}")
+            fail(self, f"pads {show_shape(self.pads)} needs {2 * x.rank} entries for {x.type}")
         if self.mode not in ("constant", "reflect", "edge", "wrap"):
             fail(self, f"unknown mode {self.mode!r}: use constant, reflect, edge or wrap")
+        if self.value is None and self.mode == "constant" and x.dtype == string:
+            fail(self, "strings are padded with a value, there is none")
         if self.value is not None:
             if self.mode != "constant":
                 fail(self, f"mode {self.mode} takes no value")
@@ -233,7 +233,7 @@ class Split(Node):
         for size in self.sizes:
             total = total + size
         if provably_different(total, x.shape[self.axis]):
-            fail(self, f"sizes {_show(self.sizes)} do not add up to axis {self.axis} of {x.type}")
+            fail(self, f"sizes {show_shape(self.sizes)} do not add up to axis {self.axis} of {x.type}")
         before, after = x.shape[: self.axis], x.shape[self.axis + 1 :]
         return tuple(TensorType(x.dtype, (*before, size, *after)) for size in self.sizes)
 

@@ -24,6 +24,7 @@ NUMBER: frozenset[Kind] = frozenset(("float", "signed", "unsigned"))
 SIGNED: frozenset[Kind] = frozenset(("float", "signed"))
 LOGICAL: frozenset[Kind] = frozenset(("bool",))
 ANY: frozenset[Kind] = frozenset(("float", "signed", "unsigned", "bool"))
+COMPARABLE: frozenset[Kind] = frozenset((*ANY, "string"))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -281,7 +282,8 @@ class Atanh(Unary):
 class Gelu(Unary):
     """``x/2 * (1 + erf(x/sqrt(2)))``, or with `tanh` ``x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715*x**3)))``.
 
-    Hendrycks and Gimpel 2016. ONNX Gelu-20. Only the first form is a function that kernels know; the other expands.
+    Hendrycks and Gimpel 2016. ONNX Gelu-20. Only the first form is a function that kernels know, and 0, its limit, at
+    -inf; the other expands.
     """
 
     tanh: bool
@@ -291,6 +293,7 @@ class Gelu(Unary):
         x = operands[0].astype(np.float64)
         if self.tanh:
             return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        x = np.maximum(x, -64.0)  # below, the factor is 0: -inf gives the limit, not NaN
         return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
     def expand(self) -> Value | None:
@@ -360,7 +363,7 @@ class Identity(Unary):
     """x itself."""
 
     scalar = "cast"
-    accepts = ANY
+    accepts = COMPARABLE
 
     def compute(self, *operands: Array) -> Array:
         return operands[0]
@@ -380,8 +383,8 @@ class Cast(Unary):
 
     def infer(self) -> Sequence[TensorType]:
         require_kind(self, self.x, ANY, "the operand")
-        if self.to.kind == "opaque":
-            fail(self, f"elements of {self.to} are made from bits, not by a cast")
+        if self.to.kind in ("opaque", "string"):
+            fail(self, f"elements of {self.to} are not made by a cast of elements")
         return (TensorType(self.to, self.x.type.shape),)
 
     def compute(self, *operands: Array) -> Array:
@@ -510,7 +513,7 @@ class Equal(Binary):
     """``a == b``; false where either is NaN."""
 
     scalar = "eq"
-    accepts = ANY
+    accepts = COMPARABLE
     predicate = True
     function = staticmethod(np.equal)
 
@@ -559,7 +562,7 @@ class Where(Pointwise):
     a: Value
     b: Value
     scalar = "select"
-    accepts = ANY
+    accepts = COMPARABLE
 
     def infer(self) -> Sequence[TensorType]:
         if self.condition.dtype != boolean:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Array, Node, Value, op
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import equal_dims, fail, require_axis, require_kind
@@ -22,8 +23,8 @@ from ingot.runtime.dtypes import i64
 class Resample(Node):
     """``result[.., o, ..] = sum over t of weights[o, t] * x[.., indices[o, t], ..]`` along `axis`.
 
-    indices (i64) and weights are [out, taps] with a constant number of taps; every index lies inside the axis. Weights
-    are f32 (f64 for f64), which the sum is computed in.
+    indices (i64) and weights are [out, taps]; every index lies inside the axis. Weights are f32 (f64 for f64), which
+    the sum is computed in.
     """
 
     x: Value
@@ -32,16 +33,16 @@ class Resample(Node):
     axis: int
 
     @property
-    def taps(self) -> int:
+    def taps(self) -> Dim:
         """Elements that each result element is made of."""
-        return int(self.indices.shape[1])
+        return self.indices.shape[1]
 
     def infer(self) -> Sequence[TensorType]:
         x, indices, weights = self.x, self.indices, self.weights
         require_kind(self, x, FLOAT, "the operand")
         require_axis(self, self.axis, x.rank)
-        if indices.dtype != i64 or indices.rank != 2 or not isinstance(indices.shape[1], int):
-            fail(self, f"indices are {indices.type}: i64 of rank 2 with a constant second dim is needed")
+        if indices.dtype != i64 or indices.rank != 2:
+            fail(self, f"indices are {indices.type}: i64 of rank 2 is needed")
         if weights.dtype != working_type(x.dtype) or weights.rank != 2:
             fail(self, f"weights are {weights.type}: {working_type(x.dtype)} of rank 2 is needed")
         count = equal_dims(self, indices.shape[0], weights.shape[0], "rows of indices and weights")

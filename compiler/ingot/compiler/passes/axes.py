@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ingot.compiler.ir.dims import Dim, product
+from ingot.compiler.ir.dims import Dim, equal_products
 from ingot.compiler.ir.types import Shape
 
 
@@ -26,22 +26,13 @@ def runs(old: Shape, new: Shape) -> tuple[Run, ...] | None:
     found: list[Run] = []
     i = j = 0
     while i < len(left) and j < len(right):
-        match = _shortest([old[a] for a in left[i:]], [new[a] for a in right[j:]])
+        match = equal_products([old[a] for a in left[i:]], [new[a] for a in right[j:]])
         if match is None:
             return None
         a, b = match
         found.append(Run(tuple(left[i : i + a]), tuple(right[j : j + b])))
         i, j = i + a, j + b
     return tuple(found) if i == len(left) and j == len(right) else None
-
-
-def _shortest(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[int, int] | None:
-    """The smallest (a, b), both positive, with product(old[:a]) == product(new[:b])."""
-    for total in range(2, len(old) + len(new) + 1):
-        for a in range(max(1, total - len(new)), min(len(old), total - 1) + 1):
-            if product(old[:a]) == product(new[: total - a]):
-                return a, total - a
-    return None
 
 
 def carried(shape: Shape, old: Shape, new: Shape) -> Shape | None:

@@ -6,6 +6,7 @@ from ingot.compiler.ir.dims import Expr
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, fields_of, operands_of
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.movement import Expand, Reshape
+from ingot.runtime.dtypes import string
 
 UNIFORM_LIMIT = 4096  # elements that are compared to see whether they are all the same
 
@@ -14,7 +15,7 @@ def splat(value: Value | None) -> float | int | bool | None:
     """The number that every element of `value` is: a small constant of equal elements, expanded or reshaped or not."""
     while isinstance(value, Expand | Reshape):
         value = value.x
-    if not isinstance(value, Constant) or not 0 < value.data.size <= UNIFORM_LIMIT:
+    if not isinstance(value, Constant) or not 0 < value.data.size <= UNIFORM_LIMIT or value.dtype == string:
         return None
     data = value.data.ravel()
     if data.size > 1 and not bool((data == data[0]).all()):

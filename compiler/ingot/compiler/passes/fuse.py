@@ -30,23 +30,16 @@ from ingot.compiler.ir.types import Shape
 from ingot.compiler.ops.composite import Attention
 from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.linear import Conv, MatMul
-from ingot.compiler.ops.movement import Reshape
 from ingot.compiler.ops.pointwise import Pointwise
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.ops.reduction import Reduction
-from ingot.compiler.rewrite import Patch, rebuild, rewrite
+from ingot.compiler.passes.recognise.spelling import keep_reduced_axes
+from ingot.compiler.rewrite import rebuild, rewrite
 
 NODE_LIMIT = 48  # nodes a group: longer chains spill registers
 OPERAND_LIMIT = 14
 # Terms of a contraction's epilogue: it is one expression, in which a value that is read twice is written out twice.
 EPILOGUE_LIMIT = 64
-
-
-def keep_reduced_axes(node: Reduction, graph: Graph) -> Patch | None:
-    """reduce(x, axes, keepdims=false) -> reshape(reduce(x, axes, keepdims=true))"""
-    if node.keepdims:
-        return None
-    return {node: Reshape(dataclasses.replace(node, keepdims=True), node.type.shape)}
 
 
 @dataclass(eq=False)

@@ -83,6 +83,8 @@ def _field(item: Any) -> Hashable:
 
 def _data(array: Array) -> Hashable:
     kind = (array.dtype.str, array.dtype.name, array.shape)
+    if array.dtype.hasobject:
+        return (*kind, *array.reshape(-1).tolist())
     if array.nbytes <= CONTENT_LIMIT:
         return (*kind, array.tobytes())
     return (*kind, array.__array_interface__["data"][0], array.strides)

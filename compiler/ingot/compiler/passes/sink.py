@@ -22,27 +22,10 @@ from ingot.compiler.ops.reduction import Reduction
 from ingot.compiler.ops.resample import Resample
 from ingot.compiler.passes.axes import carried, kept_in_order, runs
 from ingot.compiler.passes.constants import users
+from ingot.compiler.passes.rearrange import merge_reshapes, merge_transposes
 from ingot.compiler.rewrite import Patch, Rule
 
 READERS = 32  # pointwise readers that are followed to see where a chain leads
-
-
-def merge_transposes(node: Transpose, graph: Graph) -> Patch | None:
-    """transpose(transpose(x, p), q) -> transpose(x, p[q]); transpose(x, identity) -> x"""
-    if node.perm == tuple(range(node.rank)):
-        return {node: node.x}
-    match node.x:
-        case Transpose(x=x, perm=inner):
-            return {node: Transpose(x, tuple(inner[p] for p in node.perm))}
-        case _:
-            return None
-
-
-def merge_reshapes(node: Reshape, graph: Graph) -> Patch | None:
-    """reshape(x, x's shape) -> x; reshape(reshape(x)) -> reshape(x)"""
-    if node.x.type == node.type:
-        return {node: node.x}
-    return {node: Reshape(node.x.x, node.shape)} if isinstance(node.x, Reshape) else None
 
 
 def split_to_slices(node: Split, graph: Graph) -> Patch | None:

@@ -52,10 +52,13 @@ def find_target(name: str, *, checked: bool = False) -> Target[Product]:
             return CpuTarget(replace(_level(name), checked=checked))
 
 
-def find_library_target(name: str, *, checked: bool = False) -> Target[Library]:
-    """The target that makes libraries for C for the level called `name`, or "cpu". Raises TargetError."""
+def find_library_target(name: str, *, checked: bool = False, variants: bool = False) -> Target[Library]:
+    """The target that makes libraries for C for the level called `name`, or "cpu"; they hold one program, whose
+    functions have one interface. Raises TargetError, also where `variants` or a `checked` build are asked for."""
     from ingot.compiler.targets.cpu.target import LibraryTarget
 
+    if variants:
+        raise TargetError("a library for C holds one program: leave the variants out, or make one for each shape")
     if checked:
         raise TargetError("libraries for C have no checks: compile an artifact, which runs the same kernels")
     if name in ("interpreter", "null"):

@@ -22,6 +22,30 @@ class Labels:
     provenance: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Variants:
+    """More programs of a model, each for some of its shapes, in the order in which they are tried; their names say for
+    which. With `closed` there is no other: the program that they are variants of only tells inputs and outputs."""
+
+    programs: tuple[Program, ...] = ()
+    closed: bool = False
+
+
+NO_VARIANTS = Variants()
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """How kernels are compiled, on which no product depends: by up to `jobs` processes. `progress` is told how many are
+    done of how many; `cache` gives those that were compiled before and keeps the others."""
+
+    jobs: int = 1
+    progress: Callable[[int, int], None] | None = None
+    cache: Cache | None = None
+
+
+SERIAL = Compilation()
+
 P = TypeVar("P", covariant=True)
 
 
@@ -43,11 +67,9 @@ class Target(Protocol[P]):
         program: Program,
         labels: Labels,
         *,
-        jobs: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cache: Cache | None = None,
+        variants: Variants = NO_VARIANTS,
+        compilation: Compilation = SERIAL,
     ) -> P:
-        """What is made of `program`. `jobs`: processes to use (default: one a core); `progress` is told how many
-        kernels are done of how many; `cache` gives those that were compiled before and keeps the others. Raises
-        TargetError for a program that the target cannot hold."""
+        """What is made of `program` and its `variants`. Raises TargetError for a program that the target cannot
+        hold."""
         ...

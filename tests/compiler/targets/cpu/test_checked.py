@@ -64,7 +64,7 @@ def lowered(graph: Graph) -> Program:
 
 def built(program: Program, level: features.Level = LEVEL) -> Artifact:
     inputs, outputs = ([s.name for s in program.of_kind(kind)] for kind in ("input", "output"))
-    return CpuTarget(level).build(program, Labels(program.name, inputs, outputs, {}), jobs=1)
+    return CpuTarget(level).build(program, Labels(program.name, inputs, outputs, {}))
 
 
 def ran(program: Program, feed: Mapping[str, Array], threads: int = 1) -> dict[str, Array]:

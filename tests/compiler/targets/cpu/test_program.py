@@ -21,6 +21,7 @@ from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.targets.cpu import codegen, features, workers
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.cpu.team import EXPORTS, SIZE
+from ingot.compiler.targets.target import Compilation
 from ingot.runtime.dtypes import boolean, f32, i64
 from ingot.runtime.image import Image
 
@@ -275,9 +276,8 @@ def test_results_do_not_depend_on_threads(loaded: Loaded) -> None:
 
 def test_equal_kernels_are_compiled_once(loaded: Loaded) -> None:
     seen: list[tuple[int, int]] = []
-    code = codegen.compile_program(
-        loaded.case.program, features.host_level(), progress=lambda done, total: seen.append((done, total))
-    )
+    compilation = Compilation(progress=lambda done, total: seen.append((done, total)))
+    code = codegen.compile_program(loaded.case.program, features.host_level(), compilation=compilation)
     assert seen == [(k + 1, 5) for k in range(5)]  # plus_one and its twin are one
     assert code == loaded.code
     assert set(loaded.image.symbols) == {"ingot_run", "ingot_call", "ingot_profile", *EXPORTS}
@@ -302,7 +302,7 @@ def test_bytes_do_not_depend_on_processes(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(workers, "KERNELS_A_CHILD", 4)
     program, level = many_kernels(), features.host_level()
     progress: list[int] = []
-    several = codegen.compile_program(program, level, jobs=2, progress=lambda done, _: progress.append(done))
+    several = codegen.compile_program(program, level, compilation=Compilation(2, lambda done, _: progress.append(done)))
     assert several == codegen.compile_program(program, level)
     assert progress == list(range(1, 9))
 
@@ -316,14 +316,14 @@ def test_other_processes_report_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Kernel("broken", (Buffer("x", f32, "write"),), (), (Axis("p", 1),), lost)
     bad = replace(program, steps=(*program.steps, Launch(broken, (Argument(x),), ())))
     with pytest.raises(IrError, match=r"kernel broken: .*'lost'"):
-        codegen.compile_program(bad, features.host_level(), jobs=2)
+        codegen.compile_program(bad, features.host_level(), compilation=Compilation(2))
 
 
 def test_a_dead_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "KERNELS_A_CHILD", 4)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(workers.WorkerError, match="a process that compiles kernels ended"):
-        codegen.compile_program(many_kernels(), features.host_level(), jobs=2)
+        codegen.compile_program(many_kernels(), features.host_level(), compilation=Compilation(2))
 
 
 def test_error_names_the_kernel() -> None:

@@ -138,7 +138,7 @@ def _key(case: Case) -> bytes:
     digest = hashlib.sha256(case.model.SerializeToString(deterministic=True))
     for name, array in (case.data or {}).items():
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
     return digest.digest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from ingot.compiler.frontend.cut.extract import extract
 from ingot.compiler.frontend.cut.rename import rename as rename_ends
 from ingot.compiler.frontend.export.file import SUFFIX, alignment, refer, replacing
 from ingot.compiler.frontend.export.model import LARGEST
-from ingot.compiler.frontend.topology import require_text
+from ingot.compiler.frontend.topology import require_text, tensors_in
 from ingot.compiler.frontend.weights import ModelData, map_file, open_model
 from ingot.compiler.frontend.wire import PAYLOAD_KEY
 
@@ -90,7 +90,7 @@ def _infer_changed(before: onnx.ModelProto, changed: onnx.ModelProto) -> Mapping
 def _write(part: onnx.ModelProto, model: ModelData, target: Path) -> None:
     """Put the data of all tensors in: those that were in the file into the file while they fit, those that were outside
     outside."""
-    tensors = list(_tensors_of_model(part))
+    tensors = list(tensors_in(part))
     inside = [t for t in tensors if _is_payload(t)]
     outside = [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL and not _is_payload(t)]
     beside = model.folder is not None and target.parent.resolve() == model.folder.resolve()
@@ -129,32 +129,3 @@ def _is_payload(tensor: onnx.TensorProto) -> bool:
 def _size(model: ModelData, tensor: onnx.TensorProto) -> int:
     raw = model.raw(tensor)
     return len(raw) if raw is not None else 0
-
-
-def _tensors_of_model(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from _tensors_of(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            yield from _tensors_of_node(node)
-
-
-def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _tensors_of_node(node)
-
-
-def _tensors_of_node(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for sparse in (
-            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()),
-            *attribute.sparse_tensors,
-        ):
-            yield from (sparse.values, sparse.indices)
-        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            yield from _tensors_of(graph)

@@ -12,7 +12,8 @@ import onnx
 
 from ingot.compiler.frontend.export.errors import ExportError
 from ingot.compiler.frontend.export.model import LARGEST, Written, write
-from ingot.compiler.frontend.export.scope import little_endian
+from ingot.compiler.frontend.export.tensors import little_endian
+from ingot.compiler.frontend.wire import varint
 from ingot.compiler.ir.graph import Array, Graph
 from ingot.runtime.replacement import file_to_replace, replaced
 
@@ -87,11 +88,11 @@ def _write_whole(written: Written, file: BinaryIO) -> None:
     model.ClearField("graph")
     prefixes: list[bytes] = []
     for header, data in zip(headers, written.constants, strict=True):
-        raw = _tag(_RAW_DATA) + _varint(data.nbytes)
-        prefixes.append(_tag(_INITIALIZER) + _varint(len(header) + len(raw) + data.nbytes) + header + raw)
+        raw = _tag(_RAW_DATA) + varint(data.nbytes)
+        prefixes.append(_tag(_INITIALIZER) + varint(len(header) + len(raw) + data.nbytes) + header + raw)
     size = len(graph) + sum(map(len, prefixes)) + written.bytes
     file.write(model.SerializeToString(deterministic=True))
-    file.write(_tag(_GRAPH) + _varint(size) + graph)
+    file.write(_tag(_GRAPH) + varint(size) + graph)
     for prefix, data in zip(prefixes, written.constants, strict=True):
         file.write(prefix)
         write_array(data, file.write)
@@ -127,14 +128,4 @@ def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> 
 
 
 def _tag(number: int) -> bytes:
-    return _varint(number << 3 | _BYTES)
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first (https://protobuf.dev/programming-guides/encoding)."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return varint(number << 3 | _BYTES)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import onnx
 from onnx import helper
 
-from ingot.compiler.ir.graph import Graph, Input, Node, Value, constant, fields_of, operands_of
+from ingot.compiler.frontend.export.definitions import definition_of
+from ingot.compiler.frontend.export.scope import Scope
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, fields_of, operands_of
 from ingot.compiler.ops import movement
 from ingot.compiler.ops.composite import COMPOSITES
-from ingot.compiler.ops.pointwise import Add, Erf, Gelu, Mul
-
-if TYPE_CHECKING:
-    from ingot.compiler.frontend.export.scope import Scope
 
 DOMAIN = "ingot"
 VERSION = 1
@@ -28,7 +25,7 @@ _SHAPED = (movement.Reshape, movement.Expand, movement.Slice, movement.Pad, move
 def call(scope: Scope, node: Node) -> str | None:
     """A call of the function for `node`, which is made on the first call; None where there is none for it."""
     export = scope.export
-    if not export.use_functions or scope.closed or type(node) not in COMPOSITES:
+    if type(node) not in COMPOSITES:
         return None
     operands = operands_of(node)
     key = (type(node), *_signature(node))
@@ -40,17 +37,6 @@ def call(scope: Scope, node: Node) -> str | None:
             return None
         export.functions[key] = function
     return scope.add(export.functions[key].name, *(scope.name(v) for v in operands), domain=DOMAIN)
-
-
-def definition_of(node: Node) -> Value | Sequence[Value] | None:
-    """`node` in terms of other operators: its expansion, or what stands here for operators that are kernels' own."""
-    match node:
-        case Gelu(x=x, tanh=False):
-            half = Mul(x, constant(0.5, x.dtype))
-            inner = Erf(Mul(x, constant(math.sqrt(0.5), x.dtype)))
-            return Mul(half, Add(inner, constant(1.0, x.dtype)))
-        case _:
-            return node.expand()
 
 
 def _signature(node: Node) -> Iterable[object]:

@@ -36,8 +36,10 @@ def scatter(scope: Scope, node: ops.Scatter) -> Written:
 
 @TABLE.exports(ops.Compact)
 def compact(scope: Scope, node: ops.Compact) -> Written:
+    """NonZero does not tell how many there are; where that is known it is written too."""
     found = scope.add("NonZero", scope.name(node.x))  # [1, count]
-    return scope.add("Gather", found, scope.constant(0, "first", i64), axis=0)
+    places = scope.add("Gather", found, scope.constant(0, "first", i64), axis=0)
+    return scope.add("Reshape", places, scope.shape((node.count,))) if isinstance(node.count, int) else places
 
 
 @TABLE.exports(ops.TopK)

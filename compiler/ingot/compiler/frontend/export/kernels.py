@@ -103,6 +103,7 @@ _SPELLING: Mapping[DType, str] = {
     **{d: f"tensor(int{d.bits})" for d in dtypes.ALL if d.kind == "signed"},
     **{d: f"tensor(uint{d.bits})" for d in dtypes.ALL if d.kind == "unsigned"},
     dtypes.boolean: "tensor(bool)",
+    dtypes.string: "tensor(string)",
 }
 
 

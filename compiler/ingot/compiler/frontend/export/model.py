@@ -9,11 +9,12 @@ import onnx
 from onnx import helper
 
 from ingot.compiler.frontend.export.errors import ExportError
-from ingot.compiler.frontend.export.functions import DOMAIN, VERSION
+from ingot.compiler.frontend.export.functions import DOMAIN, VERSION, call
 from ingot.compiler.frontend.export.rows import TABLE
-from ingot.compiler.frontend.export.scope import Export, Scope, little_endian, tensor_header, value_info
+from ingot.compiler.frontend.export.scope import Export, Scope
+from ingot.compiler.frontend.export.tensors import little_endian, tensor_header, value_info
 from ingot.compiler.frontend.topology import names_read
-from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, describe, node_of, subgraphs_of
+from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, describe, subgraphs_of
 from ingot.runtime import __version__
 
 OLDEST = 13
@@ -45,6 +46,11 @@ def export_onnx(graph: Graph, *, opset: int = 21, name: str | None = None, funct
     what is computed from them is computed from the shapes of the inputs. Nodes are named after their origin. The same
     graph gives the same bytes. Element types that ONNX Runtime has no CPU kernel for are cast to wider ones.
 
+    Sizes that come from data are read from the scalars that they are. ONNX has no checks: a `Require`, and a size that
+    may come out negative, which shapes and slices would take for something else, become a Gather whose index is out of
+    range when they fail, named after the message. The upper ends of ranges are not checked: the model is defined
+    beyond them. Custom operators over arrays become nodes of their own domain, for runtimes that know them.
+
     The ranges of symbolic dims, which ONNX cannot say, are kept as metadata under ``ingot.ranges``.
 
     Raises ExportError listing all operators that ONNX has no counterpart of, and when the constants exceed what one
@@ -68,9 +74,8 @@ def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Wri
         raise ExportError(f"opset {opset} cannot be written: opsets {OLDEST} to {newest} can")
     labels, outputs = [i.label for i in graph.inputs], [n for n, _ in graph.outputs]
     _require_names(graph, labels, outputs)
-    _require_known_sizes(graph)
     _require_rows(graph)
-    export = Export(TABLE, opset, functions, ranges=graph.ranges)
+    export = Export(TABLE, opset, call if functions else None, ranges=graph.ranges)
     export.names.reserve((*labels, *outputs))
     scope = Scope(export, values=dict(zip(graph.inputs, labels, strict=True)))
     scope.want(graph.results, outputs)
@@ -92,17 +97,6 @@ def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Wri
     return Written(_model(proto, export), tuple(export.constants.values()))
 
 
-def _require_known_sizes(graph: Graph) -> None:
-    for name, value in graph.sizes().items():
-        raise ExportError(
-            f"the size {name} comes from data (by {describe(node_of(value))}): graphs with such sizes cannot be "
-            "written as ONNX; take out the part before it with ingot cut"
-        )
-    for node in graph.nodes():
-        for body in subgraphs_of(node):
-            _require_known_sizes(body)
-
-
 def _live(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
     """The nodes that the outputs need: a row may do without the value that an operand was made from."""
     needed = set(outputs)
@@ -115,9 +109,10 @@ def _live(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.
 
 
 def _model(graph: onnx.GraphProto, export: Export) -> onnx.ModelProto:
-    imports = [helper.make_opsetid("", export.opset)]
-    if export.functions:
-        imports.append(helper.make_opsetid(DOMAIN, VERSION))
+    if export.functions and DOMAIN in export.domains:
+        raise ExportError(f"a custom operator has the domain {DOMAIN!r}, that of the model's functions: export without")
+    versions = {"": export.opset, **({DOMAIN: VERSION} if export.functions else {}), **export.domains}
+    imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     model = helper.make_model(
         graph,
         opset_imports=imports,

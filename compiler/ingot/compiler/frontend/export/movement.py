@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ingot.compiler.frontend.export.errors import ExportError
-from ingot.compiler.frontend.export.scope import Scope, tensor
+from ingot.compiler.frontend.export.scope import Scope
 from ingot.compiler.frontend.export.table import Table, Written
+from ingot.compiler.frontend.export.tensors import tensor
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Constant, Value, constant, describe

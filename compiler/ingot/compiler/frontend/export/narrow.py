@@ -7,12 +7,12 @@ runtime that computes quantised models in integers would no longer find the inte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.quantised import Dequantize
-from ingot.compiler.rewrite import substitute
+from ingot.compiler.rewrite import rebuild
 
 SMALLEST = 4096  # elements from which a cast constant is kept; widening fewer costs nothing
 
@@ -59,6 +59,4 @@ def _narrow(node: Node) -> Constant | None:
 
 
 def _replaced(graph: Graph, inputs: tuple[Input, ...], values: dict[Value, Value]) -> Graph:
-    results = substitute(graph.results, values)
-    outputs = tuple((name, value) for (name, _), value in zip(graph.outputs, results, strict=True))
-    return Graph(inputs, outputs, graph.name, graph.ranges)
+    return replace(rebuild(graph, values), inputs=inputs)

@@ -1,47 +1,66 @@
-"""What rows write into: the nodes of one ONNX graph, the names of values, constants, and symbolic dims as values."""
+"""What rows write into: the nodes of one ONNX graph, the names of values and constants."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from ingot.compiler.frontend.export.definitions import definition_of
 from ingot.compiler.frontend.export.errors import ExportError
-from ingot.compiler.frontend.export.functions import call, definition_of
+from ingot.compiler.frontend.export.extents import Extents
 from ingot.compiler.frontend.export.kernels import allowed, compute_type
 from ingot.compiler.frontend.export.names import Names, node_name, value_name
-from ingot.compiler.frontend.export.symbols import Source, ordered, sources, symbol_of, telling
-from ingot.compiler.frontend.export.table import Table
+from ingot.compiler.frontend.export.symbols import AxisSource, ScalarSource, ordered, sources, telling
+from ingot.compiler.frontend.export.tensors import tensor, value_info
 from ingot.compiler.frontend.weights import CODES
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim, Opaque, Symbol, show
+from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, Origin, Value, describe, node_of, operands_of
 from ingot.compiler.ir.types import TensorType
-from ingot.runtime.dtypes import DType, from_numpy
+from ingot.runtime.dtypes import DType
 
 SHARED_CONSTANT = 64  # bytes up to which constants of equal contents become one
 
 _PLACEHOLDER = "\0"  # begins the names of values inside one row, until the row's results are known
+
+Written: TypeAlias = "str | Sequence[str] | Value | None"
+"""What a row gives: the names of the results where it has added nodes; a value to be written instead, or None for the
+node's own definition, where it has added none."""
+
+
+class Row(Protocol):
+    """Writes the nodes of one operator class into a scope."""
+
+    def __call__(self, scope: Scope, node: Any, /) -> Written: ...
+
+
+class Rows(Protocol):
+    """Rows by operator class (`table.Table`)."""
+
+    def find(self, op: type[Node]) -> Row | None:
+        """The row of a class, None when it has none."""
+        ...
 
 
 @dataclass
 class Export:
     """What all scopes of one export share."""
 
-    table: Table
+    rows: Rows
     opset: int
-    use_functions: bool
+    composite: Row | None  # tried where no row writes a node
     names: Names = field(default_factory=Names)
     node_names: Names = field(default_factory=Names)
     constants: dict[str, Array] = field(default_factory=dict[str, Array])
     functions: dict[tuple[object, ...], onnx.FunctionProto] = field(
         default_factory=dict[tuple[object, ...], onnx.FunctionProto]
     )
+    domains: dict[str, int] = field(default_factory=dict[str, int])  # versions, of those that are not ONNX's or ours
     types: dict[str, TensorType] = field(default_factory=dict[str, TensorType])  # of the values of the main graph
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     _shared: dict[object, tuple[str, object]] = field(default_factory=dict[object, tuple[str, object]])
@@ -59,6 +78,11 @@ class Export:
             self._shared[key] = name, data  # holding the array keeps its memory from being used again
             self.constants[name] = data
         return self._shared[key][0]
+
+    def require_domain(self, domain: str, version: int) -> None:
+        """Nodes of a domain of somebody else's need at least this version of it."""
+        if domain:
+            self.domains[domain] = max(version, self.domains.get(domain, 1))
 
     def placeholder(self) -> str:
         """A name for a value inside a row."""
@@ -79,9 +103,13 @@ class Scope:
     nodes: list[onnx.NodeProto] = field(default_factory=list[onnx.NodeProto])
     values: dict[Value, str] = field(default_factory=dict[Value, str])
     wanted: dict[Value, str] = field(default_factory=dict[Value, str])
-    sources: dict[str, Source] = field(default_factory=dict[str, Source])
     caller: Origin = ()
-    _dims: dict[object, str] = field(default_factory=dict[object, str])
+    extents: Extents = field(init=False)
+    graph: Graph | None = None
+    _constants: dict[object, str] = field(default_factory=dict[object, str])
+
+    def __post_init__(self) -> None:
+        self.extents = Extents(self, self.parent.extents if self.parent is not None else None)
 
     # -- values -------------------------------------------------------------------------------------------------------
 
@@ -99,14 +127,15 @@ class Scope:
     def constant(self, data: Array | Sequence[int] | int | float, wish: str, dtype: DType | None = None) -> str:
         """The name of constant data; integers are i64 unless `dtype` says otherwise."""
         array = np.asarray(data, dtype=dtype.to_numpy() if dtype is not None else None)
-        if not self.closed:
+        is_text = array.dtype.hasobject  # strings are no run of bytes, as initialisers are written
+        if not self.closed and not is_text:
             return self.export.constant(array, wish)
-        key = ("constant", array.dtype.name, array.shape, array.tobytes())
-        if key not in self._dims:
+        key = (array.dtype.name, array.shape, tuple(array.reshape(-1).tolist()) if is_text else array.tobytes())
+        if key not in self._constants:
             name = self.export.names.unique(wish)
             self.nodes.append(helper.make_node("Constant", [], [name], value=tensor(array)))
-            self._dims[key] = name
-        return self._dims[key]
+            self._constants[key] = name
+        return self._constants[key]
 
     def add(self, op_type: str, *inputs: str | None, domain: str = "", **attributes: Any) -> str:
         """Add a node with one result; gives the result's name. Inputs of None are left out; so are attributes."""
@@ -132,11 +161,12 @@ class Scope:
         """The element type that `op_type` gets operands of `dtype` in; ExportError naming `node` when there is none."""
         found = compute_type(op_type, dtype, self.opset)
         if found is None:
-            self._require(op_type, node)
+            self.require(op_type, node)
             raise ExportError(f"{describe(node)}: {op_type} of opset {self.opset} takes no {dtype} elements")
         return found
 
-    def _require(self, op_type: str, node: Node) -> None:
+    def require(self, op_type: str, node: Node) -> None:
+        """ExportError naming `node` where the opset has no `op_type`."""
         if not allowed(op_type, self.opset):
             raise ExportError(f"{describe(node)}: opset {self.opset} has no {op_type}: export to a newer opset")
 
@@ -151,25 +181,24 @@ class Scope:
 
     def write(self, graph: Graph) -> None:
         """Write the nodes that the outputs of `graph` need; its inputs have names already."""
-        known = self._known_symbols()
-        self.sources.update(sources(graph.inputs, known))
+        self.graph = graph
+        found = self.extents.sources
+        found.update(sources(graph.inputs, self.extents.known()))
+        found.update((name, ScalarSource(value)) for name, value in graph.sizes().items() if name not in found)
         computed = [value for node in graph.nodes() if not isinstance(node, Input) for value in telling(node)]
-        for name, source in sources(computed, {*known, *self.sources}).items():
-            if source.stride == 1 and source.rest == 0:
-                self.sources[name] = source
-        for node in ordered(graph, self.sources):
+        for name, source in sources(computed, self.extents.known()).items():
+            if source == AxisSource(source.value, source.axis):
+                found[name] = source
+        for node in ordered(graph, found):
             if not isinstance(node, Input | Constant):
                 self._write_node(node)
 
-    def _known_symbols(self) -> set[str]:
-        return {*self.sources, *(self.parent._known_symbols() if self.parent is not None else ())}
-
     def _write_node(self, node: Node) -> None:
-        row = self.export.table.find(type(node))
+        row, composite = self.export.rows.find(type(node)), self.export.composite
         start = len(self.nodes)
         results = row(self, node) if row is not None else None
-        if results is None:
-            results = call(self, node)
+        if results is None and composite is not None:
+            results = composite(self, node)
         if results is None:
             results = definition_of(node)
             if results is None:
@@ -196,6 +225,13 @@ class Scope:
                 self._identity(self.name(value), wish)
                 self.values[node.result(i)] = wish
         self.caller = before
+
+    def readers(self, value: Value) -> list[Node] | None:
+        """The nodes of the graph being written that read `value`, None where others do too."""
+        graph = self.graph
+        if graph is None or value in (*graph.results, *graph.sizes().values()) or node_of(value) not in graph.nodes():
+            return None
+        return [node for node in graph.nodes() if value in operands_of(node)]
 
     def _unwritten(self, value: Value) -> list[Node]:
         """The nodes that `value` needs and that are not written yet, operands first."""
@@ -283,7 +319,7 @@ class Scope:
 
     def function_body(self, formal: Mapping[Value, str], *outputs: str) -> Scope:
         """A scope for the body of a function with these inputs and outputs; its names are its own."""
-        export = replace(self.export, use_functions=False, names=Names(), node_names=Names())
+        export = replace(self.export, composite=None, names=Names(), node_names=Names())
         export.names.reserve((*formal.values(), *outputs))
         return Scope(export, closed=True, values=dict(formal))
 
@@ -304,150 +340,36 @@ class Scope:
 
     def dim(self, dim: Dim) -> str:
         """A dim as a value i64[1]."""
-        if isinstance(dim, int):
-            return self.constant([dim], "dim")
-        owner = self._owner(dims.symbols(dim))
-        if dim not in owner._dims:
-            owner._dims[dim] = owner._compute(dim)
-        return owner._dims[dim]
+        return self.extents.single(dim)
 
     def shape(self, shape: Sequence[Dim], wish: str = "shape") -> str:
         """Dims as a value i64[n]."""
-        if all(isinstance(d, int) for d in shape):
-            return self.constant(np.array(shape, np.int64), wish)
-        owner = self._owner({s for d in shape for s in dims.symbols(d)})
-        key = ("shape", *shape)
-        if key not in owner._dims:
-            parts: list[str] = []
-            run: list[int] = []
-            for d in (*shape, None):
-                if isinstance(d, int):
-                    run.append(d)
-                    continue
-                if run:
-                    parts.append(self.constant(run, "dims"))
-                    run = []
-                if d is not None:
-                    parts.append(self.dim(d))
-            owner._dims[key] = parts[0] if len(parts) == 1 else owner._named("Concat", parts, wish, axis=0)
-        return owner._dims[key]
+        return self.extents.shape(shape, wish)
 
     def scalar(self, dim: Dim) -> str:
         """A dim as a value i64[]."""
-        if isinstance(dim, int):
-            return self.constant(np.array(dim, np.int64), "dim")
-        owner = self._owner(dims.symbols(dim))
-        key = ("scalar", dim)
-        if key not in owner._dims:
-            axes = self.constant([0], "dim")
-            owner._dims[key] = owner._named("Squeeze", [self.dim(dim), axes], _spell(dim))
-        return owner._dims[key]
+        return self.extents.scalar(dim)
 
-    def _named(self, op_type: str, inputs: Sequence[str], wish: str, **attributes: Any) -> str:
-        """A node that belongs to no node of the graph: shape arithmetic."""
+    def size_of(self, dim: Dim) -> Value | None:
+        """The scalar that `dim` is, None where it is no size that comes from data."""
+        return self.extents.size_of(dim)
+
+    def source_of(self, symbol: str) -> Node | None:
+        """The node whose result tells the value of a symbol, None where nothing does."""
+        source = self.extents.source_of(symbol)
+        return None if source is None else node_of(source.value)
+
+    def range_of(self, dim: Dim) -> tuple[int, int]:
+        """Bounds of a dim, both included."""
+        return dims.bounds(dim, self.export.ranges)
+
+    def written(self, value: Value) -> str | None:
+        """The name of a value, None while it has none."""
+        return self.name(value) if isinstance(value, Constant) else self.values.get(value)
+
+    def arithmetic(self, op_type: str, inputs: Sequence[str], wish: str, **attributes: Any) -> str:
+        """A node that belongs to no node of the graph: shape arithmetic. Gives the name of its result."""
         name = self.export.names.unique(wish)
         label = self.export.node_names.unique(name)
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=label, **attributes))
         return name
-
-    def _owner(self, symbols: Iterable[str]) -> Scope:
-        """The outermost scope in which all symbols have values."""
-        chain = list(self._chain())[::-1]
-        return chain[max((self._depth(chain, s) for s in symbols), default=0)]
-
-    def _chain(self) -> Iterator[Scope]:
-        scope: Scope | None = self
-        while scope is not None:
-            yield scope
-            scope = scope.parent
-
-    def _depth(self, chain: Sequence[Scope], symbol: str) -> int:
-        for depth, scope in enumerate(chain):
-            if symbol in scope.sources:
-                return depth
-        raise ExportError(
-            f"the dim {symbol} cannot be computed: no input has an axis that tells it; pin it when importing"
-        )
-
-    def _compute(self, dim: dims.Expr) -> str:
-        """The sum of the terms of `dim`, those with positive coefficients first."""
-        name = symbol_of(dim)
-        if name is not None:
-            return self._read(name, self.sources[name])
-        total: str | None = None
-        wish = _spell(dim)
-        for monomial, c in sorted(dim.terms, key=lambda item: (item[1] < 0, not item[0])):
-            size = c if total is None else abs(c)
-            factors = [self._atom(atom) for atom in monomial]
-            if size != 1 or not factors:
-                factors.append(self.dim(size))
-            term = factors[0]
-            for factor in factors[1:]:
-                term = self._named("Mul", [term, factor], wish)
-            if total is not None:
-                term = self._named("Add" if c > 0 else "Sub", [total, term], wish)
-            total = term
-        assert total is not None
-        return total
-
-    def _atom(self, atom: Symbol | Opaque) -> str:
-        if isinstance(atom, Symbol):
-            return self.dim(dims.symbol(atom.name))
-        wish = _spell(dims.apply(atom.op, atom.left, atom.right))
-        left, right = self.dim(atom.left), self.dim(atom.right)
-        match atom.op:
-            case "max":
-                return self._named("Max", [left, right], wish)
-            case "min":
-                return self._named("Min", [left, right], wish)
-            case "%":
-                return self._named("Mod", [left, right], wish)
-            case "//":
-                ranges = self.export.ranges
-                if dims.bounds(atom.left, ranges)[0] < 0 or dims.bounds(atom.right, ranges)[0] < 0:
-                    # ONNX divides towards 0; what is left after taking the remainder away divides exactly
-                    left = self._named("Sub", [left, self._named("Mod", [left, right], wish)], wish)
-                return self._named("Div", [left, right], wish)
-
-    def _read(self, name: str, source: Source) -> str:
-        """symbol = (extent - rest) / stride"""
-        if source.value not in self.values:
-            raise ExportError(f"the dim {name} is needed before {describe(node_of(source.value))}, which tells it")
-        operand = self.values[source.value]
-        key = ("extents", operand)
-        if key not in self._dims:
-            self._dims[key] = self._named("Shape", [operand], f"{operand}_shape")
-        places = self.constant([source.axis], "axis")
-        extent = self._named("Gather", [self._dims[key], places], f"dim_{name}", axis=0)
-        if source.rest != 0:
-            extent = self._named("Sub", [extent, self.dim(source.rest)], f"dim_{name}")
-        if source.stride != 1:
-            extent = self._named("Div", [extent, self.dim(source.stride)], f"dim_{name}")
-        return extent
-
-
-def _spell(dim: Dim) -> str:
-    return "dim_" + re.sub(r"\W+", "_", show(dim)).strip("_")
-
-
-def value_info(name: str, type_: TensorType) -> onnx.ValueInfoProto:
-    """A name with its type; symbolic dims as dim_params."""
-    shape = [d if isinstance(d, int) else show(d) for d in type_.shape]
-    return helper.make_tensor_value_info(name, CODES[type_.dtype], shape)
-
-
-def tensor(data: Array, name: str = "") -> onnx.TensorProto:
-    """`data` as a TensorProto with raw_data."""
-    proto = tensor_header(data, name)
-    proto.raw_data = little_endian(data).tobytes()
-    return proto
-
-
-def tensor_header(data: Array, name: str) -> onnx.TensorProto:
-    """A TensorProto with everything but the data."""
-    return onnx.TensorProto(name=name, data_type=CODES[from_numpy(data.dtype)], dims=data.shape)
-
-
-def little_endian(data: Array) -> Array:
-    """`data` in the byte order of raw_data, without a copy where it has it already."""
-    return data.astype(data.dtype.newbyteorder("<"), copy=False) if data.dtype.byteorder == ">" else data

@@ -1,35 +1,44 @@
-"""Where the values of symbolic dims come from at run time: an axis of a graph input, or of a computed value."""
+"""Where the values of symbolic dims come from at run time: an axis of a value, or a scalar that is the size itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim, Expr, Symbol
-from ingot.compiler.ir.graph import Graph, Input, Node, Value, fields_of, node_of, operands_of
+from ingot.compiler.ir.dims import Dim, Expr
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, dependencies_of, fields_of, node_of, operands_of
 from ingot.compiler.ir.types import TensorType
 
 
-class Source(NamedTuple):
+class AxisSource(NamedTuple):
     """The extent of `axis` of `value` is ``stride * symbol + rest``."""
 
     value: Value
     axis: int
-    stride: Dim
-    rest: Dim
+    stride: Dim = 1
+    rest: Dim = 0
 
 
-def sources(values: Iterable[Value], known: Iterable[str] = ()) -> dict[str, Source]:
+class ScalarSource(NamedTuple):
+    """The symbol is the element of `value`, i64: a size that comes from data."""
+
+    value: Value
+
+
+Source: TypeAlias = "AxisSource | ScalarSource"
+
+
+def sources(values: Iterable[Value], known: Iterable[str] = ()) -> dict[str, AxisSource]:
     """A source for each symbol that the shapes of `values` determine and that is not known yet: an axis that is the
     symbol alone where there is one, else an axis of which it is the only unknown, linearly."""
-    found: dict[str, Source] = {}
+    found: dict[str, AxisSource] = {}
     others = set(known)
     axes = [(value, axis, dim) for value in values for axis, dim in enumerate(value.shape) if isinstance(dim, Expr)]
     for value, axis, dim in axes:
-        name = symbol_of(dim)
+        name = dims.symbol_name(dim)
         if name is not None and name not in others:
-            found.setdefault(name, Source(value, axis, 1, 0))
+            found.setdefault(name, AxisSource(value, axis))
     progress = True
     while progress:
         progress = False
@@ -40,18 +49,9 @@ def sources(values: Iterable[Value], known: Iterable[str] = ()) -> dict[str, Sou
             (name,) = unknown
             parts = dims.coefficient(dim, name)
             if parts is not None:
-                found[name] = Source(value, axis, *parts)
+                found[name] = AxisSource(value, axis, *parts)
                 progress = True
     return found
-
-
-def symbol_of(dim: Dim) -> str | None:
-    """The name of the symbol that `dim` is."""
-    match dim:
-        case Expr(terms=(((Symbol(name=name),), 1),)):
-            return name
-        case _:
-            return None
 
 
 def symbols_needed(node: Node) -> frozenset[str]:
@@ -87,10 +87,11 @@ def _symbols(item: Any) -> set[str]:
             return set()
 
 
-def ordered(graph: Graph, found: dict[str, Source]) -> Iterator[Node]:
+def ordered(graph: Graph, found: Mapping[str, Source]) -> Iterator[Node]:
     """The nodes of `graph`, each after its operands and after the values that its symbolic dims are read from."""
-    computed = {name: node_of(s.value) for name, s in found.items() if not isinstance(s.value, Input)}
-    if not computed:
+    axes = {name: node_of(source.value) for name, source in found.items() if isinstance(source, AxisSource)}
+    computed = {name: node for name, node in axes.items() if not isinstance(node, Input)}
+    if not computed:  # sizes that come from data are in order already
         yield from graph.nodes()
         return
     done: set[Node] = set()
@@ -101,7 +102,7 @@ def ordered(graph: Graph, found: dict[str, Source]) -> Iterator[Node]:
             if node in done:
                 stack.pop()
                 continue
-            before = [node_of(v) for v in operands_of(node)]
+            before = [node_of(v) for v in dependencies_of(node, graph.bound)]
             before += [computed[s] for s in sorted(symbols_needed(node)) if s in computed]
             waiting = [n for n in before if n not in done and n is not node and n not in stack]
             if waiting:

@@ -7,16 +7,12 @@ other operators to be written instead, or None for the node's own definition (`e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from ingot.compiler.ir.graph import Node, Value
+from ingot.compiler.frontend.export.scope import Row, Scope, Written
+from ingot.compiler.ir.graph import Node
 
-if TYPE_CHECKING:
-    from ingot.compiler.frontend.export.scope import Scope
-
-Written: TypeAlias = "str | Sequence[str] | Value | None"
-Row: TypeAlias = "Callable[[Scope, Any], Written]"
 N = TypeVar("N", bound=Node)
 
 
@@ -45,5 +41,5 @@ class Table:
         return enter
 
     def find(self, op: type[Node]) -> Row | None:
-        """The row of a class, None when it has none."""
-        return self._rows.get(op)
+        """The row of a class or of the nearest class that it is derived from, None when there is none."""
+        return next((self._rows[c] for c in op.__mro__ if c in self._rows), None)

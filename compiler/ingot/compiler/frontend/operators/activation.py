@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ops import composite
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Reshape
@@ -28,10 +28,33 @@ def elu(ctx: Context) -> Results:
 
 @onnx_op("Celu")
 def celu(ctx: Context) -> Results:
-    """``alpha * elu(x / alpha)``; the standard's own function gives a scalar an axis."""
+    """``max(x, 0) + alpha * elu(min(x, 0) / alpha)``; the standard's own function gives a scalar an axis."""
     x = ctx.operand(0)
-    alpha = ctx.constant(ctx.attribute("alpha", 1.0), x.dtype)
-    return ctx.build(ops.Mul, ctx.build(composite.Elu, ctx.build(ops.Div, x, alpha), 1.0), alpha)
+    alpha, zero = ctx.constant(ctx.attribute("alpha", 1.0), x.dtype), ctx.constant(0.0, x.dtype)
+    negative = ctx.build(ops.Div, ctx.build(ops.Min, x, zero), alpha)
+    bent = ctx.build(ops.Mul, ctx.build(composite.Elu, negative, 1.0), alpha)
+    return ctx.build(ops.Add, ctx.build(ops.Max, x, zero), bent)
+
+
+@onnx_op("Shrink", since=9)
+def shrink(ctx: Context) -> Results:
+    """x pulled towards 0 by `bias` where it is further from 0 than `lambd`, else 0; for integers both are whole."""
+    x = ctx.operand(0)
+    limit, bias = ctx.attribute("lambd", 0.5), ctx.attribute("bias", 0.0)
+    if not x.dtype.is_float:
+        limit, bias = int(limit), int(bias)
+    step = ctx.constant(abs(bias), x.dtype)
+    down, up = (ops.Sub, ops.Add) if bias >= 0 else (ops.Add, ops.Sub)
+    result = ctx.constant(0, x.dtype)
+    if limit >= 0 or x.dtype.kind != "unsigned":
+        above = ctx.build(ops.Greater, x, ctx.constant(limit, x.dtype))
+        result = ctx.build(ops.Where, above, ctx.build(down, x, step), result)
+    else:
+        result = ctx.build(down, x, step)
+    if x.dtype.kind == "unsigned":
+        return result
+    below = ctx.build(ops.Less, x, ctx.constant(-limit, x.dtype))
+    return ctx.build(ops.Where, below, ctx.build(up, x, step), result)
 
 
 @onnx_op("Selu")

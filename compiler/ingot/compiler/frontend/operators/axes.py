@@ -14,9 +14,7 @@ import numpy as np
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.creation import counted
-from ingot.compiler.frontend.sizes import as_i64
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.indexing import Compact
@@ -24,7 +22,7 @@ from ingot.compiler.ops.movement import Concat, Gather, Reshape
 from ingot.compiler.ops.reduction import CumSum, ReduceProd, ReduceSum
 from ingot.runtime.dtypes import i64
 
-FARTHEST = 2**31  # a step this long leaves every axis
+FARTHEST = 2**31 - 1  # a step this long leaves every axis
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def axes_from_data(ctx: Context, value: Value, rank: int) -> Axes:
     count = value.type.size
     if value.rank > 1 or not isinstance(count, int) or not value.dtype.is_integer:
         raise ctx.unsupported(f"axes that are {value.type}", "give a list of integers of fixed length")
-    named = ctx.build(Reshape, as_i64(ctx, value), (count, 1))
+    named = ctx.build(Reshape, ctx.cast(value, i64), (count, 1))
     negative = ctx.build(ops.Less, named, ctx.constant(0, i64))
     named = ctx.build(ops.Where, negative, ctx.build(ops.Add, named, ctx.constant(rank, i64)), named)
     match = ctx.build(ops.Equal, named, ctx.constant(np.arange(rank)))
@@ -77,21 +75,30 @@ def reduced(ctx: Context, reduction: Callable[..., Value], x: Value, axes: Value
     strides = ctx.dim_values(tuple(dims.product(x.shape[axis + 1 :]) for axis in range(x.rank)), False)
     rest = chosen.positions(ctx, chosen=False)
     order = (rest, chosen.positions(ctx, chosen=True))
+    most = _most(x.shape)
     rows, columns = (
-        _offsets(ctx, ctx.build(Gather, extents, part, 0), ctx.build(Gather, strides, part, 0)) for part in order
+        _offsets(ctx, ctx.build(Gather, extents, part, 0), ctx.build(Gather, strides, part, 0), most) for part in order
     )
     index = ctx.build(ops.Add, ctx.build(Reshape, rows, (rows.shape[0], 1)), columns)
     table = ctx.build(Gather, ctx.build(Reshape, x, (x.type.size,)), index, 0)
     result = reduction(ctx, table, (1,), False)
     if keepdims:
-        return shaped(ctx, result, ctx.build(ops.Where, chosen.mask, one, extents))
-    return shaped(ctx, result, ctx.build(Gather, extents, rest, 0))
+        return shaped(ctx, result, ctx.build(ops.Where, chosen.mask, one, extents), most)
+    return shaped(ctx, result, ctx.build(Gather, extents, rest, 0), most)
 
 
-def _offsets(ctx: Context, extents: Value, strides: Value) -> Value:
-    """i64: where the elements of a tensor of these extents lie, in order, when its axes have these strides."""
+def _most(shape: Sequence[dims.Dim]) -> int | None:
+    """A bound on the product of any of these extents, None where there is none. With it what computes places can be
+    made for the little work that it nearly always is."""
+    total = dims.product(dims.maximum(extent, 1) for extent in shape)
+    return total if isinstance(total, int) else None
+
+
+def _offsets(ctx: Context, extents: Value, strides: Value, most: int | None) -> Value:
+    """i64: where the elements of a tensor of these extents lie, in order, when its axes have these strides; there are
+    at most `most`."""
     total = ctx.build(ReduceProd, extents, (0,), False)
-    position = counted(ctx, ctx.size(total, "the number of elements along the axes"), i64)
+    position = counted(ctx, ctx.size(total, "the number of elements along the axes", most), i64)
     offset: Value = ctx.build(ops.Mul, position, ctx.constant(0, i64))
     for axis in reversed(range(int(extents.shape[0]))):
         extent = ctx.build(ops.Max, ctx.element(extents, axis), ctx.constant(1, i64))
@@ -101,14 +108,14 @@ def _offsets(ctx: Context, extents: Value, strides: Value) -> Value:
     return offset
 
 
-def shaped(ctx: Context, x: Value, shape: Value) -> Value:
-    """x reshaped to the elements of `shape` (i64 [rank]), which have as many elements as x."""
+def shaped(ctx: Context, x: Value, shape: Value, most: int | None = None) -> Value:
+    """x reshaped to the elements of `shape` (i64 [rank]), which have as many elements as x and are at most `most`."""
     extents = ctx.elements(shape, "the shape")
     own = ctx.dim_values((x.type.size,), True)
     total: Value = ctx.constant(1, i64)
     for extent in extents:
         total = ctx.build(ops.Mul, total, extent)
-    found = tuple(ctx.size(extent, "an extent") for extent in extents)
+    found = tuple(ctx.size(extent, "an extent", most) for extent in extents)
     ctx.require(ctx.build(ops.Equal, total, own), f"{x.type} has not the number of elements of its new shape")
     return ctx.build(Reshape, ctx.checked(x)[0], found)
 
@@ -116,7 +123,8 @@ def shaped(ctx: Context, x: Value, shape: Value) -> Value:
 def squeezed(ctx: Context, x: Value, axes: Value) -> Value:
     """x without the axes that `axes` names, whose extents are 1."""
     chosen = axes_from_data(ctx, axes, x.rank)
-    return shaped(ctx, x, ctx.build(Gather, ctx.dim_values(x.shape, False), chosen.positions(ctx, chosen=False), 0))
+    extents = ctx.build(Gather, ctx.dim_values(x.shape, False), chosen.positions(ctx, chosen=False), 0)
+    return shaped(ctx, x, extents, _most(x.shape))
 
 
 def unsqueezed(ctx: Context, x: Value, axes: Value) -> Value:
@@ -132,7 +140,7 @@ def unsqueezed(ctx: Context, x: Value, axes: Value) -> Value:
     before = ctx.build(ops.Sub, ctx.build(CumSum, kept, 0, False, False), one)
     place = ctx.build(ops.Max, before, ctx.constant(0, i64))
     extents = ctx.build(Gather, ctx.dim_values(x.shape, False), place, 0)
-    return shaped(ctx, x, ctx.build(ops.Where, chosen.mask, one, extents))
+    return shaped(ctx, x, ctx.build(ops.Where, chosen.mask, one, extents), _most(x.shape))
 
 
 def by_axis(ctx: Context, axis: Value, rank: int, along: Callable[[int], Value]) -> Value:
@@ -154,6 +162,13 @@ def by_axis(ctx: Context, axis: Value, rank: int, along: Callable[[int], Value])
     return result
 
 
+def clamped(ctx: Context, place: Value, extent: Value, low: Value, high: Value) -> Value:
+    """Places on an axis (i64), negative ones counted from its end, kept within low .. high."""
+    from_end = ctx.build(ops.Add, place, extent)
+    place = ctx.build(ops.Where, ctx.build(ops.Less, place, ctx.constant(0, i64)), from_end, place)
+    return ctx.build(ops.Min, ctx.build(ops.Max, place, low), high)
+
+
 def sliced(ctx: Context, x: Value, starts: Value, ends: Value, axes: Value | None, steps: Value | None) -> Value:
     """Slice by values that all may depend on data. An axis that is not named is copied whole."""
     zero, one = ctx.constant(0, i64), ctx.constant(1, i64)
@@ -168,7 +183,7 @@ def sliced(ctx: Context, x: Value, starts: Value, ends: Value, axes: Value | Non
     step: Value = ctx.expand(one, (x.rank,))
     if steps is not None:
         limits = ctx.constant(-FARTHEST, i64), ctx.constant(FARTHEST, i64)
-        step = ctx.build(ops.Clip, chosen.spread(ctx, as_i64(ctx, steps), step), *limits)
+        step = ctx.build(ops.Clip, chosen.spread(ctx, ctx.cast(steps, i64), step), *limits)
         nonzero = ctx.build(ops.Cast, ctx.build(ops.Not, ctx.build(ops.Equal, step, zero)), i64)
         every = ctx.build(ReduceSum, nonzero, (0,), False)
         ctx.require(ctx.build(ops.Equal, every, ctx.constant(x.rank, i64)), "a step is 0")
@@ -179,10 +194,7 @@ def sliced(ctx: Context, x: Value, starts: Value, ends: Value, axes: Value | Non
     high = ctx.build(ops.Where, forward, length, last)
 
     def place(values: Value, others: Value) -> Value:
-        value = chosen.spread(ctx, as_i64(ctx, values), others)
-        from_end = ctx.build(ops.Add, value, length)
-        value = ctx.build(ops.Where, ctx.build(ops.Less, value, zero), from_end, value)
-        return ctx.build(ops.Min, ctx.build(ops.Max, value, low), high)
+        return clamped(ctx, chosen.spread(ctx, ctx.cast(values, i64), others), length, low, high)
 
     begin = place(starts, ctx.expand(zero, (x.rank,)))
     nearest = ctx.build(ops.Min, ctx.build(ops.Max, begin, zero), last)  # the standard's bounds, not Python's
@@ -202,12 +214,14 @@ def sliced(ctx: Context, x: Value, starts: Value, ends: Value, axes: Value | Non
     return x
 
 
-def padding(ctx: Context, pads: Sequence[Dim], axes: Value, rank: int) -> tuple[Dim, ...]:
-    """Pads (begins, then ends) of all axes, given those of the axes that `axes` names."""
+def padding(ctx: Context, pads: Sequence[Value], axes: Value, rank: int) -> tuple[Value, ...]:
+    """Pads (begins, then ends; i64 scalars) of all axes, given those of the axes that `axes` names."""
     chosen = axes_from_data(ctx, axes, rank)
     if len(pads) != 2 * chosen.count:
         raise ctx.error(f"{len(pads)} pads do not fit {chosen.count} axes")
     none = ctx.constant(np.zeros(rank, np.int64))
-    halves = (ctx.dim_values(tuple(part), False) for part in (pads[: chosen.count], pads[chosen.count :]))
-    whole = ctx.build(Concat, tuple(chosen.spread(ctx, half, none) for half in halves), 0)
-    return tuple(ctx.size(each, "the pads") for each in ctx.elements(whole, "the pads"))
+    halves: list[Value] = []
+    for part in (pads[: chosen.count], pads[chosen.count :]):
+        listed = ctx.build(Concat, tuple(ctx.build(Reshape, v, (1,)) for v in part), 0)
+        halves.append(chosen.spread(ctx, listed, none))
+    return ctx.elements(ctx.build(Concat, tuple(halves), 0), "the pads")

@@ -6,16 +6,28 @@ loop another symbol is bound to the scalar that is carried into it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from onnx import GraphProto
 
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.frontend.operators.forms import (
+    Form,
+    Part,
+    TensorForm,
+    form_of,
+    gathered,
+    joined,
+    parts_of,
+    spread,
+)
 from ingot.compiler.frontend.scope import Body
+from ingot.compiler.frontend.sequences import Item
 from ingot.compiler.frontend.sizes import Promise, new_symbol
+from ingot.compiler.frontend.topology import unused_names
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Node, Value
@@ -26,21 +38,19 @@ from ingot.compiler.ops.pointwise import Add, Max
 from ingot.runtime import dtypes
 
 PIN_OR_REMOVE = "pin symbolic dims with shapes, or take the control flow out of the model"
+MOST_FORMS = 16  # times that a loop's body is imported to find a form for what it carries
 LONGEST_SCAN = 1 << 20  # iterations for which a scan output is stored in full though the loop may end before
 
 Outputs = tuple[tuple[str, Value], ...]
 
 
-def closed(body: Body, captures: Iterable[Value], name: str) -> Graph:
+def closed(body: Body, outputs: Outputs, captures: Iterable[Value], name: str) -> Graph:
     """A sub-graph whose inputs are its formal ones, then one for each capture, used or not."""
-    labels = _unused_labels(body)
-    inputs = [body.captures.get(outer) or Input(next(labels), outer.type) for outer in captures]
-    return Graph((*body.inputs, *inputs), body.outputs, name, bound=body.bound)
-
-
-def _unused_labels(body: Body) -> Iterator[str]:
+    operands = tuple(captures)
     taken = {i.label for i in (*body.inputs, *body.captures.values())}
-    return (name for i in range(2**31) if (name := f"unused_{i}") not in taken)
+    labels = iter(unused_names(taken, "unused", len(operands)))
+    inputs = [body.captures.get(outer) or Input(next(labels), outer.type) for outer in operands]
+    return Graph((*body.inputs, *inputs), outputs, name, bound=body.bound)
 
 
 def agree(ctx: Context, a: Value, b: Value, what: str) -> None:
@@ -75,31 +85,55 @@ def same_values(ctx: Context, outputs: Sequence[tuple[str, object]]) -> Outputs:
     """Outputs that are all tensors."""
     found = tuple((name, value) for name, value in outputs if isinstance(value, Value))
     if len(found) != len(outputs):
-        raise ctx.unsupported("a sequence or optional from a sub-graph that data decides about")
+        raise ctx.error("a sequence or optional where the operator needs tensors", "run onnx.checker on the model")
     return found
 
 
 # -- If ---------------------------------------------------------------------------------------------------------------
 
 
+def inner_symbols(then: Body, otherwise: Body) -> frozenset[str]:
+    """The symbols that mean something in a branch alone."""
+    return frozenset((*then.bound, *otherwise.bound))
+
+
 def unlike(then: Body, otherwise: Body) -> bool:
-    """Whether some result of two branches differs in more than extents."""
-    pairs = zip(then.outputs, otherwise.outputs, strict=False)
-    return any((a.dtype, a.rank) != (b.dtype, b.rank) for (_, a), (_, b) in pairs)
+    """Whether some result of two branches differs in more than extents, lengths and presence."""
+    inner, pairs = inner_symbols(then, otherwise), zip(then.outputs, otherwise.outputs, strict=False)
+    return any(joined(form_of(a, inner), form_of(b, inner)) is None for (_, a), (_, b) in pairs)
 
 
-def choice(ctx: Context, condition: Value, then: Body, otherwise: Body) -> Sequence[Value]:
-    """The results of an If whose branches may give results of different extents."""
-    left, right = same_values(ctx, then.outputs), same_values(ctx, otherwise.outputs)
-    if len(left) != len(right):
-        raise ctx.error(f"the branches have {len(left)} and {len(right)} outputs")
+def _branches(ctx: Context, then: Body, otherwise: Body) -> tuple[list[Form], list[Part], Outputs, Outputs]:
+    """The forms of the results, their parts, and the parts of both branches."""
+    inner = inner_symbols(then, otherwise)
+    forms: list[Form] = []
+    parts: list[Part] = []
+    sides: tuple[list[tuple[str, Value]], list[tuple[str, Value]]] = ([], [])
+    for (name, a), (_, b) in zip(then.outputs, otherwise.outputs, strict=True):
+        form = joined(form_of(a, inner), form_of(b, inner))
+        if form is None:
+            if isinstance(a, Value) and isinstance(b, Value):
+                differing(ctx, a.type, b.type, f"output {name!r} of the then-branch")
+            raise ctx.unsupported(f"output {name!r} is {a} in one branch and {b} in the other")
+        forms.append(form)
+        own = parts_of(form)
+        parts += own
+        for side, item in zip(sides, (a, b), strict=True):
+            side += zip((f"{name}{p.suffix}" for p in own), spread(ctx, item, form), strict=True)
+    return forms, parts, tuple(sides[0]), tuple(sides[1])
+
+
+def choice(ctx: Context, condition: Value, then: Body, otherwise: Body) -> Sequence[Item]:
+    """The results of an If whose branches may give results of different extents, lengths and presence."""
+    if len(then.outputs) != len(otherwise.outputs):
+        raise ctx.error(f"the branches have {len(then.outputs)} and {len(otherwise.outputs)} outputs")
+    forms, parts, left, right = _branches(ctx, then, otherwise)
+    inner = inner_symbols(then, otherwise)
     extents: list[Extent] = []
     promises: list[Promise] = []
     extra: tuple[list[tuple[str, Value]], list[tuple[str, Value]]] = ([], [])
-    for i, ((name, a), (_, b)) in enumerate(zip(left, right, strict=True)):
-        inner = then.bound.keys() | otherwise.bound.keys()
-        opened = {x for x, d in enumerate(a.shape) if dims.symbols(d) & inner}
-        opened |= {x for x, d in enumerate(b.shape) if dims.symbols(d) & inner}
+    for i, ((name, a), (_, b), part) in enumerate(zip(left, right, parts, strict=True)):
+        opened = {*part.free, *(x for v in (a, b) for x, d in enumerate(v.shape) if dims.symbols(d) & inner)}
         plain = [TensorType(v.dtype, tuple(1 if x in opened else d for x, d in enumerate(v.shape))) for v in (a, b)]
         opened |= set(differing(ctx, plain[0], plain[1], f"output {name!r} of the then-branch"))
         for axis in sorted(opened):
@@ -108,16 +142,17 @@ def choice(ctx: Context, condition: Value, then: Body, otherwise: Body) -> Seque
             promises.append(promise)
             for values, value in zip(extra, (a, b), strict=True):
                 values.append((f"{name}_d{axis}_{len(extents)}", DimValues((value.shape[axis],), True)))
-    then, otherwise = replace(then, outputs=(*left, *extra[0])), replace(otherwise, outputs=(*right, *extra[1]))
     captures = tuple(dict.fromkeys((*then.captures, *otherwise.captures)))
-    graphs = closed(then, captures, "then"), closed(otherwise, captures, "else")
+    whole = _renamed((*left, *extra[0])), _renamed((*right, *extra[1]))
+    graphs = closed(then, whole[0], captures, "then"), closed(otherwise, whole[1], captures, "else")
     node = ctx.build(If, condition, captures, *graphs, tuple(extents))
     for promise, extent in zip(promises, extents, strict=True):
         promise.keep(ctx, node.result(extent.source), "the extent of a branch's result")
-    return settled(ctx, node, promises, len(left))
+    found = iter(_with_public_dims(ctx, node, promises, len(left)))
+    return tuple(gathered(form, found) for form in forms)
 
 
-def settled(ctx: Context, node: Node, promises: Sequence[Promise], count: int) -> tuple[Value, ...]:
+def _with_public_dims(ctx: Context, node: Node, promises: Sequence[Promise], count: int) -> tuple[Value, ...]:
     """The first results of `node`, with the dims that the promises stand for."""
     public = {p.name: p.public for p in promises}
     found = list(node.results()[:count])
@@ -172,15 +207,18 @@ class _Carried:
 class Iteration:
     """The import of one Loop."""
 
-    def __init__(self, ctx: Context, graph: GraphProto, carried: tuple[Value, ...]) -> None:
-        self.ctx, self.graph, self.carried = ctx, graph, carried
+    def __init__(self, ctx: Context, graph: GraphProto, items: tuple[Item, ...]) -> None:
+        self.ctx, self.graph, self.items = ctx, graph, items
+        self.forms: list[Form] = [form_of(item) for item in items]
+        self.carried: list[Value] = []
+        self.names: list[str] = []
         self.open: dict[tuple[int, int], _Open] = {}
 
-    def run(self, trip: Value | None, condition: Value | None, starts: bool | None) -> Sequence[Value]:
+    def run(self, trip: Value | None, condition: Value | None, starts: bool | None) -> Sequence[Item]:
         """The results of the loop; `starts` is the first condition where that is known."""
-        ctx, n = self.ctx, len(self.carried)
-        formal, scalars, body = self._settle()
-        outputs = same_values(ctx, body.outputs)
+        ctx = self.ctx
+        formal, scalars, body, outputs = self._settle()
+        n = len(self.carried)
         going = ctx.scalar(outputs[0][1])
         always = starts is True and (going is body.inputs[1] or ctx.decided(going) is True)
         if trip is None and always:
@@ -211,21 +249,45 @@ class Iteration:
         results = _renamed((*made.results, *(scanned if length is not None else ())))
         closing = Body(tuple(made.inputs), results, body.captures, bound)
         captures = tuple(body.captures)
-        whole = closed(closing, captures, self.graph.name or "body")
+        whole = closed(closing, results, captures, self.graph.name or "body")
         node = ctx.build(Loop, trip, condition, tuple(made.initial), captures, whole, scans, tuple(made.growth))
         for promise, each in zip(made.promises, made.growth, strict=True):
             promise.keep(ctx, node.result(each.source), "the extent of a loop's result")
-        found = settled(ctx, node, made.promises, len(node.types))
+        found = _with_public_dims(ctx, node, made.promises, len(node.types))
         stacked = found[len(made.initial) :]
         if count is not None:
             done = ctx.size(node.result(count), "the number of iterations", length)
             rows = ctx.checked(*stacked)
             stacked = tuple(ctx.build(Slice, v, (0,) * v.rank, (done, *v.shape[1:]), (1,) * v.rank) for v in rows)
-        return (*found[:n], *(found[i] for i in stacks), *stacked)
+        ends = iter(found[:n])
+        return (*(gathered(form, ends) for form in self.forms), *(found[i] for i in stacks), *stacked)
 
-    def _settle(self) -> tuple[tuple[Input, ...], list[tuple[_Open, Input]], Body]:
-        """The body, imported again until all axes that change are open, with its formal inputs and the scalars that
-        tell the extents of open axes."""
+    def _settle(self) -> tuple[tuple[Input, ...], list[tuple[_Open, Input]], Body, Outputs]:
+        """The body, imported again until all that is carried has a form that fits every iteration and all axes that
+        change are open, with its formal inputs, the scalars that tell the extents of open axes and its outputs."""
+        ctx = self.ctx
+        for _ in range(MOST_FORMS):
+            self._take_apart()
+            found = self._open_axes()
+            if found is not None:
+                return found
+        raise ctx.unsupported("a loop whose carried values change their ranks without end")
+
+    def _take_apart(self) -> None:
+        """The tensors that are carried, as the forms in force have them, and those axes open that certainly change."""
+        ctx = self.ctx
+        self.carried, self.names = [], []
+        self.open.clear()
+        for item, form, declared in zip(self.items, self.forms, self.graph.input[2:], strict=False):
+            for part, value in zip(parts_of(form), spread(ctx, item, form), strict=True):
+                number, name = len(self.carried), f"{declared.name}{part.suffix}"
+                self.carried.append(value)
+                self.names.append(name)
+                for axis in part.free:
+                    self._open_axis(number, axis, f"{name}_d{axis}")
+
+    def _open_axes(self) -> tuple[tuple[Input, ...], list[tuple[_Open, Input]], Body, Outputs] | None:
+        """What `_settle` gives; None when the forms have changed."""
         ctx, n = self.ctx, len(self.carried)
         for _ in range(1 + sum(v.rank for v in self.carried)):
             formal = self._formal()
@@ -239,24 +301,58 @@ class Iteration:
                     taken.add(label)
                     scalars.append((each, Input(label, TensorType(dtypes.i64, ()), origin=ctx.origin)))
             bound = {each.name: scalar for each, scalar in scalars}
-            body = ctx.scope.body(self.graph, formal, formal, bound=bound)
-            if len(body.outputs) <= n:
-                raise ctx.error(f"the body has {len(body.outputs)} outputs for {n} carried values and a condition")
+            parts = iter(formal[2:])
+            given = (*formal[:2], *(gathered(form, parts) for form in self.forms))
+            body = ctx.scope.body(self.graph, formal, given, bound=bound)
+            if len(body.outputs) <= len(self.items):
+                raise ctx.error(
+                    f"the body has {len(body.outputs)} outputs for {len(self.items)} carried values and a condition"
+                )
+            if self._reform(body):
+                return None
+            outputs = self._outputs(body)
             before = len(self.open)
-            results = same_values(ctx, body.outputs[1 : 1 + n])
+            results = outputs[1 : 1 + n]
             for i, (name, result) in enumerate(results):
                 self._compare(i, name, result, formal[2 + i], body.bound.keys())
             if len(self.open) == before:
                 self._check_equals(results)
-                return formal, scalars, body
+                return formal, scalars, body, outputs
         raise AssertionError("every axis can be opened once")
+
+    def _reform(self, body: Body) -> bool:
+        """Bring the forms to what the body gives as well; whether that changes them."""
+        ctx, inner = self.ctx, {*body.bound, *(s for o in self.open.values() for s in dims.symbols(o.inner))}
+        wider: list[Form] = []
+        for form, (name, result) in zip(self.forms, body.outputs[1:], strict=False):
+            both = joined(form, form_of(result, inner))
+            if both is None:
+                kind = form_of(result)
+                if isinstance(form, TensorForm) and isinstance(kind, TensorForm):
+                    both = form  # what differs is named when the tensors are compared
+                else:
+                    raise ctx.unsupported(f"the carried value {name!r} is {result} after an iteration and not before")
+            wider.append(both)
+        changed, self.forms = wider != self.forms, wider
+        return changed
+
+    def _outputs(self, body: Body) -> Outputs:
+        """The condition, the tensors that are carried on and the scan outputs."""
+        count = len(self.forms)
+        (condition,) = same_values(self.ctx, body.outputs[:1])
+        following: list[tuple[str, Value]] = []
+        for form, (name, item) in zip(self.forms, body.outputs[1 : 1 + count], strict=True):
+            names = (f"{name}{part.suffix}" for part in parts_of(form))
+            following += zip(names, spread(self.ctx, item, form), strict=True)
+        return condition, *following, *same_values(self.ctx, body.outputs[1 + count :])
 
     def _formal(self) -> tuple[Input, ...]:
         types = [TensorType(dtypes.i64, ()), TensorType(dtypes.boolean, ())]
         for i, value in enumerate(self.carried):
             shape = (self.open[i, a].inner if (i, a) in self.open else d for a, d in enumerate(value.shape))
             types.append(TensorType(value.dtype, tuple(shape)))
-        return tuple(Input(i.name, t, origin=(i.name,)) for i, t in zip(self.graph.input, types, strict=False))
+        names = (*(i.name for i in self.graph.input[:2]), *self.names)
+        return tuple(Input(name, t, origin=(name,)) for name, t in zip(names, types, strict=False))
 
     def _compare(self, i: int, name: str, result: Value, formal: Input, bound: Collection[str]) -> None:
         """Open the axes along which carried value `i` is not the same after the body as before."""
@@ -271,12 +367,14 @@ class Iteration:
         ]
         for axis in sorted(changing | set(differing(ctx, plain[0], plain[1], what))):
             if (i, axis) not in self.open:
-                label = f"{formal.label}_d{axis}"
-                symbol = new_symbol(ctx, label)
-                inner = ctx.assumptions.resolve(dims.symbol(symbol))
-                own = inner == dims.symbol(symbol)
-                promise = Promise.make(ctx, f"{label}_end") if own else None
-                self.open[i, axis] = _Open(i, axis, symbol, inner, promise, label)
+                self._open_axis(i, axis, f"{formal.label}_d{axis}")
+
+    def _open_axis(self, i: int, axis: int, label: str) -> None:
+        symbol = new_symbol(self.ctx, label)
+        inner = self.ctx.assumptions.resolve(dims.symbol(symbol))
+        own = inner == dims.symbol(symbol)
+        promise = Promise.make(self.ctx, f"{label}_end") if own else None
+        self.open[i, axis] = _Open(i, axis, symbol, inner, promise, label)
 
     def _check_equals(self, results: Outputs) -> None:
         """Axes whose extents are those of others begin and go on as these do."""

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.operators.creation import counted
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
+from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.indexing import Scatter
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import ArgMax, ReduceSum
@@ -141,6 +144,8 @@ def conv(ctx: Context) -> Results:
     shared = window(ctx, x, kernel)
     group = ctx.attribute("group", 1)
     ctx.equal(x.shape[1], w.shape[1] * group)
+    if group > 1 and not isinstance(w.shape[0], int):
+        raise ctx.unsupported(f"{group} groups of filters {w.type}", "pin the number of filters with shapes")
     return ctx.build(Conv, x, w, bias, shared.strides, shared.pads, shared.dilations, group, False)
 
 
@@ -184,29 +189,82 @@ def conv_transpose(ctx: Context) -> Results:
 @onnx_op("Col2Im", since=18)
 def column_to_image(ctx: Context) -> Results:
     """Blocks added up where they overlap: a transposed convolution; the filter for a place in a block is 1 there."""
-    x, image, block = ctx.operand(0), ctx.dims(1, "the image shape"), ctx.fixed(2, "the block shape")
-    n, taps = len(block), math.prod(block)
+    x, image, block = ctx.operand(0), ctx.dims(1, "the image shape"), ctx.dims(2, "the block shape")
+    n = len(block)
     strides, dilations = ctx.ints("strides") or (1,) * n, ctx.ints("dilations") or (1,) * n
     pads = ctx.ints("pads") or (0,) * (2 * n)
-    if x.rank != 3 or len(image) != n or len(strides) != n or len(dilations) != n or len(pads) != 2 * n:
-        raise ctx.error(f"image {list(image)} and block {list(block)} do not fit {x.type}")
-    channels = dims.divide_exact(x.shape[1], taps)
-    if not isinstance(channels, int):
-        raise ctx.unsupported(f"Col2Im of {x.type}: its channels must be a constant multiple of {taps}")
+    if n == 0 or x.rank != 3 or len(image) != n or len(strides) != n or len(dilations) != n or len(pads) != 2 * n:
+        raise ctx.error(f"image {show_shape(image)} and block {show_shape(block)} do not fit {x.type}")
+    if min((*strides, *dilations), default=1) < 1 or min(pads, default=0) < 0:
+        raise ctx.error(f"strides {strides}, dilations {dilations} and pads {pads}: positive ones are needed")
+    known = tuple(d for d in block if isinstance(d, int))
+    channels = dims.divide_exact(x.shape[1], math.prod(known)) if len(known) == n and 0 not in known else None
     places: list[Dim] = []
-    beyond: list[int] = []
+    beyond: list[Dim] = []
     for i, extent in enumerate(image):
         room = extent + (pads[i] + pads[n + i] - dilations[i] * (block[i] - 1) - 1)
-        rest = room % strides[i]
-        if not isinstance(rest, int):
-            raise ctx.unsupported("Col2Im to a symbolic image in strides", "pin its extents with shapes")
         places.append(room // strides[i] + 1)
-        beyond.append(rest)
+        beyond.append(room % strides[i])
+    rests = tuple(d for d in beyond if isinstance(d, int))
+    if x.dtype.kind in ("bool", "string"):
+        raise ctx.unsupported(f"Col2Im of {x.dtype.name}, which cannot be added", "cast it to numbers")
+    if not isinstance(channels, int) or len(rests) != n or not x.dtype.is_float:
+        return _columns_added(ctx, x, image, block, strides, dilations, pads)
     ctx.equal(x.shape[2], dims.product(places))
-    filters = np.tile(np.eye(taps).reshape(taps, 1, *block), (channels, *(1,) * (n + 1)))
-    columns = ctx.build(Reshape, x, (x.shape[0], x.shape[1], *places))
+    taps = math.prod(known)
+    filters = np.tile(np.eye(taps).reshape(taps, 1, *known), (channels, *(1,) * (n + 1)))
+    columns = ctx.build(Reshape, ctx.checked(x)[0], (x.shape[0], x.shape[1], *places))
     weight = ctx.constant(filters, x.dtype)
-    return ctx.build(ConvTranspose, columns, weight, None, strides, pads, dilations, tuple(beyond), channels, False)
+    return ctx.build(ConvTranspose, columns, weight, None, strides, pads, dilations, rests, channels, False)
+
+
+def _columns_added(
+    ctx: Context,
+    x: Value,
+    image: Dims,
+    block: Dims,
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: tuple[int, ...],
+) -> Value:
+    """Col2Im of blocks and images that are computed: every element is added where it belongs in the padded image."""
+    n, one = len(block), ctx.constant(1, i64)
+    padded = tuple(d + pads[i] + pads[n + i] for i, d in enumerate(image))
+    number: Value = one
+    rows: list[Value] = []  # of each axis: where an element of a block lies, by place in the block and by block
+    counts: list[Dim] = []
+    for i, (extent, size) in enumerate(zip(padded, block, strict=True)):
+        last = ctx.dim_values(((size - 1) * dilations[i],), True)
+        room = ctx.build(ops.Sub, ctx.dim_values((extent - 1,), True), last)
+        some = ctx.build(ops.GreaterOrEqual, ctx.dim_values((size,), True), one)
+        fits = ctx.build(ops.And, some, ctx.build(ops.GreaterOrEqual, room, ctx.constant(0, i64)))
+        ctx.require(fits, f"a block is empty or larger than the image along axis {i}")
+        (room,) = ctx.checked(room)
+        several = ctx.build(ops.Div, room, ctx.constant(strides[i], i64))
+        counts.append(ctx.size(ctx.build(ops.Add, several, one), "the number of blocks"))
+        inside = ctx.build(ops.Mul, counted(ctx, size, i64), ctx.constant(dilations[i], i64))
+        begin = ctx.build(ops.Mul, counted(ctx, counts[i], i64), ctx.constant(strides[i], i64))
+        own = ctx.build(ops.Add, ctx.build(Reshape, inside, (size, 1)), begin)
+        step = ctx.dim_values((dims.product(padded[i + 1 :]),), True)
+        shape: list[Dim] = [1] * (2 * n)
+        shape[i], shape[n + i] = size, counts[i]
+        rows.append(ctx.build(Reshape, ctx.build(ops.Mul, own, step), tuple(shape)))
+        number = ctx.build(ops.Mul, number, ctx.dim_values((size,), True))
+    place = rows[0]
+    for row in rows[1:]:
+        place = ctx.build(ops.Add, place, row)
+    taps, total = dims.product(block), dims.product(counts)
+    ctx.equal(x.shape[2], total)
+    wide = ctx.dim_values((x.shape[1],), True)
+    channels = ctx.size(ctx.build(ops.Div, wide, ctx.checked(number)[0]), "the channels")
+    whole = ctx.build(ops.Equal, wide, ctx.dim_values((channels * taps,), True))
+    ctx.require(whole, f"the channels of {x.type} are no multiple of a block's elements")
+    batch = x.shape[0]
+    given = ctx.build(Reshape, ctx.checked(x)[0], (batch * channels, taps * total))
+    nothing = ctx.expand(ctx.constant(0, x.dtype), (batch * channels, dims.product(padded)))
+    places = ctx.build(Reshape, place, (1, taps * total))
+    added = ctx.build(Reshape, ctx.build(Scatter, nothing, places, given, 1, "add"), (batch, channels, *padded))
+    return ctx.build(Slice, added, (0, 0, *pads[:n]), (batch, channels, *image), (1,) * (2 + n))
 
 
 LARGEST_DETERMINANT = 32  # rows: each is one elimination step in the graph

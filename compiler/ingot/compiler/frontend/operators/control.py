@@ -10,8 +10,9 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.errors import ModelError, StructureError, UnsupportedError
 from ingot.compiler.frontend.operators.bodies import Iteration, choice, unlike
 from ingot.compiler.frontend.operators.sequence import unrolled
-from ingot.compiler.frontend.operators.table import Results, Table
 from ingot.compiler.frontend.scope import Body
+from ingot.compiler.frontend.sequences import Item, mapped, tensors_of
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir.graph import Input, Value
 from ingot.compiler.ops.control import Require
 
@@ -40,7 +41,8 @@ def if_(ctx: Context) -> Results:
             return _certain(ctx, branches[0], bodies[0], condition, True, error)
         case _:
             raise AssertionError("two branches")
-    if unlike(then, otherwise) and (found := ctx.scope.importer.hypotheses.choice(ctx.scope.importer.nodes)):
+    importer = ctx.scope.importer
+    if unlike(then, otherwise) and (found := importer.hypotheses.choice((importer.nodes, 0), condition, choice)):
         which = 0 if found.wanted else 1
         return _certain(ctx, branches[which], bodies[which], condition, found.wanted, found.other)
     return choice(ctx, condition, then, otherwise)
@@ -68,24 +70,26 @@ def _certain(
     of the branch is computed, as its shapes may be nonsense then."""
     problem = f"the condition must be {str(wanted).lower()}: with these shapes the other branch is wrong ({other})"
     captures: Mapping[Value, Input] = body.captures if isinstance(body, Body) else {}
-    instead: dict[str, Value] = {}
+    instead: dict[str, Item] = {}
     if captures:
         checked = ctx.build(Require, tuple(captures), condition, wanted, problem).results()
-        instead = {i.label: value for i, value in zip(captures.values(), checked, strict=True)}
+        known = dict(zip(captures, checked, strict=True))
+        for (name,) in {i.origin for i in captures.values()}:
+            instead[name] = mapped(ctx.scope.find(name), lambda v: known.get(v, v))
     found = ctx.scope.inline(graph, instead=instead)
-    values = tuple(v for v in found if isinstance(v, Value))
-    if len(values) != len(found):
-        raise ctx.unsupported("a sequence or optional from a branch that data decides about")
-    for name, value in zip(ctx.node.output, values, strict=False):
+    for name, value in zip(ctx.node.output, found, strict=False):
         try:
-            ctx.scope.check_declared(name, value)
+            if isinstance(value, Value):
+                ctx.scope.check_declared(name, value)
         except ModelError as error:
             kinds = "then", "else"
             raise ctx.error(
                 f"neither branch fits what the model declares: the {kinds[not wanted]}-branch, as {error.problem}, "
                 f"the {kinds[wanted]}-branch, as {other}"
             ) from error
-    return ctx.build(Require, values, condition, wanted, problem).results()
+    tensors = tuple(v for item in found for v in tensors_of(item))
+    renewed = dict(zip(tensors, ctx.build(Require, tensors, condition, wanted, problem).results(), strict=True))
+    return tuple(mapped(item, renewed.__getitem__) for item in found)
 
 
 @onnx_op("Loop")
@@ -96,17 +100,19 @@ def loop(ctx: Context) -> Results:
     if trip is not None and ctx.known(trip) == (ENDLESS,):
         trip = None
     starts = ctx.decided(condition) if condition is not None else True
-    if any(not isinstance(x, Value | None) for x in ctx.operands[2:]):
-        items = [ctx.item(i) for i in range(2, len(ctx.operands))]
-        return unrolled(ctx, tuple(x for x in items if x is not None), _trips(ctx, trip), starts)
-    carried = tuple(ctx.operand(i) for i in range(2, len(ctx.operands)))
-    condition = None if starts else condition
-    return Iteration(ctx, graph, carried).run(trip, condition, starts)
-
-
-def _trips(ctx: Context, trip: Value | None) -> int | None:
-    """The trip count of a loop that is unrolled, None where there is none."""
-    known = ctx.known(trip) if trip is not None else None
-    if trip is not None and (known is None or not isinstance(known[0], int)):
-        raise ctx.unsupported("a loop over sequences whose number of iterations is computed from data")
-    return None if known is None or not isinstance(known[0], int) else known[0]
+    items = tuple(x for i in range(2, len(ctx.operands)) if (x := ctx.item(i)) is not None)
+    if len(items) != len(ctx.operands[2:]):
+        raise ctx.error("a carried value is left out", "run onnx.checker on the model")
+    if len(graph.input) != 2 + len(items):
+        raise ctx.error(
+            f"the body {graph.name!r} has {len(graph.input)} inputs where the loop passes {2 + len(items)}: "
+            f"iteration, condition and {len(items)} carried value(s)",
+            "run onnx.checker on the model",
+        )
+    if not all(isinstance(x, Value) for x in items):
+        known = ctx.known(trip) if trip is not None else None
+        if trip is None or known is not None:
+            found = unrolled(ctx, items, None if known is None else known[0], starts)
+            if found is not None:
+                return found
+    return Iteration(ctx, graph, items).run(trip, None if starts else condition, starts)

@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Table
-from ingot.compiler.frontend.sizes import as_i64
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
@@ -41,7 +40,12 @@ def constant(ctx: Context) -> Results:
     reals = ctx.floats("value_floats")
     if reals is not None:
         return ctx.constant(np.array(reals, np.float32))
-    raise ctx.unsupported("a constant that holds strings")
+    text = ctx.maybe("value_string", str)
+    texts = ctx.strings("value_strings") if text is None else (text,)
+    if texts is None:
+        raise ctx.error("a Constant without a value")
+    array = np.array(texts, object)
+    return ctx.constant(array if text is None else array.reshape(()))
 
 
 @onnx_op("ConstantOfShape", since=9)
@@ -102,9 +106,9 @@ def _computed_length(ctx: Context, start: Value, limit: Value, step: Value) -> D
         rest = ctx.build(ops.Sub, span, ctx.build(ops.Mul, whole, step))
         ahead = ctx.build(ops.Equal, ctx.build(ops.Less, span, zero), ctx.build(ops.Less, step, zero))
         partial = ctx.build(ops.And, ctx.build(ops.Not, ctx.build(ops.Equal, rest, zero)), ahead)
-        count = ctx.build(ops.Add, as_i64(ctx, whole), ctx.build(ops.Cast, partial, dtypes.i64))
+        count = ctx.build(ops.Add, ctx.cast(whole, dtypes.i64), ctx.build(ops.Cast, partial, dtypes.i64))
     else:
-        wide = [ctx.build(ops.Cast, v, dtypes.f64) if v.dtype != dtypes.f64 else v for v in (span, step)]
+        wide = [ctx.cast(v, dtypes.f64) for v in (span, step)]
         count = ctx.build(ops.Cast, ctx.build(ops.Ceil, ctx.build(ops.Div, *wide)), dtypes.i64)
     (count,) = ctx.checked(ctx.build(ops.Max, count, ctx.constant(0, dtypes.i64)))
     return ctx.size(count, "the length of a Range")
@@ -160,10 +164,9 @@ def one_hot(ctx: Context) -> Results:
     folded = ctx.known(depth) if depth.dtype.is_integer else None
     if folded is None:
         array = ctx.array(depth)
-        wide = ctx.build(ops.Cast, depth, dtypes.i64) if depth.dtype != dtypes.i64 else depth
-        folded = (int(array.item()) if array is not None else ctx.size(wide, "the depth"),)
+        folded = (int(array.item()) if array is not None else ctx.size(ctx.cast(depth, dtypes.i64), "the depth"),)
     axis = ctx.axis(ctx.attribute("axis", -1), indices.rank + 1)
-    wide: Value = ctx.build(ops.Cast, indices, dtypes.i64) if indices.dtype != dtypes.i64 else indices
+    wide: Value = ctx.cast(indices, dtypes.i64)
     wide = ctx.build(Reshape, wide, (*wide.shape[:axis], 1, *wide.shape[axis:]))
     from_end = ctx.build(ops.Add, wide, ctx.dim_values(folded, True))
     wide = ctx.build(ops.Where, ctx.build(ops.Less, wide, ctx.constant(0, dtypes.i64)), from_end, wide)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Row, Table
+from ingot.compiler.frontend.table import Results, Row, Table
 from ingot.compiler.ops.custom import CustomOp, CustomOpError
 from ingot.compiler.ops.custom.nodes import Scalar
 from ingot.compiler.ops.custom.signature import Declared

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from string import ascii_letters
 
-from ingot.compiler.frontend.assumptions import spell
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
+from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import ReduceSum
@@ -115,7 +115,7 @@ def _pair(ctx: Context, a: Value, a_names: str, b: Value, b_names: str, needed: 
         if name in extents:
             ctx.equal(extent, extents[name])
             if ctx.assumptions.differ(extent, extents[name]):
-                raise ctx.unsupported(f"Einsum label {name!r} is {spell((extent, extents[name]))}")
+                raise ctx.unsupported(f"Einsum label {name!r} is {show_shape((extent, extents[name]))}")
         extents[name] = extent
     both = [c for c in a_names if c in b_names]
     batch = "".join(c for c in both if c in needed)

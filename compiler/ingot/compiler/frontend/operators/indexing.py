@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.operators.creation import counted
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.indexing import Compact, Scatter, TopK
-from ingot.compiler.ops.movement import Concat, Gather, Reshape, Slice, Transpose
+from ingot.compiler.ops.movement import Gather, Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import ReduceSum
 from ingot.runtime import dtypes
 
@@ -66,11 +66,19 @@ def gather_nd(ctx: Context) -> Results:
     return ctx.build(Gather, rows, _linear(ctx, places, data.shape[:addressed]), 0)
 
 
-def _reduction(ctx: Context) -> str:
+def _scattered(ctx: Context, data: Value, indices: Value, updates: Value, axis: int) -> Value:
+    """`Scatter` by the node's `reduction`; sums of bools are their maximum, products their minimum."""
     found = ctx.attribute("reduction", "none")
     if found not in ("none", "add", "mul", "max", "min"):
         raise ctx.error(f"unknown reduction {found!r}")
-    return found
+    if found != "none" and data.dtype.kind in ("string", "opaque"):
+        what = f"{ctx.node.op_type} of {data.dtype.name} with the reduction {found!r}"
+        raise ctx.unsupported(what, "scatter numbers")
+    if found == "none" or data.dtype != dtypes.boolean:
+        return ctx.build(Scatter, data, indices, updates, axis, found)
+    data, updates = (ctx.build(ops.Cast, v, dtypes.u8) for v in (data, updates))
+    joined = ctx.build(Scatter, data, indices, updates, axis, {"add": "max", "mul": "min"}.get(found, found))
+    return ctx.build(ops.Cast, joined, dtypes.boolean)
 
 
 @onnx_op("Scatter", since=9)
@@ -80,7 +88,7 @@ def scatter_elements(ctx: Context) -> Results:
     for a, b in zip(indices.shape, updates.shape, strict=False):
         ctx.equal(a, b)
     axis = ctx.axis(ctx.attribute("axis", 0), data.rank)
-    return ctx.build(Scatter, data, indices, updates, axis, _reduction(ctx))
+    return _scattered(ctx, data, indices, updates, axis)
 
 
 @onnx_op("ScatterND", since=11)
@@ -97,7 +105,7 @@ def scatter_nd(ctx: Context) -> Results:
     rows = ctx.build(Reshape, data, (dims.product(data.shape[:depth]), inner))
     column = ctx.build(Reshape, ctx.expand(places, indices.shape[:-1]), (count, 1))
     ctx.equal(updates.type.size, count * inner)
-    written = ctx.build(Scatter, rows, column, ctx.build(Reshape, updates, (count, inner)), 0, _reduction(ctx))
+    written = _scattered(ctx, rows, column, ctx.build(Reshape, updates, (count, inner)), 0)
     return ctx.build(Reshape, written, data.shape)
 
 
@@ -146,7 +154,7 @@ def non_zero(ctx: Context) -> Results:
         row = places if stride == 1 else ctx.build(ops.Div, places, ctx.dim_values((stride,), True))
         row = row if axis == 0 else ctx.build(ops.Mod, row, ctx.dim_values((extent,), True))
         rows.append(ctx.build(Reshape, row, (1, *places.shape)))
-    return rows[0] if len(rows) == 1 else ctx.build(Concat, tuple(rows), 0)
+    return ctx.concat(rows, 0)
 
 
 @onnx_op("Compress", since=9)
@@ -187,7 +195,7 @@ def tensor_scatter(ctx: Context) -> Results:
     length = updates.shape[axis]
     places: Value = ctx.build(Reshape, counted(ctx, length, dtypes.i64), (*(1,) * axis, length, *rest))
     if starts is not None:
-        first = starts if starts.dtype == dtypes.i64 else ctx.build(ops.Cast, starts, dtypes.i64)
+        first = ctx.cast(starts, dtypes.i64)
         first = ctx.build(Reshape, first, (starts.shape[0], *(1,) * (cache.rank - 1)))
         places = ctx.build(ops.Add, places, first)
     if mode == "circular":
@@ -236,7 +244,7 @@ def _addressed(ctx: Context, data: Value, indices: Value, first: int) -> list[Va
 
 def _from_front(ctx: Context, indices: Value, extent: Dim) -> Value:
     """i64 indices with negative ones counted from the end."""
-    wide = indices if indices.dtype == dtypes.i64 else ctx.build(ops.Cast, indices, dtypes.i64)
+    wide = ctx.cast(indices, dtypes.i64)
     from_end = ctx.build(ops.Add, wide, ctx.dim_values((extent,), True))
     return ctx.build(ops.Where, ctx.build(ops.Less, wide, ctx.constant(0, dtypes.i64)), from_end, wide)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ingot.compiler.frontend.assumptions import spell
 from ingot.compiler.frontend.context import Context, Dims
-from ingot.compiler.frontend.operators.axes import padding, squeezed, unsqueezed
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.operators.axes import axes_from_data, padding, squeezed, unsqueezed
+from ingot.compiler.frontend.operators.bodies import choice
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, Expr
 from ingot.compiler.ir.graph import Value
+from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops import pointwise as ops
-from ingot.compiler.ops.movement import Concat, Pad, Reshape, Split, Transpose
+from ingot.compiler.ops.movement import Pad, Reshape, Slice, Split, Transpose
 from ingot.runtime import dtypes
 
 TABLE = Table()
@@ -39,19 +40,20 @@ def reshape_to(ctx: Context, x: Value, wanted: Dims, allow_zero: bool) -> Value:
     for axis, dim in enumerate(wanted):
         if dim == 0 and not allow_zero:
             if axis >= x.rank:
-                raise ctx.error(f"shape {spell(wanted)} copies axis {axis}, which {x.type} does not have")
+                raise ctx.error(f"shape {show_shape(wanted)} copies axis {axis}, which {x.type} does not have")
             dim = x.shape[axis]
         shape.append(dim)
     open_axes = [i for i, d in enumerate(shape) if d == -1]
     if len(open_axes) > 1 or any(isinstance(d, int) and d < -1 for d in shape):
-        raise ctx.error(f"shape {spell(wanted)} is no shape: one -1 at most, nothing below")
+        raise ctx.error(f"shape {show_shape(wanted)} is no shape: one -1 at most, nothing below")
     if open_axes:
         rest = dims.product(d for d in shape if d != -1)
         if rest == 0:
-            raise ctx.error(f"shape {spell(wanted)} leaves -1 open: the other dims have no elements")
+            raise ctx.error(f"shape {show_shape(wanted)} leaves -1 open: the other dims have no elements")
         shape[open_axes[0]] = x.type.size // rest
         if isinstance(x.type.size, int) and isinstance(rest, int) and x.type.size % rest:
-            raise ctx.error(f"{x.type} does not reshape to {spell(wanted)}: {x.type.size} is no multiple of {rest}")
+            said = show_shape(wanted)
+            raise ctx.error(f"{x.type} does not reshape to {said}: {x.type.size} is no multiple of {rest}")
     else:
         ctx.equal(x.type.size, dims.product(shape))
     return x if tuple(shape) == x.shape else ctx.build(Reshape, x, tuple(shape))
@@ -84,7 +86,7 @@ def _reshape_by(ctx: Context, x: Value, wanted: Value, allow_zero: bool) -> Valu
             extent = ctx.build(ops.Where, ctx.build(ops.Equal, extent, open_), rest, extent)
         total = ctx.build(ops.Mul, total, extent)
         shape.append(ctx.size(extent, "an extent of the shape"))
-    ctx.require(ctx.build(ops.Equal, total, size), f"{x.type} does not reshape to {spell(shape)}")
+    ctx.require(ctx.build(ops.Equal, total, size), f"{x.type} does not reshape to {show_shape(shape)}")
     return ctx.build(Reshape, ctx.checked(x)[0], tuple(shape))
 
 
@@ -114,18 +116,32 @@ def squeeze(ctx: Context) -> Results:
 def squeeze_axes(ctx: Context, x: Value, axes: tuple[int, ...] | None) -> Value:
     """x without the axes given, which have extent 1; None removes all that have."""
     if axes is None:
-        if not x.type.is_static:
-            raise ctx.unsupported(
-                f"Squeeze of all axes of extent 1 of {x.type}: its rank depends on the symbolic dims",
-                "pin them with shapes, or name the axes in the model",
-            )
-        axes = tuple(i for i, d in enumerate(x.shape) if d == 1)
+        kept = tuple(d for i, d in enumerate(x.shape) if d != 1 and not (isinstance(d, Expr) and _is_one(ctx, x, i)))
+        return ctx.build(Reshape, ctx.checked(x)[0], kept)
     chosen = ctx.axes(axes, x.rank)
     for axis in chosen:
         ctx.equal(x.shape[axis], 1)
         if ctx.assumptions.differ(x.shape[axis], 1):
             raise ctx.error(f"axis {axis} of {x.type} cannot be squeezed: its extent is not 1")
     return ctx.build(Reshape, x, tuple(d for i, d in enumerate(x.shape) if i not in chosen))
+
+
+def _is_one(ctx: Context, x: Value, axis: int) -> bool:
+    """Whether a symbolic dim is taken for 1; a run in which that is wrong ends."""
+    extent = x.shape[axis]
+    if ctx.assumptions.differ(extent, 1):
+        return False
+    condition = ctx.build(ops.Equal, ctx.dim_values((extent,), True), ctx.constant(1, dtypes.i64))
+    importer = ctx.scope.importer
+    found = importer.hypotheses.choice((importer.nodes, axis), condition, choice)
+    if found is None:
+        raise ctx.unsupported(
+            f"Squeeze of all axes of extent 1 of {x.type}: its rank depends on the symbolic dims",
+            "pin them with shapes, or name the axes in the model",
+        )
+    problem = f"axis {axis} of {x.type} must {'' if found.wanted else 'not '}be 1 (else: {found.other})"
+    ctx.require(condition if found.wanted else ctx.build(ops.Not, condition), problem)
+    return found.wanted
 
 
 @onnx_op("Unsqueeze")
@@ -164,16 +180,26 @@ def _block(ctx: Context, x: Value) -> int:
     return size
 
 
+def _part(ctx: Context, extent: Dim, size: int) -> Dim:
+    """The extent divided by `size`, of which it must be a multiple."""
+    part = dims.divide_exact(extent, size)
+    if part is None:
+        part = extent // size
+        if isinstance(extent, int):
+            raise ctx.error(f"an extent of {extent} is no multiple of {size}")
+        ctx.equal(extent, part * size)
+    return part
+
+
 @onnx_op("DepthToSpace")
 def depth_to_space(ctx: Context) -> Results:
     x = ctx.operand(0)
     size, mode = _block(ctx, x), ctx.attribute("mode", "DCR")
     n, c, h, w = x.shape
-    depth = dims.divide_exact(c, size * size)
     if mode not in ("DCR", "CRD"):
         raise ctx.error(f"unknown mode {mode!r}")
-    if depth is None:
-        raise ctx.unsupported(f"DepthToSpace of {dims.show(c)} channels, which are no multiple of {size * size}")
+    depth = _part(ctx, c, size * size)
+    (x,) = ctx.checked(x)
     if mode == "DCR":
         split, perm = (n, size, size, depth, h, w), (0, 3, 4, 1, 5, 2)
     else:
@@ -187,9 +213,8 @@ def space_to_depth(ctx: Context) -> Results:
     x = ctx.operand(0)
     size = _block(ctx, x)
     n, c, h, w = x.shape
-    rows, columns = dims.divide_exact(h, size), dims.divide_exact(w, size)
-    if rows is None or columns is None:
-        raise ctx.unsupported(f"SpaceToDepth of {x.type}: extents are not multiples of {size}")
+    rows, columns = _part(ctx, h, size), _part(ctx, w, size)
+    (x,) = ctx.checked(x)
     mode = ctx.attribute("mode", "DCR")
     if mode not in ("DCR", "CRD"):
         raise ctx.error(f"unknown mode {mode!r}")
@@ -207,7 +232,7 @@ def expand(ctx: Context) -> Results:
     found = ctx.known(ctx.operand(1))
     wanted = _kept(ctx, x, found) if found is not None else _expanded(ctx, x)
     if any(isinstance(d, int) and d < 0 for d in wanted):
-        raise ctx.error(f"{x.type} does not expand to {spell(wanted)}: a dim is negative")
+        raise ctx.error(f"{x.type} does not expand to {show_shape(wanted)}: a dim is negative")
     shape = ctx.common_shape(x.shape, wanted)
     return ctx.expand(ctx.checked(x)[0], shape)
 
@@ -222,43 +247,63 @@ def _kept(ctx: Context, x: Value, wanted: Dims) -> Dims:
             asked = ctx.dim_values((dim,), True)
             stays = ctx.build(ops.Equal, asked, ctx.constant(1, dtypes.i64))
             same = ctx.build(ops.Equal, asked, ctx.dim_values((own,), True))
-            ctx.require(ctx.build(ops.Or, stays, same), f"{x.type} does not expand to {spell(wanted)}")
+            ctx.require(ctx.build(ops.Or, stays, same), f"{x.type} does not expand to {show_shape(wanted)}")
             shape[axis - x.rank + len(wanted)] = own
     return tuple(shape)
 
 
 def _expanded(ctx: Context, x: Value) -> Dims:
-    """The shape that an Expand by data asks for: where the operand has a fixed extent, 1 means that it stays."""
+    """The shape that an Expand by data asks for: 1 means that the operand's extent stays. An open one is not stretched
+    where it happens to be 1."""
     one = ctx.constant(1, dtypes.i64)
     shape: list[Dim] = []
     extents = ctx.elements(ctx.operand(1), "the shape")
     for axis, extent in enumerate(extents, x.rank - len(extents)):
         own = x.shape[axis] if axis >= 0 else 1
-        if not isinstance(own, int) or own == 1 or ctx.known(extent) is not None:
+        if own == 1 or ctx.known(extent) is not None:
             shape.append(ctx.size(extent, "the shape"))
             continue
-        stays, same = (ctx.build(ops.Equal, extent, v) for v in (one, ctx.constant(own, dtypes.i64)))
-        ctx.require(ctx.build(ops.Or, stays, same), f"{x.type} does not expand: the shape must be {own} or 1")
+        stays, same = (ctx.build(ops.Equal, extent, v) for v in (one, ctx.dim_values((own,), True)))
+        problem = f"{x.type} does not expand: the shape must be {dims.show(own)} or 1"
+        ctx.require(ctx.build(ops.Or, stays, same), problem)
         shape.append(own)
     return tuple(shape)
 
 
 @onnx_op("Tile")
 def tile_axis(ctx: Context) -> Results:
-    x, (count,), (axis,) = ctx.operand(0), ctx.dims(1, "the repeats"), ctx.fixed(2, "the axis")
-    axis = ctx.axis(axis, x.rank)
-    return _tiled(ctx, x, tuple(count if a == axis else 1 for a in range(x.rank)))
+    """Repeats along one axis; both numbers may be floats."""
+    x = ctx.operand(0)
+    count, axis = (_integer(ctx, ctx.operand(i)) for i in (1, 2))
+    if (known := ctx.array(axis)) is not None:
+        number = ctx.axis(int(known.item()), x.rank)
+        times = ctx.size(count, "the repeats")
+        return _tiled(ctx, x, tuple(times if a == number else 1 for a in range(x.rank)))
+    chosen = axes_from_data(ctx, axis, x.rank)
+    once = ctx.expand(ctx.constant(1, dtypes.i64), (x.rank,))
+    repeats = chosen.spread(ctx, ctx.build(Reshape, count, (1,)), once)
+    return _tiled(ctx, x, tuple(ctx.size(r, "the repeats") for r in ctx.elements(repeats, "the repeats")))
+
+
+def _integer(ctx: Context, value: Value) -> Value:
+    """A number as an i64 scalar, of constants as such."""
+    array = ctx.array(value)
+    if array is not None and array.size == 1:
+        return ctx.constant(int(array.item()), dtypes.i64)
+    single = ctx.scalar(value)
+    return ctx.cast(single, dtypes.i64)
 
 
 @onnx_op("Tile", since=6)
 def tile(ctx: Context) -> Results:
-    return _tiled(ctx, ctx.operand(0), ctx.dims(1, "the repeats"))
+    x = ctx.operand(0)
+    return _tiled(ctx, x, ctx.dims(1, "the repeats", x.rank))
 
 
 def _tiled(ctx: Context, x: Value, repeats: Dims) -> Value:
     """Each repeated axis [d] is [1, d], expanded to [r, d] and merged to [r * d]."""
     if len(repeats) != x.rank or any(isinstance(r, int) and r < 0 for r in repeats):
-        raise ctx.error(f"repeats {spell(repeats)} do not fit {x.type}")
+        raise ctx.error(f"repeats {show_shape(repeats)} do not fit {x.type}")
     split: list[Dim] = []
     spread: list[Dim] = []
     for d, r in zip(x.shape, repeats, strict=True):
@@ -283,12 +328,7 @@ def concat(ctx: Context) -> Results:
             raise ctx.error("attribute 'axis' is missing", "run onnx.checker on the model")
         axis = 1
     axis = ctx.axis(axis, first.rank)
-    for part in parts[1:]:
-        if part.rank == first.rank:
-            for i in range(first.rank):
-                if i != axis:
-                    ctx.equal(first.shape[i], part.shape[i])
-    return first if len(parts) == 1 else ctx.build(Concat, parts, axis)
+    return ctx.concat(parts, axis)
 
 
 @onnx_op("Split")
@@ -352,20 +392,51 @@ def pad_attributes(ctx: Context) -> Results:
 
 @onnx_op("Pad", since=11)
 def pad(ctx: Context) -> Results:
-    x, pads = ctx.operand(0), ctx.dims(1, "the pads")
-    value = ctx.optional(2)
-    given = ctx.optional(3) if ctx.opset >= 18 else None
-    if given is not None and ctx.known(given) is None:
-        pads = padding(ctx, pads, given, x.rank)
-    elif given is not None:
-        axes = ctx.axes(ctx.fixed(3, "the axes"), x.rank)
-        if len(pads) != 2 * len(axes):
-            raise ctx.error(f"pads {spell(pads)} do not fit axes {list(axes)}")
-        whole: list[Dim] = [0] * (2 * x.rank)
-        for i, axis in enumerate(axes):
-            whole[axis], whole[x.rank + axis] = pads[i], pads[len(axes) + i]
-        pads = tuple(whole)
+    x, listed, value = ctx.operand(0), ctx.operand(1), ctx.optional(2)
+    axes = ctx.optional(3) if ctx.opset >= 18 else None
+    if axes is None and listed.rank == 1:
+        ctx.equal(listed.shape[0], 2 * x.rank)
+    found = ctx.elements(listed, "the pads")
+    if axes is not None and ctx.known(axes) is None:
+        found = padding(ctx, found, axes, x.rank)
+    elif axes is not None:
+        chosen = ctx.axes(ctx.fixed(3, "the axes"), x.rank)
+        if len(found) != 2 * len(chosen):
+            raise ctx.error(f"{len(found)} pads do not fit axes {list(chosen)}")
+        whole: list[Value] = [ctx.constant(0, dtypes.i64)] * (2 * x.rank)
+        for i, axis in enumerate(chosen):
+            whole[axis], whole[x.rank + axis] = found[i], found[len(chosen) + i]
+        found = tuple(whole)
+    if len(found) != 2 * x.rank:
+        raise ctx.error(f"{len(found)} pads do not fit {x.type}")
+    x, pads = _cut_first(ctx, x, found)
     return pad_by(ctx, x, pads, ctx.scalar(value) if value is not None else None)
+
+
+def _cut_first(ctx: Context, x: Value, pads: tuple[Value, ...]) -> tuple[Value, Dims]:
+    """x without what negative pads that are computed remove, and the pads (i64 scalars) as dims."""
+    zero = ctx.constant(0, dtypes.i64)
+    added: list[Dim] = []
+    removed: list[Dim] = []
+    for value in pads:
+        if (known := ctx.known(value)) is not None:
+            added.append(known[0])
+            removed.append(0)
+            continue
+        more, less = (ctx.build(ops.Max, v, zero) for v in (value, ctx.build(ops.Neg, value)))
+        added.append(ctx.size(more, "the pads"))
+        removed.append(ctx.size(less, "the pads"))
+    if not any(removed):
+        return x, tuple(added)
+    sizes: list[Dim] = []
+    for axis, extent in enumerate(x.shape):
+        less = removed[axis] + removed[x.rank + axis]
+        if less != 0:
+            fits = ctx.build(ops.LessOrEqual, ctx.dim_values((less,), True), ctx.dim_values((extent,), True))
+            ctx.require(fits, f"Pad removes more than there is of axis {axis} of {x.type}")
+        sizes.append(ctx.assumptions.largest(extent - less, 0))
+    cut = ctx.build(Slice, ctx.checked(x)[0], tuple(removed[: x.rank]), tuple(sizes), (1,) * x.rank)
+    return cut, tuple(added)
 
 
 def pad_by(ctx: Context, x: Value, pads: Dims, value: Value | None) -> Value:
@@ -385,4 +456,24 @@ def pad_by(ctx: Context, x: Value, pads: Dims, value: Value | None) -> Value:
                 if dims.bounds(left, demanded)[0] < 1:
                     some = ctx.build(ops.Less, ctx.constant(0, dtypes.i64), ctx.dim_values((left,), True))
                     ctx.require(some, f"{need}, and there is nothing")
+    if value is None and x.dtype == dtypes.string:
+        value = ctx.constant(0, x.dtype)
     return ctx.build(Pad, x, pads, mode, value if mode == "constant" else None)
+
+
+@onnx_op("CenterCropPad", since=18)
+def center_crop_pad(ctx: Context) -> Results:
+    """Cut or padded with zeros on both sides alike, the odd element at the end; the standard's own function fits a
+    shape of i64 alone."""
+    x = ctx.operand(0)
+    axes = ctx.axes(ctx.ints("axes") or tuple(range(x.rank)), x.rank)
+    wanted = ctx.dims(1, "the shape", len(axes))
+    if len(wanted) != len(axes):
+        raise ctx.error(f"the shape has {len(wanted)} extents, {len(axes)} are needed")
+    begin: list[Dim] = [0] * x.rank
+    end: list[Dim] = [0] * x.rank
+    for axis, extent in zip(axes, wanted, strict=True):
+        more = extent - x.shape[axis]
+        begin[axis] = dims.maximum(more, 0) // 2 - dims.maximum(-more, 0) // 2
+        end[axis] = more - begin[axis]
+    return pad_by(ctx, x, (*begin, *end), None)

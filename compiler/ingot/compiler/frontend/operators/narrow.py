@@ -74,10 +74,10 @@ def converted(ctx: Context, x: Value, to: DType) -> Value:
     if to in INTEGERS:
         return _small_integer(ctx, x, INTEGERS[to], to)
     if to.kind != "opaque":
-        return x if x.dtype == to else ctx.build(ops.Cast, x, to)
+        return ctx.cast(x, to)
     if x.dtype == f64:
         raise ctx.unsupported(f"a conversion of f64 to {to.name}", "cast it to float32 first: that rounds twice")
-    x = x if x.dtype == f32 else ctx.build(ops.Cast, x, f32)
+    x = ctx.cast(x, f32)
     if to == dtypes.f8e8m0:
         return _exponent(ctx, x, saturate, mode)
     return _small_float(ctx, x, FORMATS[to], to, saturate)
@@ -102,7 +102,7 @@ def _small_integer(ctx: Context, x: Value, bounds: Bounds, to: DType) -> Value:
     """The lowest bits of x, whose fraction is dropped."""
     if x.dtype.is_float:
         x = ctx.build(ops.Cast, x, i32)
-    byte = x if x.dtype == u8 else ctx.build(ops.Cast, x, u8)
+    byte = ctx.cast(x, u8)
     return ctx.build(BitCast, ctx.build(BitAnd, byte, ctx.constant((1 << bounds.bits) - 1, u8)), to)
 
 

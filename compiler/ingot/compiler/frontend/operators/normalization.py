@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Row, Table
+from ingot.compiler.frontend.operators.creation import counted
+from ingot.compiler.frontend.table import Results, Row, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import composite
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import AveragePool
-from ingot.compiler.ops.movement import Iota, Reshape
+from ingot.compiler.ops.movement import Reshape
+from ingot.compiler.ops.quantised import working_type
 from ingot.compiler.ops.reduction import ArgMax, ReduceMean, ReduceSum
 from ingot.runtime import dtypes
 
@@ -55,7 +57,7 @@ for _name, _op in (("Softmax", composite.Softmax), ("LogSoftmax", composite.LogS
 
 def _one_hot_of_largest(ctx: Context, x: Value, axis: int) -> Value:
     largest = ctx.build(ArgMax, x, axis, True, False)
-    count = ctx.build(Iota, ctx.constant(0, dtypes.i64), ctx.constant(1, dtypes.i64), x.shape[axis])
+    count = counted(ctx, x.shape[axis], dtypes.i64)
     places = ctx.build(Reshape, count, (x.shape[axis], *(1,) * (x.rank - 1 - axis)))
     return ctx.build(ops.Cast, ctx.build(ops.Equal, places, largest), x.dtype)
 
@@ -94,7 +96,7 @@ def batch_normalization(ctx: Context) -> Results:
             raise ctx.error(f"statistics {value.type} do not fit {x.type}: one element a channel is needed")
         ctx.equal(value.shape[0], x.shape[1])
     epsilon = ctx.attribute("epsilon", 1e-5)
-    statistics = [ctx.build(ops.Cast, v, x.dtype) if v.dtype != x.dtype else v for v in (scale, bias, mean, var)]
+    statistics = [ctx.cast(v, x.dtype) for v in (scale, bias, mean, var)]
     if ctx.attribute("training_mode", 0):
         return _of_this_batch(ctx, x, scale, bias, mean, var, momentum, epsilon)
     return ctx.build(composite.BatchNorm, x, *statistics, epsilon)
@@ -105,24 +107,25 @@ def _of_this_batch(
 ) -> Results:
     """Training: normalised by the batch's own statistics; they move the running ones, which are results too."""
     axes = tuple(a for a in range(x.rank) if a != 1)
-    wide = ctx.build(ops.Cast, x, dtypes.f32) if x.dtype.bits == 16 else x
+    wide = ctx.cast(x, working_type(x.dtype))
     own_mean = ctx.build(ReduceMean, wide, axes, True)
     centred = ctx.build(ops.Sub, wide, own_mean)
     own_var = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
     flat: list[Value] = [ctx.build(Reshape, v, (x.shape[1],)) for v in (own_mean, own_var)]
 
     def moved(running: Value, own: Value) -> Value:
-        own = own if own.dtype == running.dtype else ctx.build(ops.Cast, own, running.dtype)
+        own = ctx.cast(own, running.dtype)
         kept = ctx.build(ops.Mul, running, ctx.constant(momentum, running.dtype))
         return ctx.build(ops.Add, kept, ctx.build(ops.Mul, own, ctx.constant(1 - momentum, running.dtype)))
 
-    parameters = [v if v.dtype == x.dtype else ctx.build(ops.Cast, v, x.dtype) for v in (scale, bias, *flat)]
+    parameters = [ctx.cast(v, x.dtype) for v in (scale, bias, *flat)]
     normal = ctx.build(composite.BatchNorm, x, *parameters, epsilon)
     return normal, moved(mean, flat[0]), moved(var, flat[1])
 
 
-@onnx_op("LayerNormalization", since=17)
+@onnx_op("LayerNormalization")
 def layer_normalization(ctx: Context) -> Results:
+    """The standard has it since opset 17; ONNX Runtime's optimiser writes it into older models too."""
     x, scale, bias = ctx.operand(0), ctx.operand(1), ctx.optional(2)
     axis, epsilon = ctx.axis(ctx.attribute("axis", -1), x.rank), ctx.attribute("epsilon", 1e-5)
     if ctx.attribute("stash_type", 1) != 1:
@@ -131,13 +134,13 @@ def layer_normalization(ctx: Context) -> Results:
     normal = ctx.build(composite.LayerNorm, x, scale, bias, axis, epsilon)
     if not any(ctx.node.output[1:]):
         return normal
-    wide = ctx.build(ops.Cast, x, dtypes.f32) if x.dtype.bits == 16 else x
+    wide = ctx.cast(x, working_type(x.dtype))
     axes = tuple(range(axis, x.rank))
     mean = ctx.build(ReduceMean, wide, axes, True)
     centred = ctx.build(ops.Sub, wide, mean)
     variance = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
     deviation = ctx.build(ops.Sqrt, ctx.build(ops.Add, variance, ctx.constant(epsilon, wide.dtype)))
-    return normal, mean, ctx.build(ops.Reciprocal, deviation)
+    return normal, *(ctx.cast(v, dtypes.f32) for v in (mean, ctx.build(ops.Reciprocal, deviation)))
 
 
 @onnx_op("InstanceNormalization")
@@ -154,6 +157,17 @@ def instance_normalization(ctx: Context) -> Results:
     normal = ctx.build(ops.Div, centred, ctx.build(ops.Sqrt, ctx.build(ops.Add, variance, epsilon)))
     scale, bias = (ctx.build(Reshape, v, (v.shape[0], *(1,) * (x.rank - 2))) for v in (scale, bias))
     return ctx.pointwise(ops.Add, ctx.pointwise(ops.Mul, normal, scale), bias)
+
+
+@onnx_op("MeanVarianceNormalization", since=9)
+def mean_variance_normalization(ctx: Context) -> Results:
+    """(x - mean) / (deviation + 1e-9) over `axes`; the standard's own function fits f32 alone."""
+    x = ctx.operand(0)
+    axes = ctx.axes(ctx.ints("axes") or (0, 2, 3), x.rank)
+    centred = ctx.build(ops.Sub, x, ctx.build(ReduceMean, x, axes, True))
+    variance = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
+    deviation = ctx.build(ops.Add, ctx.build(ops.Sqrt, variance), ctx.constant(1e-9, x.dtype))
+    return ctx.build(ops.Div, centred, deviation)
 
 
 @onnx_op("LpNormalization")
@@ -174,17 +188,21 @@ def lp_normalization(ctx: Context) -> Results:
 def local_response_normalization(ctx: Context) -> Results:
     """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta (Krizhevsky et al. 2012).
 
-    The sum is an average pool along the channels, whose divisor is always `size`.
+    The sum is an average pool along the channels, whose divisor is always its extent: `size`, or less where there are
+    not that many channels to either side.
     """
     x, size = ctx.operand(0), ctx.attribute("size", 0)
     if x.rank < 3 or size < 1:
         raise ctx.error(f"LRN of {x.type} over {size} channels: rank 3 or more and a size of 1 or more are needed")
     squares = ctx.build(ops.Mul, x, x)
     flat = ctx.build(Reshape, squares, (x.shape[0], 1, x.shape[1], dims.product(x.shape[2:])))
-    pads = ((size - 1) // 2, 0, size - 1 - (size - 1) // 2, 0)
-    mean = ctx.build(AveragePool, flat, (size, 1), (1, 1), pads, (1, 1), False, True, False)
+    before, behind = (size - 1) // 2, size - 1 - (size - 1) // 2
+    if isinstance(x.shape[1], int):
+        before, behind = min(before, x.shape[1]), min(behind, x.shape[1])
+    taps = before + 1 + behind
+    mean = ctx.build(AveragePool, flat, (taps, 1), (1, 1), (before, 0, behind, 0), (1, 1), False, True, False)
     mean = ctx.build(Reshape, mean, x.shape)
-    scaled = ctx.build(ops.Mul, mean, ctx.constant(ctx.attribute("alpha", 1e-4), x.dtype))
+    scaled = ctx.build(ops.Mul, mean, ctx.constant(ctx.attribute("alpha", 1e-4) * (taps / size), x.dtype))
     divisor = ctx.build(ops.Add, scaled, ctx.constant(ctx.attribute("bias", 1.0), x.dtype))
     power = ctx.build(ops.Pow, divisor, ctx.constant(ctx.attribute("beta", 0.75), x.dtype))
     return ctx.build(ops.Div, x, power)

@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.narrow import converted
-from ingot.compiler.frontend.operators.table import Results, Row, Table
+from ingot.compiler.frontend.operators.narrow import readable
+from ingot.compiler.frontend.operators.strings import converted
+from ingot.compiler.frontend.table import Results, Row, Table
 from ingot.compiler.frontend.weights import PACKED, dtype_of
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import bitwise
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Reshape
-from ingot.runtime import dtypes
+from ingot.runtime.dtypes import f64
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -30,7 +31,6 @@ UNARY: dict[str, Callable[..., Node]] = {
     "Sqrt": ops.Sqrt,
     "Exp": ops.Exp,
     "Log": ops.Log,
-    "Erf": ops.Erf,
     "Tanh": ops.Tanh,
     "Sigmoid": ops.Sigmoid,
     "Softplus": ops.Softplus,
@@ -50,7 +50,6 @@ UNARY: dict[str, Callable[..., Node]] = {
     "Ceil": ops.Ceil,
     "Round": ops.Round,
     "Not": ops.Not,
-    "IsNaN": ops.IsNaN,
 }
 BINARY: dict[str, Callable[..., Node]] = {
     "Add": ops.Add,
@@ -157,9 +156,29 @@ def bit_shift(ctx: Context) -> Results:
     return ctx.pointwise(shift, ctx.operand(0), ctx.operand(1))
 
 
+@onnx_op("Erf", since=9)
+def erf(ctx: Context) -> Results:
+    """Of integers too: computed in f64, its fraction dropped."""
+    x = ctx.operand(0)
+    if x.dtype.is_float:
+        return ctx.build(ops.Erf, x)
+    return ctx.build(ops.Cast, ctx.build(ops.Erf, ctx.build(ops.Cast, x, f64)), x.dtype)
+
+
+def _numbers(ctx: Context) -> Value:
+    """The operand; floats of 8 bits and less as f32."""
+    x = ctx.operand(0)
+    return readable(ctx, x) if x.dtype.kind == "opaque" else x
+
+
+@onnx_op("IsNaN", since=9)
+def is_nan(ctx: Context) -> Results:
+    return ctx.build(ops.IsNaN, _numbers(ctx))
+
+
 @onnx_op("IsInf", since=10)
 def is_inf(ctx: Context) -> Results:
-    x = ctx.operand(0)
+    x = _numbers(ctx)
     negative, positive = ctx.attribute("detect_negative", 1), ctx.attribute("detect_positive", 1)
     infinite = ctx.build(ops.IsInf, x)
     if negative and positive:
@@ -203,7 +222,7 @@ def cast_to_name(ctx: Context) -> Results:
     codes = onnx.TensorProto.DataType
     if name.upper() not in codes.keys():  # noqa: SIM118 - a protobuf enum, no mapping
         raise ctx.error(f"Cast to the unknown element type {name!r}")
-    return ctx.build(ops.Cast, ctx.operand(0), dtype_of(codes.Value(name.upper()), "the result of Cast"))
+    return converted(ctx, ctx.operand(0), dtype_of(codes.Value(name.upper()), "the result of Cast"))
 
 
 @onnx_op("Cast", since=6)
@@ -219,7 +238,7 @@ def cast_like(ctx: Context) -> Results:
 @onnx_op("BitCast", since=26)
 def bit_cast(ctx: Context) -> Results:
     x, to = ctx.operand(0), dtype_of(ctx.attribute("to", 0), "the result of BitCast")
-    if x.dtype.bits != to.bits or {x.dtype, to} & PACKED.keys():
+    if PACKED.get(x.dtype, x.dtype.bits) != PACKED.get(to, to.bits):
         raise ctx.error(f"BitCast of {x.type} to {to.name}: the elements have different sizes")
     return ctx.build(bitwise.BitCast, x, to)
 
@@ -228,27 +247,3 @@ def bit_cast(ctx: Context) -> Results:
 def identity(ctx: Context) -> Results:
     item = ctx.item(0)
     return ctx.operand(0) if item is None else item
-
-
-@onnx_op("Dropout")
-def dropout_attributes(ctx: Context) -> Results:
-    ctx.ignore("consumed_inputs", "ratio", "is_test", "seed")
-    x = ctx.operand(0)
-    return x, _all_true(ctx, x) if ctx.opset >= 10 else None
-
-
-@onnx_op("Dropout", since=12)
-def dropout(ctx: Context) -> Results:
-    ctx.ignore("seed")
-    x, ratio, training = ctx.operand(0), ctx.optional(1), ctx.optional(2)
-    if training is not None:
-        on = ctx.array(training)
-        off = ratio is not None and (r := ctx.array(ratio)) is not None and not r.any()
-        if not off and (on is None or on.any()):
-            problem = "Dropout in training mode, or in a mode or by a ratio that is computed from data"
-            raise ctx.unsupported(problem, "export the model for inference")
-    return x, _all_true(ctx, x)
-
-
-def _all_true(ctx: Context, x: Value) -> Value:
-    return ctx.expand(ctx.constant(True, dtypes.boolean), x.shape)

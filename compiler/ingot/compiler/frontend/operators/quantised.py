@@ -8,7 +8,7 @@ from __future__ import annotations
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.contraction import matrix_product, window
 from ingot.compiler.frontend.operators.narrow import INTEGERS, converted, readable
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Value
@@ -50,7 +50,7 @@ def quantise(ctx: Context, x: Value, scale: Value, zero_point: Value | None, to:
         return quantise_narrow(ctx, x, scale, zero_point, to)
     if x.dtype != scale.dtype:  # opset 19 lets integers in, opset 23 a scale of another float type
         kind = scale.dtype if scale.dtype.is_float else f32
-        x = x if x.dtype == kind else ctx.build(ops.Cast, x, kind)
+        x, scale = (ctx.cast(v, kind) for v in (x, scale))
     if not x.dtype.is_float:
         x, scale = ctx.build(ops.Cast, x, f32), ctx.build(ops.Cast, scale, f32)
     ctx.broadcast_to(x.shape, scale.shape)
@@ -65,7 +65,12 @@ def quantize_linear(ctx: Context) -> Results:
     code = ctx.attribute("output_dtype", 0)
     to = zero_point.dtype if zero_point is not None else dtype_of(code, "the result") if code else u8
     spread = None if zero_point is None else _spread(ctx, zero_point, x, axis, block)
-    return quantise(ctx, x, _spread(ctx, scale, x, axis, block), spread, to)
+    return quantise(ctx, x, _spread(ctx, _number(ctx, scale), x, axis, block), spread, to)
+
+
+def _number(ctx: Context, scale: Value) -> Value:
+    """A scale, also one of f8e8m0, which is a power of two, as something to compute with."""
+    return readable(ctx, scale) if scale.dtype.kind == "opaque" else scale
 
 
 @onnx_op("DequantizeLinear", since=10)
@@ -74,7 +79,7 @@ def dequantize_linear(ctx: Context) -> Results:
     axis, block = ctx.attribute("axis", 1), ctx.attribute("block_size", 0)
     code = ctx.attribute("output_dtype", 0)
     spread = None if zero_point is None else _spread(ctx, zero_point, x, axis, block)
-    scale = _spread(ctx, scale, x, axis, block)
+    scale = _spread(ctx, _number(ctx, scale), x, axis, block)
     ctx.broadcast_to(x.shape, scale.shape)
     to = dtype_of(code, "the result") if code else scale.dtype
     if x.dtype.kind == "opaque":
@@ -83,13 +88,13 @@ def dequantize_linear(ctx: Context) -> Results:
         x, spread = readable(ctx, x), None if spread is None else readable(ctx, spread)
     if x.dtype.is_float:
         wide = working_type(scale.dtype)
-        x, scale = (v if v.dtype == wide else ctx.build(ops.Cast, v, wide) for v in (x, scale))
+        x, scale = (ctx.cast(v, wide) for v in (x, scale))
         if spread is not None:
-            x = ctx.pointwise(ops.Sub, x, spread if wide == f32 else ctx.build(ops.Cast, spread, wide))
+            x = ctx.pointwise(ops.Sub, x, ctx.cast(spread, wide))
         result: Value = ctx.pointwise(ops.Mul, x, scale)
     else:
         result = ctx.build(Dequantize, x, scale, spread)
-    return result if to == result.dtype else ctx.build(ops.Cast, result, to)
+    return ctx.cast(result, to)
 
 
 def quantise_narrow(ctx: Context, x: Value, scale: Value, zero_point: Value | None, to: DType) -> Value:
@@ -101,14 +106,14 @@ def quantise_narrow(ctx: Context, x: Value, scale: Value, zero_point: Value | No
         x = quantise(ctx, x, scale, wide, byte)
         return converted(ctx, ctx.build(ops.Clip, x, *(ctx.constant(b, byte) for b in (bounds.low, bounds.high))), to)
     kind = f32 if scale.dtype.bits < 32 else scale.dtype
-    x, scale = (v if v.dtype == kind else ctx.build(ops.Cast, v, kind) for v in (x, scale))
+    x, scale = (ctx.cast(v, kind) for v in (x, scale))
     quotient = ctx.pointwise(ops.Div, x, scale)
     if zero_point is not None and to == f4e2m1:
         quotient = ctx.pointwise(ops.Add, quotient, ctx.build(ops.Cast, readable(ctx, zero_point), kind))
     return converted(ctx, quotient, to)
 
 
-def _difference(ctx: Context, x: Value, zero_point: Value | None, along_rows: bool = False) -> Value:
+def difference(ctx: Context, x: Value, zero_point: Value | None, along_rows: bool = False) -> Value:
     """x - zero_point in i32. A zero point with several elements has one a row, or (else) one for each last index."""
     wide = ctx.build(ops.Cast, x, i32)
     if zero_point is None:
@@ -123,32 +128,37 @@ def _difference(ctx: Context, x: Value, zero_point: Value | None, along_rows: bo
 @onnx_op("MatMulInteger", since=10)
 def mat_mul_integer(ctx: Context) -> Results:
     """i32 ``(a - a_zero_point) @ (b - b_zero_point)``; a's zero point may have one element a row, b's one a column."""
-    a = _difference(ctx, ctx.operand(0), ctx.optional(2), along_rows=True)
-    return matrix_product(ctx, a, _difference(ctx, ctx.operand(1), ctx.optional(3)))
+    a = difference(ctx, ctx.operand(0), ctx.optional(2), along_rows=True)
+    return matrix_product(ctx, a, difference(ctx, ctx.operand(1), ctx.optional(3)))
 
 
 @onnx_op("QLinearMatMul", since=10)
 def q_linear_mat_mul(ctx: Context) -> Results:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (ctx.operand(i) for i in range(8))
+    for operand in (a, b, y_zero):
+        if not operand.dtype.is_integer:
+            remedy = "write DequantizeLinear, MatMul, QuantizeLinear"
+            raise ctx.unsupported(f"QLinearMatMul of {operand.dtype.name}", remedy)
 
     def rows(scale: Value) -> Value:
         """One scale a row, where there are several."""
         several = scale.rank == 1 and scale.shape != (1,)
-        return ctx.build(Reshape, scale, (scale.shape[0], 1)) if several else _single(ctx, scale)
+        return ctx.build(Reshape, scale, (scale.shape[0], 1)) if several else single(ctx, scale)
 
-    total = matrix_product(ctx, _difference(ctx, a, a_zero, True), _difference(ctx, b, b_zero))
-    scale = ctx.pointwise(ops.Mul, rows(a_scale), _single(ctx, b_scale))
-    return _requantise(ctx, total, scale, rows(y_scale), rows(y_zero))
+    total = matrix_product(ctx, difference(ctx, a, a_zero, True), difference(ctx, b, b_zero))
+    scale = ctx.pointwise(ops.Mul, rows(a_scale), single(ctx, b_scale))
+    return requantise(ctx, total, scale, rows(y_scale), rows(y_zero))
 
 
-def _single(ctx: Context, value: Value) -> Value:
+def single(ctx: Context, value: Value) -> Value:
+    """A list of one element as a scalar, anything else as it is."""
     return ctx.scalar(value) if value.shape == (1,) else value
 
 
-def _requantise(ctx: Context, total: Value, scale: Value, y_scale: Value, y_zero: Value) -> Value:
+def requantise(ctx: Context, total: Value, scale: Value, y_scale: Value, y_zero: Value) -> Value:
     """``saturate(round(total * scale / y_scale) + y_zero)``"""
     kind = f32 if scale.dtype.bits < 32 else scale.dtype  # halves cannot hold an i32
-    scale, y_scale = (v if v.dtype == kind else ctx.build(ops.Cast, v, kind) for v in (scale, y_scale))
+    scale, y_scale = (ctx.cast(v, kind) for v in (scale, y_scale))
     real = ctx.pointwise(ops.Mul, ctx.build(ops.Cast, total, kind), scale)
     return quantise(ctx, real, y_scale, y_zero, y_zero.dtype)
 
@@ -171,12 +181,12 @@ def _filter_difference(ctx: Context, w: Value, zero_point: Value | None) -> Valu
     """Filters minus their zero point, one for all or one for each output channel."""
     if zero_point is not None and zero_point.rank == 1 and zero_point.shape != (1,):
         zero_point = ctx.build(Reshape, zero_point, (zero_point.shape[0], *(1,) * (w.rank - 1)))
-    return _difference(ctx, w, zero_point)
+    return difference(ctx, w, zero_point)
 
 
 @onnx_op("ConvInteger", since=10)
 def conv_integer(ctx: Context) -> Results:
-    x, w = _difference(ctx, ctx.operand(0), ctx.optional(2)), ctx.operand(1)
+    x, w = difference(ctx, ctx.operand(0), ctx.optional(2)), ctx.operand(1)
     return _integer_conv(ctx, x, _filter_difference(ctx, w, ctx.optional(3)), None)
 
 
@@ -184,8 +194,8 @@ def conv_integer(ctx: Context) -> Results:
 def q_linear_conv(ctx: Context) -> Results:
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = (ctx.operand(i) for i in range(8))
     filters = _filter_difference(ctx, w, w_zero)
-    total = _integer_conv(ctx, _difference(ctx, x, x_zero), filters, ctx.optional(8))
-    scale = ctx.pointwise(ops.Mul, _single(ctx, x_scale), _single(ctx, w_scale))
+    total = _integer_conv(ctx, difference(ctx, x, x_zero), filters, ctx.optional(8))
+    scale = ctx.pointwise(ops.Mul, single(ctx, x_scale), single(ctx, w_scale))
     if scale.rank == 1:
         scale = ctx.build(Reshape, scale, (scale.shape[0], *(1,) * (x.rank - 2)))
-    return _requantise(ctx, total, scale, _single(ctx, y_scale), _single(ctx, y_zero))
+    return requantise(ctx, total, scale, single(ctx, y_scale), single(ctx, y_zero))

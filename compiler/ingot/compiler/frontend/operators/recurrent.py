@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ingot.compiler.frontend.assumptions import spell
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
+from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops import recurrent as ops
 
 TABLE = Table()
@@ -91,7 +91,7 @@ def _expect(ctx: Context, what: str, value: Value, *shape: Dim) -> None:
         raise ctx.error(f"{what} is {value.type}, rank {len(shape)} is needed")
     for have, want in zip(value.shape, shape, strict=True):
         if ctx.assumptions.differ(have, want):
-            raise ctx.error(f"{what} is {value.type}, but the shape {spell(shape)} is needed")
+            raise ctx.error(f"{what} is {value.type}, but the shape {show_shape(shape)} is needed")
         ctx.equal(have, want)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.axes import by_axis, reduced
-from ingot.compiler.frontend.operators.table import Results, Row, Table
+from ingot.compiler.frontend.table import Results, Row, Table
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops import reduction
 from ingot.compiler.ops.movement import Concat, Slice
+from ingot.runtime.dtypes import f64
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -50,6 +51,17 @@ def _log_sum_exp(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) 
     return ctx.build(ops.Add, logarithm, kept)
 
 
+def _in_floats(reduce: Callable[..., Value]) -> Callable[..., Value]:
+    """A reduction that has fractions on the way, of integers too: computed in f64, its fraction dropped."""
+
+    def row(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+        if x.dtype.is_float:
+            return reduce(ctx, x, axes, keepdims)
+        return ctx.build(ops.Cast, reduce(ctx, ctx.build(ops.Cast, x, f64), axes, keepdims), x.dtype)
+
+    return row
+
+
 REDUCTIONS: dict[str, Callable[..., Value]] = {
     "ReduceSum": _reduced(reduction.ReduceSum),
     "ReduceMean": _reduced(reduction.ReduceMean),
@@ -57,9 +69,9 @@ REDUCTIONS: dict[str, Callable[..., Value]] = {
     "ReduceMin": _reduced(reduction.ReduceMin),
     "ReduceProd": _reduced(reduction.ReduceProd),
     "ReduceL1": _l1,
-    "ReduceL2": _l2,
-    "ReduceLogSum": _log_sum,
-    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceL2": _in_floats(_l2),
+    "ReduceLogSum": _in_floats(_log_sum),
+    "ReduceLogSumExp": _in_floats(_log_sum_exp),
     "ReduceSumSquare": _sum_square,
 }
 

@@ -16,15 +16,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ingot.compiler.frontend.assumptions import spell
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.operators.creation import counted
-from ingot.compiler.frontend.operators.table import Results, Table
-from ingot.compiler.ir import dims
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Node, Value
+from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops import pointwise as ops
-from ingot.compiler.ops.movement import Gather, Reshape
+from ingot.compiler.ops.movement import Gather, Iota, Reshape
 from ingot.compiler.ops.quantised import working_type
 from ingot.compiler.ops.reduction import ReduceSum
 from ingot.compiler.ops.resample import Resample
@@ -43,6 +42,7 @@ COORDINATES = (
     "tf_crop_and_resize",
     "tf_half_pixel_for_nn",  # opsets 11 and 12 alone
 )
+MOST_TAPS = 1 << 20  # elements that one may be made of, per element that the filter reaches
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -124,12 +124,10 @@ def resize(ctx: Context, x: Value, stretches: Sequence[Stretch], how: Filter) ->
             x = ctx.build(Gather, x, _nearest(ctx, place, stretch.extent, how.nearest), stretch.axis)
         else:
             indices, weights = _neighbours(ctx, place, stretch, how)
-            kind = working_type(x.dtype)
-            weights = weights if weights.dtype == kind else ctx.build(ops.Cast, weights, kind)
-            x = ctx.build(Resample, x, indices, weights, stretch.axis)
+            x = ctx.build(Resample, x, indices, ctx.cast(weights, working_type(x.dtype)), stretch.axis)
     for mask in outside:
         x = ctx.build(ops.Where, mask, ctx.constant(how.extrapolation, x.dtype), x)
-    return x if x.dtype == dtype else ctx.build(ops.Cast, x, dtype)
+    return ctx.cast(x, dtype)
 
 
 def _is_whole(stretch: Stretch, how: Filter) -> bool:
@@ -215,19 +213,11 @@ def _nearest(ctx: Context, place: Value, extent: Dim, rounding: str) -> Value:
 def _neighbours(ctx: Context, place: Value, stretch: Stretch, how: Filter) -> tuple[Value, Value]:
     """Indices and weights [size, taps] of the elements that each result element is made of."""
     a = Arithmetic(ctx)
-    reach, narrow = (1 if how.mode == "linear" else 2), 1.0
-    if how.antialias:
-        scale = stretch.scale
-        if scale is None and isinstance(stretch.size, int) and isinstance(stretch.extent, int):
-            scale = stretch.size / stretch.extent
-        if scale is None or isinstance(scale, Value):
-            raise ctx.unsupported("an antialiased Resize by a symbolic scale", "pin the input's extents with shapes")
-        narrow = min(scale, 1.0)
-    first = math.floor(-reach / narrow) + 1
+    reach = 1 if how.mode == "linear" else 2
+    narrow = _narrowing(ctx, stretch) if how.antialias else 1.0
     column = ctx.build(Reshape, place, (stretch.size, 1))
     low = ctx.build(ops.Floor, column)
-    taps = ctx.constant(np.arange(first, 2 - first, dtype=np.float32).reshape(1, -1))
-    indices = a(ops.Add, low, taps)
+    indices = a(ops.Add, low, _taps(ctx, reach, narrow))
     distance = ctx.build(ops.Abs, a(ops.Mul, a(ops.Sub, indices, column), narrow))
     weights = _triangle(ctx, distance) if how.mode == "linear" else cubic(ctx, distance, how.cubic_a)
     if how.exclude_outside:
@@ -236,6 +226,30 @@ def _neighbours(ctx: Context, place: Value, stretch: Stretch, how: Filter) -> tu
         total = ctx.build(ReduceSum, weights, (1,), True)
         weights = a(ops.Div, weights, total)
     return _kept(ctx, indices, stretch.extent), weights
+
+
+def _narrowing(ctx: Context, stretch: Stretch) -> Number:
+    """What distances are multiplied by where the filter is stretched: 1, or the scale where that is less."""
+    scale = stretch.scale
+    if scale is None and isinstance(stretch.size, int) and isinstance(stretch.extent, int):
+        scale = stretch.size / max(stretch.extent, 1)
+    if isinstance(scale, float):
+        return min(scale, 1.0) or 1.0
+    return Arithmetic(ctx)(ops.Min, _scale(ctx, stretch), 1.0)
+
+
+def _taps(ctx: Context, reach: int, narrow: Number) -> Value:
+    """Where the elements that count lie from that below a place: f32 [1, taps]."""
+    if isinstance(narrow, float):
+        first = math.floor(-reach / narrow) + 1
+        return ctx.constant(np.arange(first, 2 - first, dtype=np.float32).reshape(1, -1))
+    # An axis of which nothing is left may have any scale: nothing of it is computed, but its taps are counted.
+    a = Arithmetic(ctx)
+    wide = a(ops.Div, float(reach), a(ops.Max, narrow, 1 / MOST_TAPS))
+    beyond = ctx.build(ops.Cast, ctx.build(ops.Ceil, wide), i64)
+    half = ctx.size(beyond, "the elements that one is made of", reach * MOST_TAPS)
+    first = a(ops.Sub, 1.0, a.dim(half))
+    return ctx.build(Reshape, ctx.build(Iota, first, a.number(1.0), half * 2), (1, half * 2))
 
 
 def _triangle(ctx: Context, distance: Value) -> Value:
@@ -264,34 +278,34 @@ def cubic(ctx: Context, distance: Value, coefficient: float) -> Value:
 
 
 def scaled(ctx: Context, extent: Dim, scale: float) -> Dim:
-    """``floor(extent * scale)``"""
+    """``floor(extent * scale)``, computed by the model where the scale of a symbolic dim is no simple fraction."""
     if isinstance(extent, int):
         return math.floor(np.float32(extent) * np.float32(scale))
     ratio = Fraction(scale)
     if ratio.denominator > 1 << 10:
-        raise ctx.unsupported(
-            f"Resize of a dim {dims.show(extent)} by {scale:.6g}, which is no simple fraction",
-            "pin the dim with shapes, or export the model with sizes",
-        )
+        a = Arithmetic(ctx)
+        return a.whole(a(ops.Mul, a.dim(extent), scale), "a resized extent")
     return extent * ratio.numerator // ratio.denominator
 
 
-def _scales(ctx: Context, value: Value) -> tuple[Number, ...]:
+def _scales(ctx: Context, value: Value, count: int) -> tuple[Number, ...]:
     found = ctx.array(value)
     if found is not None:
         return tuple(float(s) for s in found.ravel())
-    return _numbers(ctx, value, "scales")
+    return _numbers(ctx, value, "scales", count)
 
 
-def _numbers(ctx: Context, value: Value, what: str) -> tuple[Number, ...]:
-    """The elements of a list of floats; those that are not known are computed when the model runs."""
+def _numbers(ctx: Context, value: Value, what: str, count: int) -> tuple[Number, ...]:
+    """The elements of a list of `count` floats; those that are not known are computed when the model runs."""
+    if value.rank == 1 and not value.type.is_static:
+        ctx.equal(value.shape[0], count)
     elements = contents(value)
     listed = [] if elements is None else elements.ravel().tolist()
     if elements is not None and all(isinstance(e, int) for e in listed):
         return tuple(float(e) for e in listed)
     if value.rank != 1 or not value.type.is_static or not value.dtype.is_float:
         raise ctx.unsupported(f"{what} that are {value.type}", "give a list of floats of fixed length")
-    wide = value if value.dtype == f32 else ctx.build(ops.Cast, value, f32)
+    wide = ctx.cast(value, f32)
     return tuple(ctx.element(wide, i) for i in range(int(value.shape[0])))
 
 
@@ -355,7 +369,8 @@ def upsample_attributes(ctx: Context) -> Results:
 @onnx_op("Resize", since=10)
 def resize_scales(ctx: Context) -> Results:
     x = ctx.operand(0)
-    return by_scales(ctx, x, _scales(ctx, ctx.operand(1)), range(x.rank), Filter(_mode(ctx)), _whole_roi(x.rank))
+    scales = _scales(ctx, ctx.operand(1), x.rank)
+    return by_scales(ctx, x, scales, range(x.rank), Filter(_mode(ctx)), _whole_roi(x.rank))
 
 
 def _mode(ctx: Context) -> str:
@@ -388,17 +403,20 @@ def resize_any(ctx: Context) -> Results:
     axes = ctx.axes(listed, x.rank) if listed is not None else tuple(range(x.rank))
     roi = _whole_roi(len(axes))
     if how.coordinates == "tf_crop_and_resize":
-        if region is None or region.type.size != 2 * len(axes):
-            raise ctx.error(f"the region of interest has not the {2 * len(axes)} numbers of {len(axes)} axes")
+        if region is None:
+            raise ctx.error("there is no region of interest")
         found = ctx.array(region)
-        numbers = _numbers(ctx, region, "a roi") if found is None else tuple(map(float, found.ravel()))
+        known = None if found is None else tuple(map(float, found.ravel()))
+        numbers = _numbers(ctx, region, "a roi", 2 * len(axes)) if known is None else known
+        if len(numbers) != 2 * len(axes):
+            raise ctx.error(f"the region of interest has not the {2 * len(axes)} numbers of {len(axes)} axes")
         roi = list(zip(numbers[: len(axes)], numbers[len(axes) :], strict=True))
     if sizes is not None and sizes.shape != (0,):
         if scales is not None and scales.shape != (0,):
             raise ctx.error("scales and sizes are given, only one is allowed")
-        wanted = ctx.dims(3, "the sizes")
+        wanted = ctx.dims(3, "the sizes", len(axes))
         if len(wanted) != len(axes):
-            raise ctx.error(f"sizes {spell(wanted)} do not fit axes {list(axes)} of {x.type}")
+            raise ctx.error(f"sizes {show_shape(wanted)} do not fit axes {list(axes)} of {x.type}")
         wanted, scale = _fitted(ctx, x, wanted, axes, policy)
         stretches = [
             Stretch(axis, x.shape[axis], size, scale, r) for axis, size, r in zip(axes, wanted, roi, strict=True)
@@ -406,4 +424,4 @@ def resize_any(ctx: Context) -> Results:
         return resize(ctx, x, stretches, how)
     if scales is None:
         raise ctx.error("neither scales nor sizes are given")
-    return by_scales(ctx, x, _scales(ctx, scales), axes, how, roi)
+    return by_scales(ctx, x, _scales(ctx, scales, len(axes)), axes, how, roi)

@@ -14,7 +14,7 @@ import numpy as np
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.operators.creation import counted
 from ingot.compiler.frontend.operators.resize import Arithmetic, cubic
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
@@ -102,11 +102,13 @@ def grid_sample(ctx: Context) -> Results:
     if mode not in ("linear", "nearest", "cubic") or padding not in ("zeros", "border", "reflection"):
         raise ctx.error(f"unknown mode {mode!r} or padding_mode {padding!r}")
     rank = x.rank - 2
-    if rank < 1 or grid.rank != x.rank or grid.shape[-1] != rank or not x.dtype.is_float:
+    if rank < 1 or grid.rank != x.rank or grid.shape[-1] != rank:
         raise ctx.error(f"the grid {grid.type} does not fit {x.type}")
+    if not x.dtype.is_float:
+        raise ctx.unsupported(f"GridSample of {x.dtype.name}", "cast the image to a float type and the result back")
     a, image = Arithmetic(ctx), _Image(ctx, x)
     out: Dims = grid.type.shape[1:-1]
-    places = grid if grid.dtype == f32 else ctx.build(ops.Cast, grid, f32)
+    places = ctx.cast(grid, f32)
     ctx.equal(x.shape[0], grid.shape[0])
     images = ctx.build(Reshape, counted(ctx, x.shape[0], i64), (x.shape[0], *(1,) * len(out)))
     lines: list[_Line] = []
@@ -123,8 +125,7 @@ def grid_sample(ctx: Context) -> Results:
         term = image.pixels(images, index)
         if weight is not None:
             column = ctx.build(Reshape, weight, (*weight.shape, 1))
-            column = column if column.dtype == x.dtype else ctx.build(ops.Cast, column, x.dtype)
-            term = ctx.build(ops.Mul, term, column)
+            term = ctx.build(ops.Mul, term, ctx.cast(column, x.dtype))
         total = term if total is None else ctx.build(ops.Add, total, term)
     assert total is not None
     return ctx.build(Transpose, total, (0, total.rank - 1, *range(1, total.rank - 1)))
@@ -192,11 +193,11 @@ def roi_align(ctx: Context) -> Results:
         raise ctx.error(f"unknown mode {mode!r} or coordinate_transformation_mode {pixels!r}")
     if samples < 1:
         raise ctx.unsupported("RoiAlign with a number of samples that depends on the regions", "set sampling_ratio")
-    if x.rank != 4 or rois.rank != 2 or x.dtype != f32:
-        raise ctx.error(f"regions {rois.type} do not fit {x.type}: f32 images of rank 4 are needed")
+    if x.rank != 4 or rois.rank != 2 or not x.dtype.is_float:
+        raise ctx.error(f"regions {rois.type} do not fit {x.type}: images of floats of rank 4 are needed")
+    rois = ctx.cast(rois, f32)
     a, image, count = Arithmetic(ctx), _Image(ctx, x), rois.shape[0]
-    images = batch if batch.dtype == i64 else ctx.build(ops.Cast, batch, i64)
-    images = ctx.build(Reshape, images, (count, *(1,) * 4))
+    images = ctx.build(Reshape, ctx.cast(batch, i64), (count, *(1,) * 4))
 
     def corner(column: int) -> Value:
         part = ctx.build(Slice, rois, (0, column), (count, 1), (1, 1))
@@ -228,7 +229,7 @@ def roi_align(ctx: Context) -> Results:
     join: Callable[..., ops.Binary] = ops.Add if mode == "avg" else ops.Max
     total: Value | None = None
     for i, j in cartesian((0, 1), (0, 1)):
-        weight = a(ops.Mul, tall[2 + i], wide[2 + j])
+        weight = ctx.cast(a(ops.Mul, tall[2 + i], wide[2 + j]), x.dtype)
         pixel = image.pixels(images, (tall[i], wide[j]))
         term = ctx.build(ops.Mul, pixel, ctx.build(Reshape, weight, (*weight.shape, 1)))
         total = term if total is None else ctx.build(join, total, term)
@@ -261,12 +262,11 @@ def deform_conv(ctx: Context) -> Results:
     ctx.equal(offset.shape[0], x.shape[0])
     ctx.equal(offset.shape[1], 2 * parts * taps)
     images, out = x.shape[0], offset.shape[2:]
-    moves = ctx.build(Reshape, offset, (images, parts, taps, 2, *out))
-    moves = moves if moves.dtype == f32 else ctx.build(ops.Cast, moves, f32)
+    moves = ctx.cast(ctx.build(Reshape, offset, (images, parts, taps, 2, *out)), f32)
     columns = [
         _read_deformed(ctx, x, moves, mask, part, (height, width), strides, pads, dilations) for part in range(parts)
     ]
-    joined = columns[0] if parts == 1 else ctx.build(Concat, tuple(columns), 4)
+    joined = ctx.concat(columns, 4)
     turned = ctx.build(Transpose, joined, (0, 4, 1, 2, 3))
     matrix = ctx.build(Reshape, turned, (images, group, depth * taps, dims.product(out)))
     product = ctx.build(MatMul, ctx.build(Reshape, w, (group, filters // group, depth * taps)), matrix)
@@ -313,8 +313,8 @@ def _read_deformed(
             own_mask = ctx.build(Reshape, mask, (images, groups, taps, *out))
             cut = ctx.build(Slice, own_mask, (0, part, 0, 0, 0), (images, 1, taps, *out), (1,) * 5)
             shown = ctx.build(Reshape, cut, (images, taps, *out))
-            weight = a(ops.Mul, weight, shown if shown.dtype == f32 else ctx.build(ops.Cast, shown, f32))
-        weight = weight if weight.dtype == x.dtype else ctx.build(ops.Cast, weight, x.dtype)
+            weight = a(ops.Mul, weight, ctx.cast(shown, f32))
+        weight = ctx.cast(weight, x.dtype)
         pixel = image.pixels(numbers, (row, column))
         term = ctx.build(ops.Mul, pixel, ctx.build(Reshape, weight, (*weight.shape, 1)))
         total = term if total is None else ctx.build(ops.Add, total, term)
@@ -337,8 +337,9 @@ def max_roi_pool(ctx: Context) -> Results:
     """
     x, rois, pooled = ctx.operand(0), ctx.operand(1), ctx.required_ints("pooled_shape")
     scale = ctx.attribute("spatial_scale", 1.0)
-    if x.rank != 4 or rois.rank != 2 or len(pooled) != 2 or min(pooled) < 1 or x.dtype != f32:
-        raise ctx.error(f"regions {rois.type} and bins {list(pooled)} do not fit {x.type}: f32 of rank 4 is needed")
+    if x.rank != 4 or rois.rank != 2 or len(pooled) != 2 or min(pooled) < 1 or not x.dtype.is_float:
+        raise ctx.error(f"regions {rois.type} and bins {list(pooled)} do not fit {x.type}: floats of rank 4 are needed")
+    rois = ctx.cast(rois, f32)
     ctx.equal(rois.shape[1], 5)
     a, count = Arithmetic(ctx), rois.shape[0]
     columns = [ctx.build(Slice, rois, (0, i), (count, 1), (1, 1)) for i in range(5)]
@@ -361,10 +362,10 @@ def max_roi_pool(ctx: Context) -> Results:
     (tall, wide), (rows, width) = pooled, x.shape[2:]
     images = ctx.build(Reshape, ctx.build(ops.Cast, columns[0], i64), (count,))
     seen = ctx.build(Reshape, ctx.build(Gather, x, images, 0), (count, x.shape[1], 1, rows, width))
-    nothing = a.number(float("-inf"))
+    nothing = ctx.constant(float("-inf"), x.dtype)
     chosen = ctx.build(Reshape, inside(top, bottom, tall, rows), (count, 1, tall, rows, 1))
     strips = ctx.build(ReduceMax, ctx.build(ops.Where, chosen, seen, nothing), (3,), False)
     strips = ctx.build(Reshape, strips, (count, x.shape[1], tall, 1, width))
     chosen = ctx.build(Reshape, inside(left, right, wide, width), (count, 1, 1, wide, width))
     largest = ctx.build(ReduceMax, ctx.build(ops.Where, chosen, strips, nothing), (4,), False)
-    return ctx.build(ops.Where, ctx.build(ops.Equal, largest, nothing), a.number(0.0), largest)
+    return ctx.build(ops.Where, ctx.build(ops.Equal, largest, nothing), ctx.constant(0.0, x.dtype), largest)

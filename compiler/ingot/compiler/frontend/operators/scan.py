@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from onnx import GraphProto
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.bodies import agree, closed
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.operators.bodies import agree, closed, same_values
 from ingot.compiler.frontend.scope import Body
+from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.topology import unused_names
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Value
 from ingot.compiler.ir.types import TensorType
@@ -157,16 +158,15 @@ def _loop(
     ]
     body = ctx.scope.body(graph, formal, (*formal[2:], *elements), captures)
     captures = dict(body.captures)
-    for (name, result), start in zip(body.outputs, states, strict=False):
+    outputs = list(same_values(ctx, body.outputs))
+    for (name, result), start in zip(outputs, states, strict=False):
         agree(ctx, result, start, f"the state {name!r}")
-    outputs = list(body.outputs)
     if running is not None:
         for i, (name, result) in enumerate(outputs):
             after = formal[2 + i] if i < len(states) else ctx.constant(0, result.dtype)
             outputs[i] = name, ctx.build(ops.Where, running, result, after)
-    whole = closed(
-        Body(formal, ((names[1], formal[1]), *outputs), captures, body.bound), captures, graph.name or "body"
-    )
+    results = (names[1], formal[1]), *outputs
+    whole = closed(Body(formal, results, captures, body.bound), results, captures, graph.name or "body")
     operands = tuple(captures)
     if passed is not None:
         for value, inner in captures.items():
@@ -203,5 +203,4 @@ def _per_item(ctx: Context, name: str, count: int) -> tuple[int, ...]:
 def _free_labels(graph: GraphProto, stem: str, count: int) -> list[str]:
     """Names that nothing in `graph` has."""
     taken = {i.name for i in graph.input} | {name for node in graph.node for name in (*node.input, *node.output)}
-    wishes = (f"{stem}_{i}" for i in range(len(taken) + count))
-    return [name for name in wishes if name not in taken][:count]
+    return unused_names(taken, stem, count)

@@ -1,4 +1,7 @@
-"""Spectra: Fourier transforms as products with constant matrices, window functions' frames as convolutions."""
+"""Spectra: Fourier transforms as products with constant matrices, window functions' frames as convolutions.
+
+Where sizes or axes are computed when the model runs, see `operators/spectra.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import numpy as np
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.errors import UnsupportedError
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.operators import spectra
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
+from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Array, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Pad, Reshape, Slice, Transpose
-from ingot.runtime.dtypes import f32
+from ingot.runtime.dtypes import f32, i64
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -28,11 +33,15 @@ def _basis(points: int, bins: int, inverse: bool) -> Array:
     return np.stack((np.cos(angle), np.sin(angle)), -1) / (points if inverse else 1)
 
 
-def _length(ctx: Context, index: int, what: str) -> int | None:
-    """A scalar input that must be a constant, None where it is left out."""
-    if ctx.optional(index) is None:
+def _whole(ctx: Context, index: int) -> int | Value | None:
+    """A scalar input: an int where it is known, None where it is left out."""
+    value = ctx.optional(index)
+    if value is None:
         return None
-    return ctx.fixed(index, what)[0]
+    known = ctx.known(value)
+    if known is None or not isinstance(known[0], int):
+        return value
+    return known[0]
 
 
 def _symbolic_parts(ctx: Context, x: Value) -> UnsupportedError:
@@ -46,22 +55,26 @@ def dft_attribute(ctx: Context) -> Results:
 
 @onnx_op("DFT", since=20)
 def dft(ctx: Context) -> Results:
-    axis = _length(ctx, 2, "the axis")
+    axis = _whole(ctx, 2)
     return _dft(ctx, -2 if axis is None else axis)
 
 
-def _dft(ctx: Context, axis: int) -> Value:
+def _dft(ctx: Context, axis: int | Value) -> Value:
     """[.., n, .., 1 or 2] -> [.., bins, .., 2]: the axis and the parts are turned to the end and multiplied."""
-    x, points = ctx.operand(0), _length(ctx, 1, "the transform's length")
-    axis = ctx.axis(axis, x.rank)
+    x, points = ctx.operand(0), _whole(ctx, 1)
     inverse, half = bool(ctx.attribute("inverse", 0)), bool(ctx.attribute("onesided", 0))
-    parts, extent = x.shape[-1], x.shape[axis]
+    if x.rank < 2 or not x.dtype.is_float:
+        raise ctx.error(f"DFT of {x.type}: floats with an axis for real and imaginary parts are needed")
+    parts = x.shape[-1]
     if not isinstance(parts, int):
         raise _symbolic_parts(ctx, x)
-    if axis == x.rank - 1 or parts not in (1, 2) or not x.dtype.is_float:
+    axis = ctx.axis(axis, x.rank) if isinstance(axis, int) else axis
+    if axis == x.rank - 1 or parts not in (1, 2):
         raise ctx.error(f"DFT of {x.type} along axis {axis}: the last axis holds real and imaginary parts")
-    if not isinstance(extent, int):
-        raise ctx.unsupported(f"DFT along an axis of extent {dims.show(extent)}", "pin it with shapes")
+    extent = x.shape[axis] if isinstance(axis, int) else None
+    if not isinstance(axis, int) or not isinstance(extent, int) or isinstance(points, Value):
+        length = ctx.constant(points, i64) if isinstance(points, int) else points
+        return spectra.dft(ctx, x, axis, length, inverse=inverse, half=half)
     count = extent if points is None else points
     if half and inverse:
         count = (extent - 1) * 2 if points is None else points
@@ -112,21 +125,24 @@ def _transformed(ctx: Context, x: Value, axis: int, count: int, matrix: Array, r
 @onnx_op("STFT", since=17)
 def stft(ctx: Context) -> Results:
     """[batch, n, 1] -> [batch, frames, bins, 2]: a convolution whose filters are the windowed sines and cosines."""
-    x, step, window = ctx.operand(0), ctx.fixed(1, "the frame step")[0], ctx.optional(2)
-    length = _length(ctx, 3, "the frame length")
+    x, step, window, given = ctx.operand(0), _whole(ctx, 1), ctx.optional(2), _whole(ctx, 3)
     if x.rank == 2:
         x = ctx.build(Reshape, x, (*x.shape, 1))
     if not isinstance(x.shape[-1], int):
         raise _symbolic_parts(ctx, x)
-    if x.rank != 3 or x.shape[2] not in (1, 2) or not x.dtype.is_float or step < 1:
-        raise ctx.error(f"STFT of {x.type} in steps of {step}: [batch, n, 1 or 2] and a positive step are needed")
-    if length is None:
-        extent = window.shape[0] if window is not None else x.shape[1]
-        if not isinstance(extent, int):
-            raise ctx.unsupported("STFT with a symbolic frame length", "pin the signal's length with shapes")
-        length = extent
+    if x.rank != 3 or x.shape[2] not in (1, 2) or not x.dtype.is_float or (isinstance(step, int) and step < 1):
+        raise ctx.error(f"STFT of {x.type}: [batch, n, 1 or 2] and a positive step are needed")
+    if given is None:
+        length: Dim = window.shape[0] if window is not None else x.shape[1]
+    elif isinstance(given, Value):
+        length = ctx.size(ctx.cast(ctx.scalar(given), i64), "the frame length")
+    else:
+        length = given
     parts = 2 if x.shape[2] == 2 else 1
     half = bool(ctx.attribute("onesided", 1)) and parts == 1
+    if not isinstance(step, int) or not isinstance(length, int):
+        pace = ctx.constant(step, i64) if isinstance(step, int) else ctx.cast(ctx.scalar(ctx.operand(1)), i64)
+        return spectra.stft(ctx, x, pace, length, window, half)
     bins = length // 2 + 1 if half else length
     basis = _basis(length, bins, False).transpose(1, 2, 0)  # [bins, part, n]
     if parts == 2:
@@ -144,22 +160,28 @@ def stft(ctx: Context) -> Results:
 
 @onnx_op("MelWeightMatrix", since=17)
 def mel_weight_matrix(ctx: Context) -> Results:
-    """Triangular filters on the mel scale, at the bins of a one-sided spectrum: constant like what they come from."""
-    given = [ctx.array(ctx.operand(i)) for i in range(5)]
+    """Triangular filters on the mel scale, at the bins of a one-sided spectrum."""
+    operands = tuple(ctx.operand(i) for i in range(5))
+    code = ctx.attribute("output_datatype", 1)
+    to = f32 if code == 1 else dtype_of(code, "the result of MelWeightMatrix")
+    given = [ctx.array(v) for v in operands]
     if any(v is None for v in given):
-        raise ctx.unsupported("MelWeightMatrix of values that are computed from data", "make them constant")
+        computed = spectra.mel_weights(ctx, operands)
+        return ctx.cast(computed, to)
     bands, length, rate, low, high = (v.item() for v in given if v is not None)
     bins = int(length) // 2 + 1
     bottom, top = (2595 * np.log10(1 + f / 700) for f in (low, high))
     edges = bottom + np.arange(int(bands) + 2) * ((top - bottom) / (int(bands) + 2))
     places = np.floor((int(length) + 1) * (700 * (10 ** (edges / 2595) - 1)) / rate).astype(np.int64)
+    if not np.all((places >= 0) & (places <= bins)):
+        raise ctx.error("a band of the mel scale lies outside the spectrum")
     matrix = np.zeros((bins, int(bands)))
     for band in range(int(bands)):
         first, centre, last = places[band : band + 3]
         for k in range(first, centre):
             matrix[k, band] = (k - first) / (centre - first)
-        matrix[centre, band] = 1.0
+        if first <= centre:
+            matrix[centre, band] = 1.0
         for k in range(centre, last):
             matrix[k, band] = (last - k) / (last - centre)
-    code = ctx.attribute("output_datatype", 1)
-    return ctx.constant(matrix, f32 if code == 1 else dtype_of(code, "the result of MelWeightMatrix"))
+    return ctx.constant(matrix, to)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ingot.compiler.frontend.assumptions import Assumptions, spell
+from ingot.compiler.frontend.assumptions import Assumptions
 from ingot.compiler.frontend.context import Context, Dims
-from ingot.compiler.frontend.operators.axes import sliced
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.operators.axes import clamped, sliced
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
+from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Slice
 from ingot.runtime import dtypes
@@ -48,7 +49,8 @@ def slice_by(
     steps = steps or (1,) * len(chosen)
     if not len(starts) == len(ends) == len(chosen) == len(steps):
         raise ctx.error(
-            f"starts {spell(starts)}, ends {spell(ends)}, axes {list(chosen)} and steps {list(steps)} need one length"
+            f"starts {show_shape(starts)}, ends {show_shape(ends)}, axes {list(chosen)} and steps {list(steps)} need "
+            "one length"
         )
     if 0 in steps:
         raise ctx.error("a step is 0")
@@ -118,13 +120,7 @@ def _clamped(ctx: Context, start: Value, end: Value, step: int, extent: Dim) -> 
     zero, length = ctx.constant(0, dtypes.i64), ctx.dim_values((extent,), True)
     last = ctx.build(ops.Sub, length, ctx.constant(1, dtypes.i64))
     low, high = (zero, length) if step > 0 else (ctx.constant(-1, dtypes.i64), last)
-
-    def place(value: Value) -> Value:
-        from_end = ctx.build(ops.Add, value, length)
-        value = ctx.build(ops.Where, ctx.build(ops.Less, value, zero), from_end, value)
-        return ctx.build(ops.Min, ctx.build(ops.Max, value, low), high)
-
-    begin, finish = place(start), place(end)
+    begin, finish = (clamped(ctx, place, length, low, high) for place in (start, end))
     if step < 0:  # the standard's bounds, not Python's: nothing lies before the first element to start from
         begin = ctx.build(ops.Min, ctx.build(ops.Max, begin, zero), last)
     span = ctx.build(ops.Sub, finish, begin) if step > 0 else ctx.build(ops.Sub, begin, finish)

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import MatMul
-from ingot.compiler.ops.movement import Concat, Reshape, Slice
+from ingot.compiler.ops.movement import Reshape, Slice
 from ingot.compiler.ops.reduction import ReduceSum
-from ingot.runtime.dtypes import f32, i64
+from ingot.runtime.dtypes import f32, i64, string
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -21,23 +21,24 @@ onnx_op = TABLE.onnx_op
 
 @onnx_op("TfIdfVectorizer", since=9)
 def tf_idf_vectorizer(ctx: Context) -> Results:
-    """How often each n-gram of a pool of integers occurs in each row, with up to so many elements skipped between two
-    of its own; weighted, or 1 for those that occur at all."""
+    """How often each n-gram of a pool of integers or strings occurs in each row, with up to so many elements skipped
+    between two of its own; weighted, or 1 for those that occur at all."""
     x, mode = ctx.operand(0), ctx.attribute("mode", "")
     shortest, longest = ctx.attribute("min_gram_length", 0), ctx.attribute("max_gram_length", 0)
     skips, columns = ctx.attribute("max_skip_count", 0), ctx.required_ints("ngram_indexes")
-    pool, weights = ctx.ints("pool_int64s"), ctx.floats("weights")
-    if pool is None:
-        raise ctx.unsupported("TfIdfVectorizer of strings", "turn words into numbers before the model")
+    numbers, texts, weights = ctx.ints("pool_int64s"), ctx.strings("pool_strings"), ctx.floats("weights")
+    pool = np.array(texts, object) if numbers is None else np.array(numbers, np.int64)
+    if (numbers is None) == (texts is None) or (texts is None) == (x.dtype == string):
+        raise ctx.error(f"TfIdfVectorizer of {x.type} needs one pool, of elements of its kind")
     if mode not in ("TF", "IDF", "TFIDF") or not 1 <= shortest <= longest or skips < 0 or not columns:
         raise ctx.error(f"mode {mode!r}, n-grams of {shortest} to {longest}, {skips} skips")
-    if x.rank > 2 or not x.dtype.is_integer or not isinstance(x.shape[-1] if x.rank else 1, int):
+    if x.rank > 2 or not (texts or x.dtype.is_integer) or not isinstance(x.shape[-1] if x.rank else 1, int):
         raise ctx.unsupported(f"TfIdfVectorizer of {x.type}", "rank 1 or 2 and a constant last dim are needed")
     width = max(columns) + 1
-    if min(columns) < 0 or (weights is not None and len(weights) != width):
-        raise ctx.error(f"{len(weights or ())} weights and {len(columns)} n-grams do not fit {width} columns")
+    if min(columns) < 0 or (weights is not None and len(weights) != len(columns)):
+        raise ctx.error(f"{len(weights or ())} weights for {len(columns)} n-grams in columns up to {width - 1}")
     rows = ctx.build(Reshape, x, (x.shape[0] if x.rank == 2 else 1, x.shape[-1] if x.rank else 1))
-    wide = rows if rows.dtype == i64 else ctx.build(ops.Cast, rows, i64)
+    wide = rows if rows.dtype in (i64, string) else ctx.build(ops.Cast, rows, i64)
     counts: list[Value] = []
     place = np.zeros((len(columns), width), np.float32)
     first = 0
@@ -45,9 +46,9 @@ def tf_idf_vectorizer(ctx: Context) -> Results:
     for length, (begin, end) in enumerate(pairwise(ends), 1):
         number, rest = divmod(end - begin, length)
         if begin < 0 or number < 0 or rest or first + number > len(columns):
-            raise ctx.error(f"ngram_counts {list(ends[:-1])} do not fit a pool of {len(pool)} numbers")
+            raise ctx.error(f"ngram_counts {list(ends[:-1])} do not fit a pool of {len(pool)} elements")
         if shortest <= length <= longest and number:
-            grams = np.array(pool[begin:end], np.int64).reshape(number, length)
+            grams = pool[begin:end].reshape(number, length)
             counts.append(_occurrences(ctx, wide, grams, 0 if length == 1 else skips))
             place[first : first + number][np.arange(number), columns[first : first + number]] = 1.0
         else:
@@ -55,12 +56,12 @@ def tf_idf_vectorizer(ctx: Context) -> Results:
         first += number
     if first != len(columns):
         raise ctx.error(f"{len(columns)} ngram_indexes for {first} n-grams")
-    joined = counts[0] if len(counts) == 1 else ctx.build(Concat, tuple(counts), 1)
-    total: Value = ctx.build(MatMul, joined, ctx.constant(place))
+    joined = ctx.concat(counts, 1)
     if mode == "IDF":
-        total = ctx.build(ops.Cast, ctx.build(ops.Greater, total, ctx.constant(0.0, f32)), f32)
+        joined = ctx.build(ops.Cast, ctx.build(ops.Greater, joined, ctx.constant(0.0, f32)), f32)
     if mode != "TF" and weights is not None:
-        total = ctx.build(ops.Mul, total, ctx.constant(np.array(weights, np.float32)))
+        place *= np.array(weights, np.float32).reshape(-1, 1)
+    total: Value = ctx.build(MatMul, joined, ctx.constant(place))
     return total if x.rank == 2 else ctx.build(Reshape, total, (width,))
 
 

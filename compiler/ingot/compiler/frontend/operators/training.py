@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import TRAINING, Results, Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 
-TABLE = Table()
-DOMAIN = "ai.onnx.preview.training"
+TABLE = Table(domain=TRAINING)
+onnx_op = TABLE.onnx_op
 
 
 class _Update:
@@ -26,7 +26,7 @@ class _Update:
     def value(self, x: Value | float, like: Value) -> Value:
         if not isinstance(x, Value):
             return self.ctx.constant(x, like.dtype)
-        return x if x.dtype == like.dtype else self.ctx.build(ops.Cast, x, like.dtype)
+        return self.ctx.cast(x, like.dtype)
 
     def add(self, a: Value, b: Value | float) -> Value:
         return self.ctx.pointwise(ops.Add, a, self.value(b, a))
@@ -54,7 +54,7 @@ def _by_kind(rows: list[tuple[Value, ...]]) -> Results:
     return [row[kind] for kind in range(len(rows[0])) for row in rows]
 
 
-@TABLE.onnx_op("Momentum", domain=DOMAIN)
+@onnx_op("Momentum")
 def momentum(ctx: Context) -> Results:
     u, mode = _Update(ctx, 3), ctx.attribute("mode", "")
     alpha, beta = ctx.attribute("alpha", 0.0), ctx.attribute("beta", 0.0)
@@ -69,7 +69,7 @@ def momentum(ctx: Context) -> Results:
     return _by_kind(rows)
 
 
-@TABLE.onnx_op("Adagrad", domain=DOMAIN)
+@onnx_op("Adagrad")
 def adagrad(ctx: Context) -> Results:
     """Duchi, Hazan, Singer 2011."""
     u, epsilon, decay = _Update(ctx, 3), ctx.attribute("epsilon", 0.0), ctx.attribute("decay_factor", 0.0)
@@ -83,7 +83,7 @@ def adagrad(ctx: Context) -> Results:
     return _by_kind(rows)
 
 
-@TABLE.onnx_op("Adam", domain=DOMAIN)
+@onnx_op("Adam")
 def adam(ctx: Context) -> Results:
     """Kingma, Ba 2014."""
     u, epsilon = _Update(ctx, 4), ctx.attribute("epsilon", 0.0)

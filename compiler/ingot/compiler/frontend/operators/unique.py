@@ -5,10 +5,11 @@ from __future__ import annotations
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.creation import counted
 from ingot.compiler.frontend.operators.indexing import true_places
-from ingot.compiler.frontend.operators.table import Results, Table
+from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
+from ingot.compiler.ops.host import StringRank
 from ingot.compiler.ops.indexing import Scatter, TopK
 from ingot.compiler.ops.movement import Expand, Gather, Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import CumSum, ReduceSum
@@ -31,7 +32,7 @@ def unique(ctx: Context) -> Results:
         x, axis = ctx.build(Reshape, x, (x.type.size,)), 0
     else:
         axis = ctx.axis(given, x.rank)
-    columns = _columns(ctx, ctx.build(ops.Cast, x, dtypes.u8) if x.dtype == dtypes.boolean else x, axis)
+    columns = _columns(ctx, _ordered(ctx, x), axis)
     length = x.shape[axis]
     order = counted(ctx, length, dtypes.i64)
     for column in reversed(columns):
@@ -51,6 +52,13 @@ def unique(ctx: Context) -> Results:
         rank = ctx.build(Scatter, _zeros(ctx, size), places, counted(ctx, size, dtypes.i64), 0, "none")
         inverse = ctx.build(Gather, rank, inverse, 0)
     return ctx.build(Gather, x, first, axis), first, inverse, counts
+
+
+def _ordered(ctx: Context, x: Value) -> Value:
+    """Numbers that are equal and in order as the elements of x are."""
+    if x.dtype == dtypes.string:
+        return ctx.build(StringRank, x)
+    return ctx.build(ops.Cast, x, dtypes.u8) if x.dtype == dtypes.boolean else x
 
 
 def _zeros(ctx: Context, length: Dim) -> Value:

@@ -1,11 +1,13 @@
 """Array literals: ``f32[2, 2]{1.0, -0.5, inf, nan}`` for small ones, ``f32[64, 3]@0123456789abcdef`` for big ones.
 
 Every literal reads back to the same bits. The hexadecimal number is the start of the SHA-256 of type and content.
+Strings are always written out, in quotes and escaped as in JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.ir.text.scanner import Scanner
-from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ir.types import TensorType, type_of
 from ingot.runtime import dtypes
 from ingot.runtime.dtypes import DType
 
@@ -23,14 +25,9 @@ _HASH = re.compile(r"[0-9a-f]{16}(?!\w)")
 INLINE = 16  # elements up to which a literal is written out
 
 
-def array_type(array: Array) -> TensorType:
-    """The type of an array as a tensor type."""
-    return TensorType(dtypes.from_numpy(array.dtype), tuple(int(d) for d in array.shape))
-
-
 def content_hash(array: Array) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of type and elements."""
-    digest = hashlib.sha256(str(array_type(array)).encode())
+    digest = hashlib.sha256(str(type_of(array)).encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
 
@@ -38,8 +35,8 @@ def content_hash(array: Array) -> str:
 def show_array(array: Array, resources: MutableMapping[str, Array] | None, cache: dict[str, Any]) -> str:
     """The literal of `array`; a big one is also put into `resources`. `cache` keeps its hash from call to call (the
     ``__dict__`` of the node that holds the array)."""
-    head = str(array_type(array))
-    if array.size <= INLINE:
+    head = str(type_of(array))
+    if array.size <= INLINE or array.dtype.hasobject:
         return head + "{" + ", ".join(show_elements(array)) + "}"
     key = cache.get("_content_hash")
     if key is None and _is_splat(array):
@@ -59,6 +56,8 @@ def _is_splat(array: Array) -> bool:
 
 def show_elements(array: Array) -> list[str]:
     """Each element as the shortest text that reads back to the same bits."""
+    if array.dtype.hasobject:
+        return [json.dumps(x) for x in array.reshape(-1).tolist()]
     if array.dtype == np.bool_:
         return ["true" if x else "false" for x in array.reshape(-1)]
     if np.issubdtype(array.dtype, np.integer):
@@ -121,6 +120,8 @@ def parse_array(scanner: Scanner, resources: Mapping[str, Array]) -> Array:
 def _element(scanner: Scanner, dtype: DType) -> Any:
     if dtype.kind == "bool":
         return scanner.boolean()
+    if dtype == dtypes.string:
+        return scanner.string()
     if dtype.is_float or dtype.kind == "opaque":
         return parse_element(scanner.number(), dtype)
     start = scanner.at

@@ -177,6 +177,9 @@ class Fields:
             return scanner.boolean()
         if str in choices and scanner.sees('"'):
             return scanner.string()
+        sequences = [choice for choice in choices if typing.get_origin(choice) is tuple]
+        if sequences and scanner.sees("("):
+            return self.parse(scanner, sequences[0])
         if float in choices or int in choices:
             text = scanner.number()
             return int(text) if int in choices and text.lstrip("-").isdigit() else float(text)

@@ -3,6 +3,7 @@
     program "classifier" {
       dims {batch: 1..64}
       faults ("index out of range")
+      strings ("", "yes")
       input x: f32[3*batch] as f32[batch, 3]  ; "x"
       weight w = f32[48]@0123456789abcdef
       temp t: f32[16*batch]  ; "Gemm_0"
@@ -17,6 +18,7 @@
       repeat i trip n while c {
         launch ...
       }
+      host "string_concat" (s as string[3], w as string[]) to (t as string[3]) {} fault 1
     }
 
 Each kernel is written once, before the steps. ``t`` is ``t[0]``.
@@ -29,7 +31,19 @@ from collections.abc import Mapping, MutableMapping, Sequence
 
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.loops import Kernel
-from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.program import (
+    Argument,
+    Bind,
+    Branch,
+    Host,
+    HostTensor,
+    Launch,
+    Program,
+    Repeat,
+    Step,
+    Stop,
+    Storage,
+)
 from ingot.compiler.ir.text.arrays import Array, parse_array, show_array
 from ingot.compiler.ir.text.fields import Fields, parse_ranges, show_ranges
 from ingot.compiler.ir.text.loops import TEMPLATES, Templates, read_kernel, show_kernel
@@ -39,9 +53,9 @@ from ingot.runtime.dtypes import from_numpy
 
 _RESERVED = frozenset(
     (
-        *("program", "dims", "faults", "kernel", "launch", "if", "else", "repeat", "trip", "while", "as"),
-        *("bind", "stop"),
-        *("input", "output", "weight", "temp", "status"),
+        *("program", "dims", "faults", "strings", "kernel", "launch", "if", "else", "repeat", "trip", "while", "as"),
+        *("bind", "stop", "host", "to"),
+        *("input", "output", "weight", "temp", "status", "entropy"),
     )
 )
 
@@ -54,6 +68,8 @@ def show_program(program: Program, resources: MutableMapping[str, Array] | None 
         lines.append(f"  dims {show_ranges(program.ranges)}")
     if program.faults:
         lines.append(f"  faults {Fields({}).show(program.faults)}")
+    if program.strings:
+        lines.append(f"  strings {Fields({}).show(program.strings)}")
     for storage in program.storages:
         lines.append("  " + _show_storage(storage, resources))
     kernels: dict[str, Kernel] = {}
@@ -99,6 +115,10 @@ def _show_argument(argument: Argument) -> str:
     return _name(argument.storage.name) + offset
 
 
+def _show_tensors(tensors: Sequence[HostTensor]) -> str:
+    return ", ".join(f"{_show_argument(t.argument)} as {t.type}" for t in tensors)
+
+
 def _show_steps(steps: Sequence[Step], indent: int) -> list[str]:
     margin = "  " * indent
     lines: list[str] = []
@@ -122,6 +142,9 @@ def _show_steps(steps: Sequence[Step], indent: int) -> list[str]:
                 lines += [head + " {", *_show_steps(body, indent + 1), f"{margin}}}{origin}"]
             case Bind(symbol=symbol, value=value, fault=fault):
                 lines.append(f"{margin}bind {symbol} = {_show_argument(value)} fault {fault}{origin}")
+            case Host(function=function, operands=operands, results=results, attributes=attributes, fault=fault):
+                read, wrote, given = _show_tensors(operands), _show_tensors(results), Fields({}).show(attributes)
+                lines.append(f'{margin}host "{function}" ({read}) to ({wrote}) {given} fault {fault}{origin}')
             case Stop():
                 lines.append(f"{margin}stop{origin}")
     return lines
@@ -142,6 +165,9 @@ class _Reader:
         faults: tuple[str, ...] = ()
         if scanner.accept("faults"):
             faults = Fields({}).parse(scanner, tuple[str, ...])
+        strings: tuple[str, ...] = ()
+        if scanner.accept("strings"):
+            strings = Fields({}).parse(scanner, tuple[str, ...])
         while self.storage(scanner):
             pass
         while scanner.sees("kernel"):
@@ -151,7 +177,7 @@ class _Reader:
                 scanner.fail("a kernel's name that is not taken", start)
             self.kernels[kernel.name] = kernel
         steps = self.steps(scanner)
-        return Program(name, tuple(self.storages.values()), steps, ranges, faults)
+        return Program(name, tuple(self.storages.values()), steps, ranges, faults, strings)
 
     def storage(self, scanner: Scanner) -> bool:
         start = scanner.at
@@ -167,7 +193,7 @@ class _Reader:
                 name, "weight", from_numpy(data.dtype), int(data.size), data=data, origin=origin
             )
             return True
-        for kind in ("input", "output", "temp", "status"):
+        for kind in ("input", "output", "temp", "status", "entropy"):
             if scanner.accept(kind):
                 name = self.new_name(scanner)
                 scanner.expect(":")
@@ -220,9 +246,28 @@ class _Reader:
             value = self.argument(scanner)
             scanner.expect("fault")
             return Bind(symbol, value, scanner.integer(), parse_origin(scanner))
+        if scanner.accept("host"):
+            function = scanner.string("a host function's name in quotes")
+            operands = self.tensors(scanner)
+            scanner.expect("to")
+            results = self.tensors(scanner)
+            attributes = Fields({}).parse(scanner, Mapping[str, int | bool | str | tuple[str, ...]])
+            scanner.expect("fault")
+            return Host(function, operands, results, attributes, scanner.integer(), parse_origin(scanner))
         if scanner.accept("stop"):
             return Stop(parse_origin(scanner))
-        scanner.fail("launch, if, repeat, bind, stop or '}'")
+        scanner.fail("launch, if, repeat, bind, host, stop or '}'")
+
+    def tensors(self, scanner: Scanner) -> tuple[HostTensor, ...]:
+        found: list[HostTensor] = []
+        scanner.expect("(")
+        while not scanner.accept(")"):
+            if found:
+                scanner.expect(",")
+            argument = self.argument(scanner)
+            scanner.expect("as")
+            found.append(HostTensor(argument.storage, argument.offset, scanner.tensor_type()))
+        return tuple(found)
 
     def launch(self, scanner: Scanner) -> Launch:
         start = scanner.at

@@ -9,11 +9,24 @@ from typing import NoReturn
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.loops import Accumulate, Axis, Expr, For, Kernel, Let, Load, Stmt, Store, When
-from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.program import (
+    Argument,
+    Bind,
+    Branch,
+    Host,
+    HostTensor,
+    Launch,
+    Program,
+    Repeat,
+    Step,
+    Stop,
+    Storage,
+)
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.ir.verify.expressions import interval, stride_of, walk
 from ingot.compiler.ir.verify.kernel import verify_kernel
-from ingot.runtime.dtypes import DType, boolean, i64
+from ingot.runtime.dtypes import DType, boolean, i64, stored_dtype, string, u64
+from ingot.runtime.host.functions import FUNCTIONS, check_attributes
 
 
 def verify_program(program: Program) -> None:
@@ -46,9 +59,10 @@ class _Checker:
                 self.fail(f"two storages are named {name!r}")
         for storage in self.program.storages:
             self.storage(storage)
-        if len(self.program.of_kind("status")) > 1:
-            self.fail("there is more than one status storage")
-        written = {s for s in self.program.storages if s.kind in ("input", "weight", "status")}
+        for kind in ("status", "entropy"):
+            if len(self.program.of_kind(kind)) > 1:
+                self.fail(f"there is more than one {kind} storage")
+        written = {s for s in self.program.storages if s.kind in ("input", "weight", "status", "entropy")}
         written = self.steps(self.program.steps, written)
         for storage in self.program.of_kind("output"):
             if storage not in written:
@@ -65,7 +79,7 @@ class _Checker:
         if s.kind in ("input", "output"):
             if s.type is None:
                 self.fail(f"{what} has no type")
-            if s.type.dtype != s.dtype or s.type.size != s.size:
+            if stored_dtype(s.type.dtype) != s.dtype or s.type.size != s.size:
                 self.fail(f"{what} holds {dims.show(s.size)} elements of {s.dtype.name}, its type is {s.type}")
         if s.kind == "weight":
             if s.data is None:
@@ -77,8 +91,12 @@ class _Checker:
                 )
         elif s.data is not None:
             self.fail(f"{what} has data; only weights do")
+        if s.dtype == string:
+            self.fail(f"{what} holds strings; handles, which are i64, are needed")
         if s.kind == "status" and (s.dtype != i64 or s.size != 1):
             self.fail(f"{what} must be one i64")
+        if s.kind == "entropy" and (s.dtype != u64 or s.size != 2):
+            self.fail(f"{what} must be two u64")
 
     def dim(self, dim: Dim, what: str) -> None:
         unknown = sorted(dims.symbols(dim) - self.symbols)
@@ -121,9 +139,49 @@ class _Checker:
                         self.fail(f"the size {symbol} has two different faults")
                     self.symbols.add(symbol)
                     written = {s for s in written if symbol not in dims.symbols(s.size)}
+                case Host():
+                    written = self.host(step, written)
                 case Stop():
                     pass
         return written
+
+    def host(self, step: Host, written: set[Storage]) -> set[Storage]:
+        function = FUNCTIONS.get(step.function)
+        if function is None:
+            self.fail(f"there is no host function {step.function!r}")
+        what = f"host function {step.function}" + (f" (from {', '.join(step.origin)})" if step.origin else "")
+        for side, given, wanted in (
+            ("operands", step.operands, function.operands),
+            ("results", step.results, function.results),
+        ):
+            if len(given) != len(wanted):
+                self.fail(f"{what} has {len(wanted)} {side}, {len(given)} are given")
+            for tensor, allowed in zip(given, wanted, strict=True):
+                if tensor.type.dtype not in allowed:
+                    self.fail(f"{what} takes no {tensor.type.dtype.name} among its {side}")
+                self.host_tensor(tensor, what)
+        if (problem := check_attributes(step.function, step.attributes)) is not None:
+            self.fail(f"{what}: {problem}")
+        if not self.program.of_kind("status") or not 0 < step.fault <= len(self.program.faults):
+            self.fail(f"{what} has fault {step.fault}, which cannot be reported")
+        for tensor in step.operands:
+            self.readable(tensor.argument, what, written)
+        stored = {tensor.storage for tensor in step.results}
+        for storage in stored:
+            self.writable(storage, what)
+        if len(stored) < len(step.results) or stored & {tensor.storage for tensor in step.operands}:
+            self.fail(f"{what} writes a storage that it uses in another place, too")
+        return written | stored
+
+    def host_tensor(self, tensor: HostTensor, what: str) -> None:
+        storage = tensor.storage
+        if storage.dtype != stored_dtype(tensor.type.dtype):
+            self.fail(f"{what}: {storage.name} is {storage.dtype.name}, not {tensor.type}")
+        for dim in (tensor.offset, *tensor.type.shape):
+            self.dim(dim, f"{what}: a dim of {storage.name}")
+        beyond = tensor.offset + tensor.type.size - storage.size
+        if dims.bounds(beyond, self.program.ranges)[0] > 0:
+            self.fail(f"{what}: {tensor.type} from {dims.show(tensor.offset)} on is beyond the end of {storage.name}")
 
     def element(self, argument: Argument, dtype: DType, what: str, written: set[Storage]) -> None:
         if argument.storage.dtype != dtype:

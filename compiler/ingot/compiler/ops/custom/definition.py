@@ -159,6 +159,7 @@ def custom_op(
             results,
             cut,
             checked,
+            since,
         )
         spelling = "custom." + re.sub(r"[^\w.]", "_", f"{domain}." if domain else "") + found[2]
         return CustomOp(domain, found[2], form, node_class(_CLASSES[form], spelling, definition), since, shadow)

@@ -37,8 +37,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Definition:
-    """What the nodes of one custom operator share. `operands` and `attributes` are the names of their fields; what
-    follows belongs to the form "loops"."""
+    """What the nodes of one custom operator share. `operands` and `attributes` are the names of their fields, `since`
+    the version of the domain from which on nodes mean it; what lies between belongs to the form "loops"."""
 
     name: str
     function: Callable[..., Any]
@@ -49,6 +49,12 @@ class Definition:
     results: tuple[str, ...] = ()
     parallel: tuple[str, ...] = ()
     checked: bool = False
+    since: int = 1
+
+    def domain_and_type(self) -> tuple[str, str]:
+        """The two parts of the name; "" is the domain of ONNX itself."""
+        domain, _, op_type = self.name.rpartition("::")
+        return "" if domain == "ai.onnx" else domain, op_type
 
 
 @dataclass(frozen=True, eq=False, repr=False)

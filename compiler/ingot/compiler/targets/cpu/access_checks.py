@@ -22,7 +22,7 @@ from llvmlite import ir
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.routines import RoutineCall
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import flow
+from ingot.compiler.targets.cpu import declarations, flow
 from ingot.compiler.targets.cpu.checked import FIRST, STATUS, extent_dim, own_buffers, start_dim
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.routine import routine_symbol
@@ -275,11 +275,7 @@ class _Checks:
     def _count(self, name: str, bits: ir.Value) -> ir.Value:
         """Zeros at one end of an integer, as i64; all of its bits for 0."""
         b, word = self.b, bits.type
-        full = f"llvm.{name}.i{word.width}"
-        function = self.module.globals.get(full)
-        if function is None:
-            function = ir.Function(self.module, ir.FunctionType(word, [word, ir.IntType(1)]), full)
-        count = b.call(function, [bits, ir.IntType(1)(0)])
+        count = declarations.call(b, f"llvm.{name}.i{word.width}", word, [bits, ir.IntType(1)(0)])
         if word.width == 64:
             return count
         return b.zext(count, I64) if word.width < 64 else b.trunc(count, I64)

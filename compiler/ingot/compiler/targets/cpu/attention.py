@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from llvmlite import ir
 
@@ -28,7 +28,7 @@ from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, e
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import F32, I32, constant, memory_type, widened
-from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand
+from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, over_axes
 from ingot.runtime.dtypes import DType, f32
 
 WIDTH = 16  # queries a panel
@@ -50,7 +50,8 @@ def emit_body(
     Raises IrError when depth or value extents are not constant, an operand is not contiguous along them, or they are so
     long that the panels do not fit the stack.
     """
-    _Body(b, template, scope, ranges, level).batch(scope, template.batch)
+    body = _Body(b, template, scope, ranges, level)
+    over_axes(b, template.batch, ranges, scope, body.query_blocks)
 
 
 class _Body:
@@ -131,22 +132,7 @@ class _Body:
 
     # -- loops --------------------------------------------------------------------------------------------------------
 
-    def batch(self, scope: Scope, axes: Sequence[Axis]) -> None:
-        """Loop over the batch axes (most often one point each)."""
-        if not axes:
-            self._query_blocks(scope)
-            return
-        begin, end = self.ranges[axes[0].var]
-        inner = scope.child(self.b)
-
-        def body(index: Value, _: list[Value]) -> list[Value]:
-            inner.symbols[axes[0].var] = index
-            self.batch(inner, axes[1:])
-            return []
-
-        flow.loop(self.b, begin, end, 1, [], body)
-
-    def _query_blocks(self, scope: Scope) -> None:
+    def query_blocks(self, scope: Scope) -> None:
         """Blocks of query panels; for each the blocks of keys."""
         b = self.b
         var = self.template.queries.var
@@ -510,11 +496,14 @@ class _Body:
         b, template = self.b, self.template
         var, lanes = template.value.var, self.level.lanes(4)
         inner = scope.child(b)
+        keys = emit_dim(b, template.keys.extent, inner)
 
         def body(i: Value, _: list[Value]) -> list[Value]:
             row = inner
             row.symbols[template.queries.var] = b.add(first, i)
             norm = b.load(self._at(self.norm, i), align=4, typ=F32)
+            if not as_constant(keys):  # over no keys the sum is 0, as in a product
+                norm = b.select(b.icmp_signed("==", keys, const(0)), constant(1.0, F32), norm)
             compare = {"masked": b.fcmp_ordered, "nan": b.fcmp_unordered}.get(template.guard)
             lost = compare("==", norm, constant(0.0, F32)) if compare else None
             base = b.mul(i, const(self.value))

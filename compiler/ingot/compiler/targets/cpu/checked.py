@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ingot.compiler.ir.dims import show
 from ingot.compiler.ir.loops import Buffer, Kernel
-from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Host, Launch, Program, Repeat, Step, Stop, Storage
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.checked import FOUND
@@ -80,7 +80,7 @@ class _Extension:
             case Bind():
                 _require_inside(f"the size {step.symbol}", step.value)
                 return step
-            case Stop():
+            case Host() | Stop():
                 return step
 
     def launch(self, launch: Launch) -> Launch:

@@ -12,14 +12,13 @@ rows. Rows are shared out evenly among the tiles, so a tile has at least half it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, symbol
-from ingot.compiler.ir.loops import Axis
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import flow, microkernel
@@ -29,11 +28,12 @@ from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import memory_type
-from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, Prefetch
+from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, Prefetch, over_axes
 from ingot.compiler.targets.cpu.rows import RowOffsets, split, uniform_stride
 
 BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
+FEW_TILES = 12  # of rows: so often a panel is used at most before the next is needed
 PREFETCH_ROWS = 4  # fewer rows run at the speed of memory whatever is done
 
 
@@ -48,7 +48,7 @@ def emit_body(
 
     Raises IrError when an offset is not separable into row, column and depth parts.
     """
-    _Body(b, template, ranges, level).batch(scope, template.batch)
+    over_axes(b, template.batch, ranges, scope, _Body(b, template, ranges, level).chunk)
 
 
 def tile_rows(template: Contraction, level: Level) -> int:
@@ -162,9 +162,12 @@ class _Body:
         self.a_part, self.a_base = self.rows.part(rest)
 
     def _panels_inside(self) -> bool:
-        """Whether the panels of a chunk stay cached, so that tiles go outside and panels inside."""
-        count, depth = self.template.panel_block, self.template.depth
+        """Whether the panels of a chunk stay cached, so that tiles go outside and panels inside. With few tiles it is
+        their first use that counts: then each panel is fetched ahead while the tiles work on the one before."""
+        count, depth, rows = self.template.panel_block, self.template.depth, self.template.row_count
         if not isinstance(count, int) or not isinstance(depth, int):
+            return False
+        if isinstance(rows, int) and rows <= FEW_TILES * self.most:
             return False
         size = count * depth * self.template.width * self._weight_bytes()
         return count > 1 and size <= self.level.l2 // 4 and self.sizes[-1] > 3
@@ -176,22 +179,7 @@ class _Body:
 
     # -- loops --------------------------------------------------------------------------------------------------------
 
-    def batch(self, scope: Scope, axes: Sequence[Axis]) -> None:
-        """Loop over the batch axes (most often one point each)."""
-        if not axes:
-            self._chunk(scope)
-            return
-        begin, end = self.ranges[axes[0].var]
-        inner = scope.child(self.b)
-
-        def body(index: Value, _: list[Value]) -> list[Value]:
-            inner.symbols[axes[0].var] = index
-            self.batch(inner, axes[1:])
-            return []
-
-        flow.loop(self.b, begin, end, 1, [], body)
-
-    def _chunk(self, scope: Scope) -> None:
+    def chunk(self, scope: Scope) -> None:
         """The row blocks of the chunk, and in each its panels."""
         b, template = self.b, self.template
         begin, end = self.ranges["row"]

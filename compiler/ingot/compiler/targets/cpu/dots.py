@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import functions
+from ingot.compiler.targets.cpu import declarations, functions
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value
 from ingot.compiler.targets.cpu.functions import I8, I16, I32
@@ -40,13 +40,6 @@ def product(level: Level, dot: int, shift: int = 0) -> Product | None:
     raise IrError(f"{level.name} does not sum {dot} products of 8-bit integers{less} at a time")
 
 
-def _called(b: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Value]) -> Value:
-    function = b.module.globals.get(name)
-    if function is None:
-        function = ir.Function(b.module, ir.FunctionType(result, [a.type for a in arguments]), name)
-    return b.call(function, arguments)
-
-
 @dataclass(frozen=True)
 class Quads:
     """Four products a lane of x86-64 with VNNI. Vectors are [lanes] i32, each four bytes."""
@@ -66,7 +59,7 @@ class Quads:
         lanes = total.type.count
         bytes_ = ir.VectorType(I8, 4 * lanes)
         operands = [total, b.bitcast(x, bytes_), b.bitcast(y, bytes_)]
-        return _called(b, f"llvm.x86.avx512.vpdpbusd.{_QUADS[lanes]}", total.type, operands)
+        return declarations.call(b, f"llvm.x86.avx512.vpdpbusd.{_QUADS[lanes]}", total.type, operands)
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ class ArmQuads(Quads):
         bytes_ = ir.VectorType(I8, 16)
         operands = [total, b.bitcast(x, bytes_), b.bitcast(y, bytes_)]
         name = "sdot" if self.signed else "usdot"
-        return _called(b, f"llvm.aarch64.neon.{name}.v4i32.v16i8", total.type, operands)
+        return declarations.call(b, f"llvm.aarch64.neon.{name}.v4i32.v16i8", total.type, operands)
 
 
 @dataclass(frozen=True)
@@ -113,4 +106,4 @@ class Pairs:
 
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """total + x0 * y0 + x1 * y1 in every lane"""
-        return b.add(total, _called(b, _PAIRS[total.type.count], total.type, [x, y]))
+        return b.add(total, declarations.call(b, _PAIRS[total.type.count], total.type, [x, y]))

@@ -34,7 +34,16 @@ from ingot.compiler.ir.loops import (
 from ingot.compiler.ir.routines import RoutineCall
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import access_checks, attention, contraction, depthwise, flow, functions, routine
+from ingot.compiler.targets.cpu import (
+    access_checks,
+    attention,
+    contraction,
+    declarations,
+    depthwise,
+    flow,
+    functions,
+    routine,
+)
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR, any_lane, constant, lanes_of, register_type, splat
@@ -97,10 +106,8 @@ def emit_kernel(module: ir.Module, kernel: Kernel, level: Level, name: str | Non
 
 def declare_kernel(module: ir.Module, name: str) -> ir.Function:
     """The hidden function `name` with a kernel's signature, declared on first use."""
-    function = module.globals.get(name)
-    if function is None:
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, I64]), name)
-        function.linkage = "hidden"
+    function = declarations.declared(module, name, ir.VoidType(), [PTR, I64])
+    function.linkage = "hidden"
     return function
 
 

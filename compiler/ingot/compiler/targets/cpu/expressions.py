@@ -36,12 +36,11 @@ from ingot.compiler.ir.dims import (
 from ingot.compiler.ir.loops import Call, Const, Expr, Index, Load, Local, Store
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.ops.quantised import integer_range
-from ingot.compiler.targets.cpu import flow, functions
+from ingot.compiler.targets.cpu import declarations, flow, functions
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import (
     I32,
     I64,
-    PTR,
     constant,
     from_memory,
     lanes_of,
@@ -465,10 +464,7 @@ def load_vector(b: ir.IRBuilder, address: ir.Value, dtype: DType, lanes: int, ma
     if mask is None:
         return b.load(address, typ=type_, align=dtype.bytes)
     name = f"llvm.masked.load.{functions.suffix(type_)}.p0"
-    callee = b.module.globals.get(name)
-    if callee is None:
-        callee = ir.Function(b.module, ir.FunctionType(type_, [PTR, I32, mask.type, type_]), name)
-    return b.call(callee, [address, I32(dtype.bytes), mask, constant(0, type_)])
+    return declarations.call(b, name, type_, [address, I32(dtype.bytes), mask, constant(0, type_)])
 
 
 def store_vector(b: ir.IRBuilder, value: ir.Value, address: ir.Value, dtype: DType, mask: ir.Value | None) -> None:
@@ -477,10 +473,7 @@ def store_vector(b: ir.IRBuilder, value: ir.Value, address: ir.Value, dtype: DTy
         b.store(value, address, align=dtype.bytes)
         return
     name = f"llvm.masked.store.{functions.suffix(value.type)}.p0"
-    callee = b.module.globals.get(name)
-    if callee is None:
-        callee = ir.Function(b.module, ir.FunctionType(ir.VoidType(), [value.type, PTR, I32, mask.type]), name)
-    b.call(callee, [value, address, I32(dtype.bytes), mask])
+    declarations.call(b, name, ir.VoidType(), [value, address, I32(dtype.bytes), mask])
 
 
 # -- stores -----------------------------------------------------------------------------------------------------------

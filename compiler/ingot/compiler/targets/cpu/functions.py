@@ -17,8 +17,9 @@ from llvmlite import ir
 
 from ingot.compiler.ir.loops import COMPARISONS
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import vecmath
+from ingot.compiler.targets.cpu import declarations, vecmath
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.vecmath.lanes import Uniform
 from ingot.runtime.dtypes import DType, boolean
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -59,7 +60,7 @@ def widened(scalar: ir.Type, lanes: int | None) -> ir.Type:
 def constant(value: float | int | bool, type_: ir.Type) -> ir.Constant:
     """`value` as a constant of a scalar or vector type."""
     if isinstance(type_, ir.VectorType):
-        return ir.Constant(type_, [constant(value, type_.element)] * type_.count)
+        return Uniform(type_, constant(value, type_.element))
     if isinstance(type_, ir.IntType):
         number = int(value) & ((1 << type_.width) - 1)
         if type_.width > 1 and number >> (type_.width - 1):
@@ -92,7 +93,7 @@ def splat(b: ir.IRBuilder, value: ir.Value, lanes: int | None) -> ir.Value:
         raise IrError(f"a vector of {have} lanes where {lanes} are needed")
     type_ = ir.VectorType(value.type, lanes)
     if isinstance(value, ir.Constant):
-        return ir.Constant(type_, [value] * lanes)
+        return Uniform(type_, value)
     first = b.insert_element(ir.Constant(type_, ir.Undefined), value, I32(0))
     return b.shuffle_vector(
         first, ir.Constant(type_, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
@@ -111,10 +112,7 @@ def suffix(type_: ir.Type) -> str:
 def intrinsic(b: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value], *overloads: ir.Type) -> ir.Value:
     """Call ``llvm.<name>``, declared on first use; `overloads` are the types in its mangled name."""
     full = ".".join(["llvm", name, *map(suffix, overloads)])
-    function = b.module.globals.get(full)
-    if function is None:
-        function = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), full)
-    return b.call(function, args)
+    return declarations.call(b, full, result, args)
 
 
 def any_lane(b: ir.IRBuilder, mask: ir.Value) -> ir.Value:
@@ -201,10 +199,7 @@ def _truncated(b: ir.IRBuilder, level: Level, value: ir.Value) -> ir.Value:
         8: ("llvm.x86.avx.cvtt.ps2dq.256", []),
         16: ("llvm.x86.avx512.mask.cvttps2dq.512", [constant(0, word), I16(0xFFFF), I32(4)]),
     }[lanes]
-    function = b.module.globals.get(name)
-    if function is None:
-        function = ir.Function(b.module, ir.FunctionType(word, [value.type, *(a.type for a in more)]), name)
-    return b.call(function, [value, *more])
+    return declarations.call(b, name, word, [value, *more])
 
 
 def _halves(b: ir.IRBuilder, value: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -11,13 +11,14 @@ Multiplication", 2008).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from llvmlite import ir
 
-from ingot.compiler.targets.cpu import flow, functions
+from ingot.compiler.ir.loops import Axis
+from ingot.compiler.targets.cpu import declarations, flow, functions
 from ingot.compiler.targets.cpu.expressions import Scope
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import I32, constant, memory_type, register_type, widened
@@ -96,13 +97,33 @@ def lanes_below(b: ir.IRBuilder, left: Value, lanes: int) -> Value:
     return b.icmp_signed("<", numbers, functions.splat(b, left, lanes))
 
 
+def over_axes(
+    b: ir.IRBuilder,
+    axes: Sequence[Axis],
+    ranges: Mapping[str, tuple[Value, Value]],
+    scope: Scope,
+    inside: Callable[[Scope], None],
+) -> None:
+    """`inside` at every point of `axes` within their `ranges` (for batch axes most often one)."""
+    if not axes:
+        inside(scope)
+        return
+    first, *others = axes
+    inner = scope.child(b)
+
+    def body(index: Value, _: list[Value]) -> list[Value]:
+        inner.symbols[first.var] = index
+        over_axes(b, others, ranges, inner, inside)
+        return []
+
+    begin, end = ranges[first.var]
+    flow.loop(b, begin, end, 1, [], body)
+
+
 def prefetch(b: ir.IRBuilder, pointer: Value, *, write: bool = False, locality: int = 3) -> None:
     """Ask for the cache line at `pointer`; never faults. `locality` 3 is L1, 2 is L2."""
     i32 = ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), i32, i32, i32])
-    name = "llvm.prefetch.p0"
-    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
-    b.call(function, [pointer, i32(int(write)), i32(locality), i32(1)])
+    declarations.call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, i32(int(write)), i32(locality), i32(1)])
 
 
 class Product(Protocol):

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from ingot.compiler.ir.loops import Kernel
-from ingot.compiler.ir.program import Launch, Program
-from ingot.compiler.targets.cpu import flow
+from ingot.compiler.ir.program import Host, Launch, Program
+from ingot.compiler.targets.cpu import declarations, flow
 from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR
@@ -29,14 +29,20 @@ _AFTER, _CHUNK = "ingot_launched", "ingot_profiled"
 _WHOLE = -1  # the chunk number of an event that is a whole launch
 
 
-def emit_profile(module: ir.Module, program: Program, level: Level, symbol_of: Callable[[Kernel], str]) -> None:
-    """Define `ingot_profile` in `module`, which is linked with those of `team.emit_team` and `emit_stamps`."""
-    function = ir.Function(module, ir.FunctionType(I32, [PTR, PTR, PTR]), PROFILE_SYMBOL)
+def emit_profile(
+    module: ir.Module,
+    program: Program,
+    level: Level,
+    symbol_of: Callable[[Kernel], str],
+    name: str = PROFILE_SYMBOL,
+) -> ir.Function:
+    """Define `ingot_profile` in `module`, as `name`; it is linked with those of `team.emit_team` and `emit_stamps`."""
+    function = ir.Function(module, ir.FunctionType(I32, [PTR, PTR, PTR]), name)
     forbid_libraries(function)
     walk = _ProfiledWalk(function, symbol_of, level)
     b, record = walk.b, walk.record
     fits, unfit = (function.append_basic_block(name) for name in ("fits", "unfit"))
-    launches = sum(1 for _ in program.launches())
+    launches = sum(1 for _ in program.timed())
     b.cbranch(b.icmp_unsigned("==", walk.read(record, layout.HEADER.index("launches")), I64(launches)), fits, unfit)
     b.position_at_end(unfit)
     b.ret(I32(layout.MISMATCH))
@@ -46,6 +52,7 @@ def emit_profile(module: ir.Module, program: Program, level: Level, symbol_of: C
     walk.program(program)
     walk.write(record, layout.HEADER.index("ended"), time_stamp(b, level))
     b.ret(I32(0))
+    return function
 
 
 def emit_stamps(module: ir.Module, level: Level) -> None:
@@ -59,19 +66,15 @@ def time_stamp(b: ir.IRBuilder, level: Level) -> ir.Value:
     """A counter that runs at a constant rate on all cores: the time stamp counter of x86-64, the virtual counter of Arm
     (whose cycle counter programs may not read)."""
     if level.arch == "x86-64":
-        return b.call(_declare(b.module, "llvm.readcyclecounter", I64), [])
+        return declarations.call(b, "llvm.readcyclecounter", I64, [])
     register = b.module.add_metadata(["cntvct_el0"])
-    read = _declare(b.module, "llvm.read_volatile_register.i64", I64, ir.MetaDataType())
+    read = declarations.declared(b.module, "llvm.read_volatile_register.i64", I64, [ir.MetaDataType()])
     return b.call(read, [register])
 
 
 def thread_pointer(b: ir.IRBuilder) -> ir.Value:
     """A number that is different for every thread: where its thread-local storage lies."""
-    return b.ptrtoint(b.call(_declare(b.module, "llvm.thread.pointer.p0", PTR), []), I64)
-
-
-def _declare(module: ir.Module, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+    return b.ptrtoint(declarations.call(b, "llvm.thread.pointer.p0", PTR, []), I64)
 
 
 def _define(module: ir.Module, name: str, arguments: list[ir.Type]) -> ir.Function:
@@ -89,7 +92,7 @@ def _read(b: ir.IRBuilder, base: ir.Value, index: ir.Value | int, type_: ir.Type
 
 
 class _ProfiledWalk(Walk):
-    """The walk with a time stamp before and after every launch; `launch` numbers are those of `Program.launches`."""
+    """The walk with a time stamp before and after every launch and host step; numbers are those of `Program.timed`."""
 
     def __init__(self, function: ir.Function, symbol_of: Callable[[Kernel], str], level: Level) -> None:
         super().__init__(function, declare_region(function.module), symbol_of)
@@ -97,8 +100,8 @@ class _ProfiledWalk(Walk):
         self.level = level
         self.number = 0
         self.job = flow.stack(self.b, I64, len(_JOB))
-        self.after = _declare(self.module, _AFTER, _VOID, PTR, I64, I64)
-        self.chunk = _declare(self.module, _CHUNK, _VOID, PTR, I64)
+        self.after = declarations.declared(self.module, _AFTER, _VOID, [PTR, I64, I64])
+        self.chunk = declarations.declared(self.module, _CHUNK, _VOID, [PTR, I64])
         self.write(self.job, _JOB.index("record"), self.record)
 
     def write(self, base: ir.Value, index: int, value: ir.Value) -> None:
@@ -111,6 +114,12 @@ class _ProfiledWalk(Walk):
 
     def launch(self, launch: Launch) -> None:
         super().launch(launch)
+        self.number += 1
+
+    def host(self, step: Host) -> None:
+        started = time_stamp(self.b, self.level)
+        super().host(step)
+        self.b.call(self.after, [self.record, I64(self.number), started])
         self.number += 1
 
     def run(self, kernel: ir.Value, arguments: ir.Value, chunks: ir.Value | None) -> None:

@@ -7,6 +7,7 @@
     launch  chunks, a pointer per buffer, dims        branch  condition, then, otherwise
     repeat  counter, trip if it has one, condition if it has one, body
     bind    address of the value
+    host    for each operand, then for each result: address, extents
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from llvmlite import ir
 
 from ingot.compiler.ir.dims import Serial, serialise
 from ingot.compiler.ir.loops import Kernel
-from ingot.compiler.ir.program import Bind, Branch, Launch, Program, Repeat, Step, Stop
+from ingot.compiler.ir.program import Bind, Branch, Host, Launch, Program, Repeat, Step, Stop
 from ingot.compiler.targets.cpu.binding import Binder
 from ingot.compiler.targets.cpu.emit import declare_kernel, forbid_libraries
 from ingot.compiler.targets.cpu.fastcall import emit_call
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
-from ingot.compiler.targets.cpu.team import emit_team
+from ingot.compiler.targets.cpu.team import Callee, emit_team
 from ingot.compiler.targets.cpu.words import Sizes
 from ingot.runtime.manifest import RUN_SYMBOL
 
@@ -34,15 +35,16 @@ Entry: TypeAlias = list[Serial]
 def argument_table(program: Program) -> list[Entry]:
     """The words of `ingot_run`'s args in order, as the manifest lists them: ``["d", dim]``, the value of a dim, or
     ``["p", storage, dim]``, the address of element dim of the storage with that index in ``program.storages``. Where
-    symbols are bound during the run, words that depend on them are filled in by the code itself; the last word is then
-    ``["late"]``, the address of the block that `ingot.runtime.late` lays out."""
+    symbols are bound during the run, words that depend on them are filled in by the code itself; then there is a word
+    ``["late"]``, the address of the block that `ingot.runtime.late` lays out. Where there are host steps, the last word
+    is ``["host"]``, the address of the function that answers them."""
     positions = {storage: index for index, storage in enumerate(program.storages)}
     sizes = Sizes(program)
     table: list[Entry] = []
     for word in sizes.words:
         dim = serialise(word.dim)
         table.append(["d", dim] if word.storage is None else ["p", positions[word.storage], dim])
-    return [*table, ["late"]] if sizes.bound else table
+    return [*table, *([["late"]] if sizes.bound else []), *([["host"]] if sizes.host is not None else [])]
 
 
 def emit_program(module: ir.Module, program: Program, level: Level, symbol_of: Callable[[Kernel], str]) -> None:
@@ -53,10 +55,14 @@ def emit_program(module: ir.Module, program: Program, level: Level, symbol_of: C
 
 
 def emit_run(
-    module: ir.Module, program: Program, region: ir.Function, symbol_of: Callable[[Kernel], str]
+    module: ir.Module,
+    program: Program,
+    region: ir.Function,
+    symbol_of: Callable[[Kernel], str],
+    name: str = RUN_SYMBOL,
 ) -> ir.Function:
-    """Define `ingot_run` alone; `region` is the team's."""
-    function = declare_run(module)
+    """Define `ingot_run` alone, as `name`; `region` is the team's."""
+    function = declare_run(module, name)
     forbid_libraries(function)
     walk = Walk(function, region, symbol_of)
     walk.program(program)
@@ -64,9 +70,9 @@ def emit_run(
     return function
 
 
-def declare_run(module: ir.Module) -> ir.Function:
-    """`ingot_run` in `module`, without a body."""
-    return ir.Function(module, ir.FunctionType(I32, [PTR, PTR]), RUN_SYMBOL)
+def declare_run(module: ir.Module, name: str = RUN_SYMBOL) -> ir.Function:
+    """`ingot_run` in `module`, as `name` and without a body."""
+    return ir.Function(module, ir.FunctionType(I32, [PTR, PTR]), name)
 
 
 class Walk:
@@ -79,15 +85,19 @@ class Walk:
         self.position = 0
         self.binder: Binder | None = None
         self.stop: tuple[ir.Value, ir.Block] | None = None
+        self.host_word: int | None = None
+        self.host_calls = 0
 
     def program(self, program: Program) -> None:
         """All steps of a program; a run that ends early goes on behind them."""
         b = self.b
         end = b.append_basic_block("end")
         self.binder = Binder(b, program, self.arguments, end) if program.bound() else None
-        if (number := Sizes(program).status) is not None:
-            status = b.load(b.gep(self.arguments, [I64(number)], source_etype=I64), typ=PTR, align=8)
+        sizes = Sizes(program)
+        if sizes.status is not None:
+            status = b.load(b.gep(self.arguments, [I64(sizes.status)], source_etype=I64), typ=PTR, align=8)
             self.stop = status, end
+        self.host_word = sizes.host
         self.steps(program.steps)
         b.branch(end)
         b.position_at_end(end)
@@ -111,8 +121,28 @@ class Walk:
                 case Bind():
                     assert self.binder is not None
                     self.binder.bind(step, self.word(PTR))
+                case Host():
+                    self._stop()
+                    self.host(step)
                 case Stop():
                     self._stop()
+
+    def host(self, step: Host) -> None:
+        """A call of the host, by number; where it fails the run ends."""
+        b = self.b
+        assert self.stop is not None and self.host_word is not None
+        status, end = self.stop
+        words = b.gep(self.arguments, [I64(self.position)], source_etype=I64)
+        self.position += sum(1 + tensor.type.rank for tensor in (*step.operands, *step.results))
+        address = b.load(b.gep(self.arguments, [I64(self.host_word)], source_etype=I64), typ=PTR, align=8)
+        outcome = b.call(Callee(address, ir.FunctionType(I32, [I64, PTR])), [I64(self.host_calls), words])
+        self.host_calls += 1
+        failed, following = b.append_basic_block("failed"), b.append_basic_block("following")
+        b.cbranch(b.icmp_signed("==", outcome, I32(0)), following, failed)
+        b.position_at_end(failed)
+        b.store(I64(step.fault), status, align=8)
+        b.branch(end)
+        b.position_at_end(following)
 
     def _stop(self) -> None:
         """End the run where the status is set: what follows may compute with shapes that make no sense then."""

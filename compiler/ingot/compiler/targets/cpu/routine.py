@@ -14,7 +14,7 @@ import hashlib
 from llvmlite import ir
 
 from ingot.compiler.ir.routines import Parameter, Routine, RoutineCall, Tensor
-from ingot.compiler.targets.cpu import flow
+from ingot.compiler.targets.cpu import declarations, flow
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_store
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR, memory_type
@@ -28,14 +28,12 @@ def routine_symbol(routine: Routine) -> str:
 def declare_routine(module: ir.Module, routine: Routine) -> ir.Function:
     """The hidden function of a routine, declared on first use."""
     name = routine_symbol(routine)
-    function = module.globals.get(name)
-    if function is None:
-        types = [PTR, PTR]
-        for parameter in routine.parameters:
-            if parameter is not None:
-                types += [PTR, PTR, I64, I64, PTR, *[I64] * (2 * parameter.rank)]
-        function = ir.Function(module, ir.FunctionType(I32, types), name)
-        function.linkage = "hidden"
+    types = [PTR, PTR]
+    for parameter in routine.parameters:
+        if parameter is not None:
+            types += [PTR, PTR, I64, I64, PTR, *[I64] * (2 * parameter.rank)]
+    function = declarations.declared(module, name, I32, types)
+    function.linkage = "hidden"
     return function
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
-from ingot.compiler.cache import Cache
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
@@ -16,8 +13,9 @@ from ingot.compiler.targets.cpu.checked import checked_program
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import kernel_symbol, level_text
-from ingot.compiler.targets.cpu.program import argument_table
-from ingot.compiler.targets.target import Labels
+from ingot.compiler.targets.cpu.variants import numbered_tables
+from ingot.compiler.targets.errors import TargetError
+from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Labels, Variants
 
 
 @dataclass(frozen=True)
@@ -41,27 +39,31 @@ class CpuTarget:
         program: Program,
         labels: Labels,
         *,
-        jobs: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cache: Cache | None = None,
+        variants: Variants = NO_VARIANTS,
+        compilation: Compilation = SERIAL,
     ) -> Artifact:
-        """An artifact that holds the program's shared object under the level's name."""
+        """An artifact that holds the shared object of the programs under the level's name."""
         level = self.level
+        programs = (program, *variants.programs)
         if level.checked:
-            program = checked_program(program)
-        code = compile_program(program, level, jobs=_processes(jobs), progress=progress, cache=cache)
-        launches = list(program.launches())
+            programs = tuple(map(checked_program, programs))
+        program, *others = programs
+        code = compile_program(program, level, variants=others, compilation=compilation)
+        launches = [launch for each in programs for launch in each.launches()]
+        table, *tables = numbered_tables(programs)
         counts = {"kernels": len({kernel_symbol(launch.kernel) for launch in launches}), "launches": len(launches)}
         return build_artifact(
             program,
             {level.name: code},
-            argument_table(program),
+            table,
             target=TargetDescription(level.arch, level.name, {level.name: sorted(level.required)}),
             name=labels.name,
             provenance={**labels.provenance, **counts},
             inputs=labels.inputs,
             outputs=labels.outputs,
             checked=level.checked,
+            variants=list(zip(others, tables, strict=True)),
+            closed=variants.closed,
         )
 
 
@@ -86,14 +88,11 @@ class LibraryTarget:
         program: Program,
         labels: Labels,
         *,
-        jobs: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cache: Cache | None = None,
+        variants: Variants = NO_VARIANTS,
+        compilation: Compilation = SERIAL,
     ) -> Library:
-        """The library; its names begin with the model's. Raises TargetError for a model that cannot be one."""
-        workers = _processes(jobs)
-        return build_library(program, self.level, labels, jobs=workers, progress=progress, cache=cache)
-
-
-def _processes(asked: int | None) -> int:
-    return asked if asked is not None else len(os.sched_getaffinity(0))
+        """The library; its names begin with the model's. Raises TargetError for a model that cannot be one, and for
+        variants: its functions run one program."""
+        if variants.programs:
+            raise TargetError("a library for C holds one program: leave the variants out")
+        return build_library(program, self.level, labels, compilation)

@@ -23,6 +23,7 @@ from __future__ import annotations
 from llvmlite import ir
 from llvmlite.ir.instructions import StoreAtomicInstr
 
+from ingot.compiler.targets.cpu import declarations
 from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR
@@ -75,14 +76,14 @@ class _Team:
 
     def pause(self) -> None:
         if self.level.arch == "x86-64":
-            self.b.call(_declare(self.module, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
+            declarations.call(self.b, "llvm.x86.sse2.pause", ir.VoidType(), [])
         else:
-            self.b.call(_declare(self.module, "llvm.aarch64.hint", ir.VoidType(), [I32]), [I32(1)])
+            declarations.call(self.b, "llvm.aarch64.hint", ir.VoidType(), [I32(1)])
 
     def clock(self) -> ir.Value:
         """A counter for `spun`; 0 where there is none that may be read."""
         if self.level.arch == "x86-64":
-            return self.b.call(_declare(self.module, "llvm.readcyclecounter", I64, []), [])
+            return declarations.call(self.b, "llvm.readcyclecounter", I64, [])
         return I64(0)
 
     def spun(self, start: ir.Value, rounds: ir.Value) -> ir.Value:
@@ -129,15 +130,11 @@ def emit_team(module: ir.Module, level: Level) -> ir.Function:
 
 def declare_region(module: ir.Module) -> ir.Function:
     """The region function of `emit_team` in a module that is linked with the team's."""
-    return _declare(module, REGION, ir.VoidType(), [PTR, PTR, PTR, I64])
+    return declarations.declared(module, REGION, ir.VoidType(), [PTR, PTR, PTR, I64])
 
 
 def _bytes(type_: ir.Type) -> int:
     return type_.width // 8 if isinstance(type_, ir.IntType) else 8
-
-
-def _declare(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
 class Callee:

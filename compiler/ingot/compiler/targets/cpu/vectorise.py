@@ -29,12 +29,13 @@ from ingot.runtime.dtypes import DType
 # Additions' worth of work in a body that runs four, two registers at a time. Longer ones fill the processor by
 # themselves: iterations are independent.
 CHEAP, MODERATE = 4, 20
-_COST = {
+COST = {
     **dict.fromkeys(("div", "sqrt", "reciprocal", "mod", "fmod"), 4),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "erf", "tanh", "sigmoid", "softplus", "gelu"), 12),
     **dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), 24),
     **dict.fromkeys(("pow", "atan2"), 40),
 }
+"""Scalar functions that take longer than an addition, in additions."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def _expression(s: _Survey, expr: Expr) -> bool:
                 varies |= name in s.varying
             case Call(fn=fn, dtype=dtype):
                 s.dtypes[dtype.name] = dtype
-                s.cost += _COST.get(fn, 1)
+                s.cost += COST.get(fn, 1)
             case Const():
                 pass
     return varies

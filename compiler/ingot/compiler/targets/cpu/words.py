@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ingot.compiler.ir.dims import Dim, symbol, symbols
-from ingot.compiler.ir.program import Argument, Bind, Branch, Launch, Program, Repeat, Step, Stop, Storage
+from ingot.compiler.ir.program import Argument, Bind, Branch, Host, Launch, Program, Repeat, Step, Stop, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,10 @@ def step_words(steps: Sequence[Step]) -> Iterator[Word]:
                 yield from step_words(body)
             case Bind(value=value):
                 yield address(value)
+            case Host(operands=operands, results=results):
+                for tensor in (*operands, *results):
+                    yield address(tensor.argument)
+                    yield from map(Word, tensor.type.shape)
             case Stop():
                 pass
 
@@ -50,7 +54,7 @@ def _stops(steps: Sequence[Step]) -> bool:
     """Whether a run may end early."""
     for step in steps:
         match step:
-            case Stop():
+            case Stop() | Host():
                 return True
             case Branch(then=then, otherwise=otherwise):
                 if _stops(then) or _stops(otherwise):
@@ -68,8 +72,9 @@ class Sizes:
 
     `words` are those of the steps, then, at `status`, the address of the status where the run may end early. Where
     symbols are bound, what follows are the values of the other symbols that are needed, and
-    the addresses of the first elements of storages that are pointed into at places known only then. The last word of
-    the table, at `block`, is the address of the block of words that `ingot.runtime.late` lays out.
+    the addresses of the first elements of storages that are pointed into at places known only then. Behind them, at
+    `block`, is the address of the block of words that `ingot.runtime.late` lays out. Where there are host steps, the
+    last word of the table, at `host`, is the address of the function that they call.
     """
 
     def __init__(self, program: Program) -> None:
@@ -98,6 +103,7 @@ class Sizes:
                     extra.append(Word(0, word.storage))
             words += extra
             self.block = len(words)
+        self.host = len(words) + bool(self.bound) if next(program.host_steps(), None) is not None else None
         self.words = words
         self.depending = [(i, word, needs) for i, word in enumerate(words) if (needs := self.needs(word))]
         """The words that depend on bound symbols: number, word and those symbols."""

@@ -15,12 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import compile_kernel, kernel_text
+
+Order: TypeAlias = tuple[Kernel, bool]  # a kernel, and whether its code is to be optimised
 
 KERNELS_A_CHILD = 8  # starting a process takes about as long as compiling three
 
@@ -35,13 +37,13 @@ class WorkerError(RuntimeError):
 class _Queue:
     """Kernels that wait, those expected to take longest first; nothing is given out after a failure."""
 
-    def __init__(self, kernels: Mapping[str, Kernel]) -> None:
+    def __init__(self, kernels: Mapping[str, Order]) -> None:
         # An expression tree is about as much to emit and to compile as it is long.
-        self._waiting = sorted(kernels.items(), key=lambda item: (len(kernel_text(item[1])), item[0]))
+        self._waiting = sorted(kernels.items(), key=lambda item: (item[1][1], len(kernel_text(item[1][0])), item[0]))
         self._lock = threading.Lock()
         self.failures: list[BaseException] = []
 
-    def next(self) -> tuple[str, Kernel] | None:
+    def next(self) -> tuple[str, Order] | None:
         with self._lock:
             return self._waiting.pop() if self._waiting and not self.failures else None
 
@@ -50,21 +52,22 @@ class _Queue:
             done()
 
 
-def compile_kernels(kernels: Mapping[str, Kernel], level: Level, jobs: int, done: Callable[[str, bytes], None]) -> None:
+def compile_kernels(kernels: Mapping[str, Order], level: Level, jobs: int, done: Callable[[str, bytes], None]) -> None:
     """Compile `kernels` with `jobs` processes, this one included; `done` is given each one's name and object, one call
-    at a time. Where kernels are few, fewer processes are started: each costs some of the time that it saves.
+    at a time. Where kernels are few, fewer processes are started: each costs some of the time that it saves. What is
+    not to be optimised does not count, so little time does it take.
 
     Raises IrError for a malformed kernel, WorkerError when a process dies.
     """
     queue = _Queue(kernels)
-    children = min(jobs - 1, len(kernels) // KERNELS_A_CHILD)
+    children = min(jobs - 1, sum(optimise for _, optimise in kernels.values()) // KERNELS_A_CHILD)
     threads = [threading.Thread(target=_feed, args=(queue, level, done), daemon=True) for _ in range(children)]
     for thread in threads:
         thread.start()
     try:
         while (item := queue.next()) is not None:
-            name, kernel = item
-            made = compile_kernel(kernel, level)
+            name, (kernel, optimise) = item
+            made = compile_kernel(kernel, level, optimise=optimise)
             queue.report(partial(done, name, made))
     except BaseException as error:
         queue.failures.insert(0, error)  # so that the children stop
@@ -92,9 +95,9 @@ def _feed(queue: _Queue, level: Level, done: Callable[[str, bytes], None]) -> No
         if _receive(process.stdout) != _READY:  # what it would take before, others do sooner
             queue.failures.append(WorkerError("a process that compiles kernels ended while it started (see above)"))
         while (item := queue.next()) is not None:
-            name, kernel = item
+            name, (kernel, optimise) = item
             try:
-                _send(requests, (kernel, level))
+                _send(requests, (kernel, level, optimise))
                 answer = _receive(process.stdout)
             except OSError:
                 answer = None
@@ -110,13 +113,13 @@ def _feed(queue: _Queue, level: Level, done: Callable[[str, bytes], None]) -> No
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Say `_READY` to begin with; then answer (kernel, level) with the object, or with the IrError it raised, until the
-    requests end."""
+    """Say `_READY` to begin with; then answer (kernel, level, optimise) with the object, or with the IrError it raised,
+    until the requests end."""
     _send(answers, _READY)
     while (request := _receive(requests)) is not None:
-        kernel, level = request
+        kernel, level, optimise = request
         try:
-            _send(answers, compile_kernel(kernel, level))
+            _send(answers, compile_kernel(kernel, level, optimise=optimise))
         except IrError as error:
             _send(answers, IrError(str(error)))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
@@ -13,22 +14,25 @@ from numpy.typing import ArrayLike, NDArray
 from ingot.compiler.ir.execute import FaultError, run_program
 from ingot.compiler.ir.program import Program
 from ingot.compiler.targets.errors import TargetError
+from ingot.runtime.entropy import Entropy
+from ingot.runtime.environment import read_environment
 from ingot.runtime.errors import InputError, RuntimeFault
 from ingot.runtime.inputs import TensorInfo, collect, describe, solve
 from ingot.runtime.manifest import Manifest
+from ingot.runtime.variants import choose, programs
 
 
 @dataclass(frozen=True, eq=False)
 class Interpreted:
     """A model that the interpreter runs. `manifest` says what an artifact's would, of which there is no code; the
-    argument table is empty."""
+    argument tables are empty. `programs` are the general one and the variants."""
 
     manifest: Manifest
-    program: Program
+    programs: tuple[Program, ...]
 
-    def session(self, *, threads: int | None = None) -> InterpretedSession:
+    def session(self, *, threads: int | None = None, seed: int | None = None) -> InterpretedSession:
         """The model, ready to run. `threads` is taken as by an artifact and changes nothing."""
-        return InterpretedSession(self.manifest, self.program)
+        return InterpretedSession(self.manifest, self.programs, seed)
 
     def save(self, path: str | os.PathLike[str]) -> NoReturn:
         """Raises TargetError: there is nothing to be written."""
@@ -38,11 +42,18 @@ class Interpreted:
         )
 
 
+def count_runs(seed: int | None) -> Iterator[tuple[int, int]]:
+    """The entropy of one run after the other."""
+    key, first = Entropy(read_environment().seed if seed is None else seed).stream()
+    return ((key, run) for run in itertools.count(first))
+
+
 class InterpretedSession:
     """What `ingot.runtime.Session` is for an artifact: the same inputs and outputs, the same errors, no machine code.
     Every access of memory is checked and temporaries start as NaN, which takes its time."""
 
-    def __init__(self, manifest: Manifest, program: Program) -> None:
+    def __init__(self, manifest: Manifest, programs: tuple[Program, ...], seed: int | None = None) -> None:
+        self._entropy = count_runs(seed)
         self.inputs: tuple[TensorInfo, ...] = describe(manifest.inputs)
         """What the model takes."""
         self.outputs: tuple[TensorInfo, ...] = describe(manifest.outputs)
@@ -57,7 +68,7 @@ class InterpretedSession:
             }
         )
         """Where the model comes from."""
-        self._manifest, self._program = manifest, program
+        self._manifest, self._programs = manifest, programs
         self._closed = False
 
     def run(self, inputs: Mapping[str, ArrayLike], outputs: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -75,14 +86,17 @@ class InterpretedSession:
         if unknown := [repr(name) for name in wanted if name not in names]:
             raise InputError(f"there is no output {', '.join(unknown)}; the model's outputs are {', '.join(names)}")
         arrays = collect(inputs, self.inputs)
-        solve(self._manifest, [array.shape for array in arrays])
-        storages = self._program.of_kind("input")
+        shapes = tuple(array.shape for array in arrays)
+        number = choose(self._manifest, shapes)
+        solve(programs(self._manifest)[number], shapes)
+        program = self._programs[number]
+        storages = program.of_kind("input")
         given = {storage.name: array for storage, array in zip(storages, arrays, strict=True)}
         try:
-            made = run_program(self._program, given, check_races=False)
+            made = run_program(program, given, check_races=False, entropy=next(self._entropy))
         except FaultError as error:
             raise RuntimeFault(str(error)) from error
-        results = zip(names, self._program.of_kind("output"), strict=True)
+        results = zip(names, program.of_kind("output"), strict=True)
         by_name = {name: made[storage.name] for name, storage in results}
         return {name: by_name[name] for name in wanted}
 

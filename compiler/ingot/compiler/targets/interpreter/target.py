@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from ingot.compiler.artifact import TargetDescription, describe_program, place_weights
-from ingot.compiler.cache import Cache
+from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import AVX2, Machine
 from ingot.compiler.targets.interpreter.session import Interpreted
-from ingot.compiler.targets.target import Labels
+from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Labels, Variants
 
 NAME = "interpreter"
 
@@ -31,20 +29,20 @@ class InterpreterTarget:
         program: Program,
         labels: Labels,
         *,
-        jobs: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cache: Cache | None = None,
+        variants: Variants = NO_VARIANTS,
+        compilation: Compilation = SERIAL,
     ) -> Interpreted:
-        """The program itself; there are no kernels to compile, to count or to keep."""
-        placed, _ = place_weights(program)
-        manifest = describe_program(
-            program,
-            (),
+        """The programs themselves; there are no kernels to compile, to count or to keep."""
+        programs = (program, *variants.programs)
+        placed, _ = place_weights(*programs)
+        manifest = describe_programs(
+            [(each, ()) for each in programs],
             placed,
+            closed=variants.closed,
             target=TargetDescription(NAME, NAME, {}),
             name=labels.name,
             provenance=labels.provenance,
             inputs=labels.inputs,
             outputs=labels.outputs,
         )
-        return Interpreted(manifest, program)
+        return Interpreted(manifest, programs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -12,11 +12,11 @@ from ingot.compiler.ir.program import Program
 from ingot.compiler.targets.cpu.objects import kernel_symbol
 from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.dims import compile_dims
-from ingot.runtime.dims import show as show_stored
 from ingot.runtime.inputs import describe
-from ingot.runtime.manifest import Manifest, Signature
-from ingot.runtime.plan import Planner
+from ingot.runtime.limits import MemoryLimit
+from ingot.runtime.manifest import Manifest
 from ingot.runtime.tables import MAX_SIZE, TEMP
+from ingot.runtime.variants import Variants
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,23 @@ class KernelUse:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """An artifact without code. `manifest` is what the artifact's would be but for code and digests; `weights_bytes`
-    is the size of its weights."""
+    """An artifact without code. `manifest` is what the artifact's would be but for code and digests; `programs` has the
+    kernels of the general program and of each variant, `weights_bytes` is the size of all weights."""
 
     manifest: Manifest
-    kernels: tuple[KernelUse, ...]
+    programs: tuple[tuple[KernelUse, ...], ...]
     weights_bytes: int
+
+    @property
+    def kernels(self) -> tuple[KernelUse, ...]:
+        """Those of the general program."""
+        return self.programs[0]
 
     def arena_bytes(self, values: Mapping[str, int]) -> int:
         """Bytes of working memory of a run where the symbols have these values, as the runtime plans it. Raises
         InputError for values that the model does not take."""
-        planner = Planner(self.manifest, describe(self.manifest.inputs), describe(self.manifest.outputs), 0, MAX_SIZE)
+        inputs, outputs = describe(self.manifest.inputs), describe(self.manifest.outputs)
+        planner = Variants(self.manifest, inputs, outputs, 0, MemoryLimit(MAX_SIZE))
         shapes = (tuple(compile_dims(each.shape).evaluate(values)) for each in self.manifest.inputs)
         return planner.plan(tuple(shapes)).arena_size
 
@@ -50,18 +56,19 @@ class Outline:
         """All of it as JSON can hold it, memory for the symbols' `values`."""
         return {
             "name": self.manifest.name,
-            "inputs": [_described(each) for each in self.manifest.inputs],
-            "outputs": [_described(each) for each in self.manifest.outputs],
+            "inputs": [each.described() for each in self.manifest.inputs],
+            "outputs": [each.described() for each in self.manifest.outputs],
             "symbols": {name: list(bounds) for name, bounds in self.manifest.symbols.items()},
             "weights_bytes": self.weights_bytes,
             "argument_words": len(self.manifest.args),
             "temporaries": len(self.manifest.storages.numbers(TEMP)),
             "memory": {"symbols": dict(values), "arena_bytes": self.arena_bytes(values)},
-            "launches": sum(use.launches for use in self.kernels),
-            "kernels": [
-                {"name": use.name, "kind": use.kind, "launches": use.launches, "chunks": list(use.chunks)}
-                for use in self.kernels
+            **_kernels(self.kernels),
+            "variants": [
+                {"name": variant.name, **_kernels(kernels)}
+                for variant, kernels in zip(self.manifest.variants, self.programs[1:], strict=True)
             ],
+            "closed": self.manifest.closed,
         }
 
     def session(self, *, threads: int | None = None) -> NoReturn:
@@ -87,6 +94,10 @@ def kernel_uses(program: Program) -> tuple[KernelUse, ...]:
     )
 
 
-def _described(signature: Signature) -> dict[str, Any]:
-    shape = [dim if isinstance(dim, int) else show_stored(dim) for dim in signature.shape]
-    return {"name": signature.name, "dtype": signature.dtype.name, "shape": shape}
+def _kernels(uses: Sequence[KernelUse]) -> dict[str, Any]:
+    return {
+        "launches": sum(use.launches for use in uses),
+        "kernels": [
+            {"name": use.name, "kind": use.kind, "launches": use.launches, "chunks": list(use.chunks)} for use in uses
+        ],
+    }

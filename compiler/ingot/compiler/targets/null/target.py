@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from ingot.compiler.artifact import TargetDescription, describe_program, place_weights
-from ingot.compiler.cache import Cache
+from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.program import argument_table
+from ingot.compiler.targets.cpu.variants import numbered_tables
 from ingot.compiler.targets.null.outline import Outline, kernel_uses
-from ingot.compiler.targets.target import Labels
+from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Labels, Variants
 
 NAME = "null"
 
@@ -39,16 +37,16 @@ class NullTarget:
         program: Program,
         labels: Labels,
         *,
-        jobs: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cache: Cache | None = None,
+        variants: Variants = NO_VARIANTS,
+        compilation: Compilation = SERIAL,
     ) -> Outline:
         """What an artifact for the level would hold; no kernel is compiled."""
-        placed, weights = place_weights(program)
-        manifest = describe_program(
-            program,
-            argument_table(program),
+        programs = (program, *variants.programs)
+        placed, weights = place_weights(*programs)
+        manifest = describe_programs(
+            list(zip(programs, numbered_tables(programs), strict=True)),
             placed,
+            closed=variants.closed,
             target=TargetDescription(self.level.arch, NAME, {}),
             name=labels.name,
             provenance=labels.provenance,
@@ -56,4 +54,4 @@ class NullTarget:
             outputs=labels.outputs,
         )
         end = max((offset + data.nbytes for offset, data in weights), default=0)
-        return Outline(manifest, kernel_uses(program), end)
+        return Outline(manifest, tuple(map(kernel_uses, programs)), end)

@@ -19,6 +19,7 @@ from ingot.compiler.demo import held_out, model_path
 from ingot.compiler.targets.cpu.c_interface.library import SUFFIXES
 from ingot.compiler.targets.cpu.c_interface.signature import ERRORS, identifiers, prefix_of
 from ingot.compiler.targets.errors import TargetError
+from ingot.runtime import Session
 from ingot.runtime.elf import PF_R, host_machine, read_layout
 
 Workshop = Any  # of conftest.py
@@ -103,6 +104,22 @@ def test_two_symbolic_dims(workshop: Workshop, kind: str) -> None:
             for name in want:
                 np.testing.assert_array_equal(results[0][name], want[name])
                 np.testing.assert_array_equal(results[1][name], want[name])
+
+
+def test_random_numbers(workshop: Workshop) -> None:
+    """Those of a session with seed 0, from its first run on: the program writes what the third gives."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        draws (float[n] x) => (float[n] y, float[n] z) {
+            y = RandomUniformLike(x) z = RandomNormalLike<seed = 3.0>(x) }"""
+    )
+    program = workshop.program(workshop.library(model, "draws"), kind=".so")
+    inputs = {"x": np.zeros(33, np.float32)}
+    compile(model).save(workshop.folder / "draws.ingot")
+    with Session(workshop.folder / "draws.ingot", seed=0) as session:
+        want = [session.run(inputs) for _ in range(3)][-1]
+    for name, array in program.run(inputs, {"n": 33}, 1).items():
+        np.testing.assert_array_equal(array, want[name])
 
 
 CALLS = r"""

@@ -3,8 +3,9 @@
 """The functions of a library for C as LLVM IR. The header (`header.py`) says what each is for.
 
 `init` fills the caller's state, words of 64 bits: a mark and the state's own address, by which a state that was never
-made or was moved is told, the status of a run, the values that `sizes` computes, the argument table of `ingot_run`,
-and the offsets of the table's words that point into inputs and outputs, to which `run` adds their addresses.
+made or was moved is told, the status of a run, the entropy of random operators, the values that `sizes` computes, the
+argument table of `ingot_run`, and the offsets of the table's words that point into inputs and outputs, to which `run`
+adds their addresses.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ FUNCTIONS = (
 """The ends of the names of the functions that a library exports."""
 
 _NULL = ir.Constant(PTR, None)
-_MARK, _SELF, _STATUS, _VALUES = 0, 1, 2, 4  # words of the state
+_MARK, _SELF, _STATUS, _ENTROPY, _VALUES = 0, 1, 2, 4, 6  # words of the state
 _MOST_VALUES = 8192  # words on the stack of `plan`
 _ABSOLUTE, _ARENA, _WEIGHTS, _STATE = range(4)  # what the words of the table are relative to
 
@@ -135,6 +136,8 @@ class CFunctions:
                     words.append(_Word(_WEIGHTS, offset + weights[storage]))
                 case "status":
                     words.append(_Word(_STATE, offset + 8 * _STATUS))
+                case "entropy":
+                    words.append(_Word(_STATE, offset + 8 * _ENTROPY))
                 case "temp":
                     words.append(_Word(_ARENA, offset + self.starts[storage]))
         return words
@@ -289,6 +292,8 @@ class CFunctions:
             I64(len(self.patches)), lambda k: body.store(offsets, k, body.load(table, body.load(numbers, k)))
         )
         body.store(state, _STATUS, I64(0))
+        for word in range(2):  # the numbers are those of a session with seed 0, from its first run on
+            body.store(state, _ENTROPY + word, I64(0))
         body.store(state, _SELF, b.ptrtoint(state, I64))
         body.store(state, _MARK, I64(self.mark))
         b.ret(I32(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,6 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from ingot.compiler.artifact import place_weights, program_symbols, stream_weights
-from ingot.compiler.cache import Cache
 from ingot.compiler.ir.program import Program
 from ingot.compiler.targets import elf, elf_merge
 from ingot.compiler.targets.cpu.c_interface.emit import FUNCTIONS, WEIGHTS_SYMBOL, CFunctions
@@ -23,7 +22,7 @@ from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import kernel_symbol, new_module, object_code
 from ingot.compiler.targets.cpu.program import emit_program
 from ingot.compiler.targets.errors import TargetError
-from ingot.compiler.targets.target import Labels
+from ingot.compiler.targets.target import SERIAL, Compilation, Labels
 from ingot.runtime.replacement import replaced
 
 SUFFIXES: Final = (".so", ".o", ".h")
@@ -85,19 +84,21 @@ def write(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryview]) ->
             file.write(piece)
 
 
-def build_library(
-    program: Program,
-    level: Level,
-    labels: Labels,
-    *,
-    jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-    cache: Cache | None = None,
-) -> Library:
+def build_library(program: Program, level: Level, labels: Labels, compilation: Compilation = SERIAL) -> Library:
     """The library of `program` for `level`; its names begin with the model's, as far as C can spell it.
 
     Raises TargetError for a model that cannot be a library, IrError naming a kernel that is malformed.
     """
+    if host := sorted({step.function for step in program.host_steps()}):
+        raise TargetError(
+            f"no library for C can be made: the model leaves {', '.join(host)} to the runtime; compile to an .ingot "
+            "artifact"
+        )
+    if program.strings:
+        raise TargetError(
+            "no library for C can be made: the model works with strings, which the runtime keeps; compile to an .ingot "
+            "artifact"
+        )
     if bound := program.bound():
         raise TargetError(
             f"no library for C can be made: sizes of this model come from data ({', '.join(sorted(bound))}), and a "
@@ -112,6 +113,6 @@ def build_library(
     emit_program(module, program, level, kernel_symbol)
     functions = CFunctions(module, program, signature, plan_memory(program), weight_offsets)
     functions.emit()
-    objects = kernel_objects(program, level, jobs=jobs, progress=progress, cache=cache)
+    objects = kernel_objects((program,), level, compilation)
     header = header_text(signature, state_bytes=functions.state_bytes)
     return Library(signature, header, (object_code(module, level), *objects), weights)

@@ -27,7 +27,8 @@ def float_to_half(b: ir.IRBuilder, x: ir.Value, options: MathOptions = DEFAULT) 
     """f16 bit patterns (i16 lanes) of f32: to nearest, ties to even; overflow gives inf, NaN stays NaN."""
     lanes = Lanes(b, x.type, options)
     narrow = lanes.lanes_of(ir.IntType(16))
-    if options.half:
+    # A lone number takes the integers: LLVM joins its truncations from f64 to f32 to f16 to one, a library's function.
+    if options.half and isinstance(x.type, ir.VectorType):
         return b.bitcast(b.fptrunc(x, lanes.lanes_of(ir.HalfType())), narrow)
     bits = lanes.as_int(x)
     sign = b.and_(bits, lanes.word(1 << 31))

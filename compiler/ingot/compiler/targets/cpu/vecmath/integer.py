@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from ingot.compiler.targets.cpu.vecmath.lanes import Uniform
+
 
 def trunc_div(b: ir.IRBuilder, x: ir.Value, y: ir.Value, signed: bool = True) -> ir.Value:
     """x / y rounded toward zero (ONNX Div) of i8 .. i64 lanes; 0 for y = 0, and MIN / -1 is MIN."""
@@ -64,5 +66,5 @@ def _like(x: ir.Value, element: ir.Type) -> ir.Type:
 
 def _splat(x: ir.Value, value: int) -> ir.Constant:
     if isinstance(x.type, ir.VectorType):
-        return ir.Constant(x.type, [value] * x.type.count)
+        return Uniform(x.type, value)
     return ir.Constant(x.type, value)

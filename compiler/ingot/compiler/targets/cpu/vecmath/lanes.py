@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
+
+from ingot.compiler.targets.cpu import declarations
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,17 @@ class MathOptions:
 
 
 DEFAULT = MathOptions()
+
+
+class Uniform(ir.Constant):
+    """A vector constant of equal elements, which its text has once: there are many of them, and of many lanes."""
+
+    def __init__(self, type_: ir.VectorType, value: Any) -> None:
+        element = value if isinstance(value, ir.Constant) else ir.Constant(type_.element, value)
+        super().__init__(type_, [element] * type_.count)
+
+    def _get_reference(self) -> str:
+        return f"splat ({self.constant[0]})"
 
 
 class Lanes:
@@ -55,12 +69,12 @@ class Lanes:
     # Constants
 
     def const(self, value: float) -> ir.Constant:
-        return ir.Constant(self.float, value if self.count is None else [value] * self.count)
+        return ir.Constant(self.float, value) if self.count is None else Uniform(self.float, value)
 
     def word(self, value: int) -> ir.Constant:
         """An integer of the lanes' width; negative numbers are two's complement."""
         value &= (1 << self.bits) - 1
-        return ir.Constant(self.int, value if self.count is None else [value] * self.count)
+        return ir.Constant(self.int, value) if self.count is None else Uniform(self.int, value)
 
     @property
     def inf(self) -> ir.Constant:
@@ -81,12 +95,7 @@ class Lanes:
     def intrinsic(self, name: str, *args: ir.Value) -> ir.Value:
         """The LLVM intrinsic on this type whose arguments and result all have it."""
         suffix = f"f{self.bits}" if self.count is None else f"v{self.count}f{self.bits}"
-        full = f"{name}.{suffix}"
-        module = self.b.module
-        function = module.globals.get(full)
-        if function is None:
-            function = ir.Function(module, ir.FunctionType(self.float, [self.float] * len(args)), full)
-        return self.b.call(function, args)
+        return declarations.call(self.b, f"{name}.{suffix}", self.float, args)
 
     def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         """x * y + z, rounded once where the target can."""
@@ -151,11 +160,7 @@ class Lanes:
         """Whether a lane of an i1 mask is set."""
         if self.count is None:
             return mask
-        name = f"llvm.vector.reduce.or.v{self.count}i1"
-        function = self.b.module.globals.get(name)
-        if function is None:
-            function = ir.Function(self.b.module, ir.FunctionType(ir.IntType(1), [mask.type]), name)
-        return self.b.call(function, [mask])
+        return declarations.call(self.b, f"llvm.vector.reduce.or.v{self.count}i1", ir.IntType(1), [mask])
 
     def two_sum(self, x: ir.Value, y: ir.Value) -> tuple[ir.Value, ir.Value]:
         """x + y as the rounded sum and its exact error (Knuth)."""

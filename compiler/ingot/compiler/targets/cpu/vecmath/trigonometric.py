@@ -1,9 +1,9 @@
 """sin, cos and tan over the whole range.
 
 x = n pi/2 + r with |r| <= pi/4 (about). Up to `LIMIT` n pi/2 is subtracted in three parts (Cody and Waite, 1980). If
-any lane is larger a branch is taken that multiplies by 192 bits of 2/pi in integers (Payne and Hanek, "Radian reduction
-for trigonometric functions", SIGNUM 1983); it costs some hundred instructions and is laid out of the way. The functions
-therefore end in another basic block than they began in: read `builder.block` afterwards.
+any lane is larger a function of the module is called that multiplies by 192 bits of 2/pi in integers (Payne and Hanek,
+"Radian reduction for trigonometric functions", SIGNUM 1983), some hundred instructions. sin, cos and tan therefore end
+in another basic block than they began in: read `builder.block` afterwards.
 """
 
 from __future__ import annotations
@@ -149,6 +149,28 @@ def reduce_bits(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     return r, quadrant
 
 
+def _far_reduction(outer: Lanes) -> ir.Function:
+    """``{r, n} far(x)``: `reduce_bits` as a function of the module, one for each type; it is long and seldom runs."""
+    module = outer.b.module
+    name = f"ingot_far_angle.{outer.bits}.{outer.count or 1}"
+    function = module.globals.get(name)
+    if function is None:
+        result = ir.LiteralStructType([outer.float, outer.int])
+        function = ir.Function(module, ir.FunctionType(result, [outer.float]), name)
+        function.linkage = "internal"
+        for attribute in ("noinline", "nounwind"):
+            function.attributes.add(attribute)
+        b = ir.IRBuilder(function.append_basic_block("entry"))
+        lanes = Lanes(b, outer.float, outer.options)
+        double, x = lanes.double(), function.args[0]
+        r, n = reduce_bits(double, b.fpext(x, double.float) if lanes.bits == 32 else x)
+        if lanes.bits == 32:
+            r, n = b.fptrunc(r, lanes.float), b.trunc(n, lanes.int)
+        found = b.insert_value(ir.Constant(result, ir.Undefined), r, 0)
+        b.ret(b.insert_value(found, n, 1))
+    return function
+
+
 def reduce(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """(r, n) with x = n pi/2 + r (modulo 2 pi) for any x >= 0; NaN for inf and NaN. May end in a new block."""
     b = lanes.b
@@ -157,12 +179,10 @@ def reduce(lanes: Lanes, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     far = b.and_(b.fcmp_ordered(">", x, lanes.const(limit)), b.fcmp_ordered("<", x, lanes.inf))
     entry = b.block
     with b.if_then(lanes.any(far), likely=False):
-        double = lanes.double()
         # Lanes that stay with `near` get some argument for which the windows exist.
         held = lanes.at_least(lanes.at_most(x, FINITE[lanes.bits]), 2.0**12)
-        wide, n = reduce_bits(double, b.fpext(held, double.float) if lanes.bits == 32 else held)
-        if lanes.bits == 32:
-            wide, n = b.fptrunc(wide, lanes.float), b.trunc(n, lanes.int)
+        found = b.call(_far_reduction(lanes), [held])
+        wide, n = b.extract_value(found, 0), b.extract_value(found, 1)
         merged, merged_n = b.select(far, wide, near), b.select(far, n, near_n)
         slow = b.block
     r, quadrant = b.phi(lanes.float), b.phi(lanes.int)

@@ -16,24 +16,30 @@ Results: TypeAlias = Item | Sequence[Item | None]
 Row: TypeAlias = Callable[[Context], Results]
 
 
-class Table:
-    """Rows of one family, or of all."""
+MICROSOFT = "com.microsoft"
+ML = "ai.onnx.ml"
+TRAINING = "ai.onnx.preview.training"
 
-    def __init__(self, families: Iterable[Table] = ()) -> None:
+
+class Table:
+    """Rows of one family, or of all. Rows are entered for operators of `domain` where they name no other."""
+
+    def __init__(self, families: Iterable[Table] = (), *, domain: str = "") -> None:
+        self.domain = domain
         self._rows: dict[tuple[str, str], dict[int, Row]] = {}
         for family in families:
             for (domain, op_type), versions in family._rows.items():
                 for since, row in versions.items():
                     self.add(op_type, row, since, domain)
 
-    def add(self, op_type: str, row: Row, since: int = 1, domain: str = "") -> None:
+    def add(self, op_type: str, row: Row, since: int = 1, domain: str | None = None) -> None:
         """Enter a row that serves `op_type` from opset `since` up to the next version entered."""
-        versions = self._rows.setdefault((domain, op_type), {})
+        versions = self._rows.setdefault((self.domain if domain is None else domain, op_type), {})
         if since in versions:
             raise ValueError(f"{op_type} has two rows since opset {since}")
         versions[since] = row
 
-    def onnx_op(self, op_type: str, *, since: int = 1, domain: str = "") -> Callable[[Row], Row]:
+    def onnx_op(self, op_type: str, *, since: int = 1, domain: str | None = None) -> Callable[[Row], Row]:
         """Decorator form of `add`."""
 
         def enter(row: Row) -> Row:

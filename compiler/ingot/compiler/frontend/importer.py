@@ -1,0 +1,74 @@
+"""What one attempt to import a model has learnt so far, whichever of its graphs a node is in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx
+
+from ingot.compiler.frontend.assumptions import Assumptions, Ranges
+from ingot.compiler.frontend.functions import Opsets
+from ingot.compiler.frontend.hypotheses import Hypotheses
+from ingot.compiler.frontend.refusals import Refusals
+from ingot.compiler.frontend.signature import Symbols
+from ingot.compiler.frontend.support import Functions, Survey
+from ingot.compiler.frontend.table import Table
+from ingot.compiler.frontend.weights import ModelData
+from ingot.compiler.ir import dims
+
+State = tuple[int, Assumptions, dict[str, tuple[int, int]], set[str], set[str]]
+
+
+@dataclass
+class Importer:
+    """What all scopes of one import share."""
+
+    model: ModelData
+    table: Table
+    functions: Functions
+    symbols: Symbols
+    assumptions: Assumptions
+    refusals: Refusals
+    nodes: int = 0
+    narrowed: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Ranges that the nodes need and that the assumptions do not have yet; they change no type."""
+    told: frozenset[str] = frozenset()
+    """Symbols that the shapes of the inputs tell."""
+    bound: set[str] = field(default_factory=set[str])
+    """Symbols that are bound to values in any graph of the model."""
+    hypotheses: Hypotheses = field(default_factory=Hypotheses)
+    _names: set[str] = field(default_factory=set[str])
+
+    def state(self) -> State:
+        """What nodes change, to be put back by `restore`."""
+        return self.nodes, self.assumptions, dict(self.narrowed), set(self.bound), set(self._names)
+
+    def restore(self, state: State) -> None:
+        """Forget what happened since `state` was asked for."""
+        self.nodes, self.assumptions = state[:2]
+        self.narrowed, self.bound, self._names = dict(state[2]), set(state[3]), set(state[4])
+
+    def new_symbol(self, wish: str) -> str:
+        """A name for a symbol, the same in every attempt to import the model."""
+        name, number = wish, 2
+        while name in self._names or name in self.told:
+            name, number = f"{wish}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def forget_refusals(self) -> None:
+        """Begin a list of refusals of its own, which is that of an attempt."""
+        self.refusals = Refusals()
+
+    def narrow(self, ranges: Ranges) -> None:
+        """Note where `ranges` are narrower than those assumed."""
+        for name, (low, high) in ranges.items():
+            first, last = self.narrowed.get(name) or self.assumptions.ranges.get(name, (0, dims.UNBOUNDED))
+            if first < low or high < last:
+                self.narrowed[name] = max(first, low), min(last, high)
+
+    def require_supported(self, function: onnx.FunctionProto, opsets: Opsets) -> None:
+        """Raise UnsupportedError where a function body has operators that are unknown."""
+        found = Survey(self.table, self.functions).unknown(function.node, function.output, function.input, opsets)
+        if found:
+            raise Refusals(found).error(self.table, opsets)
