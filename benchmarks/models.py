@@ -78,9 +78,10 @@ def _every() -> list[Case]:
 
 
 def _real() -> list[Case]:
-    def case(name: str, batch: str = "", **options: Any) -> Case:
+    def case(name: str, axes: Mapping[str, int] | None = None, **options: Any) -> Case:
+        """`axes`: by input, the one along which there may be several examples."""
         folder = models_folder() / name
-        more = {"batch 4": partial(_stored, folder, 4, batch)} if batch else {}
+        more = {"batch 4": partial(_stored, folder, 4, axes)} if axes else {}
         return Case(name, "real", folder / "model.onnx", partial(_stored, folder), more, **options)
 
     def language(length: int) -> Case:
@@ -90,25 +91,26 @@ def _real() -> list[Case]:
 
     return [
         case("mnist_cnn"),
-        case("resnet20_cifar10", "input"),
+        case("resnet20_cifar10", {"input": 0}),
         case("mobilenet_v2_224_fp32"),
         case("mobilenet_v2_tf2_qdq", quantised=True),
         *(language(length) for length in (8, 16, 128, 512)),
         case("micro_kws_m_static_fp32"),
         case("micro_kws_m_static_qdq", quantised=True),
-        case("silero_vad"),
-        case("magika_v3_3", "bytes"),
-        case("superres_espcn", "input"),
+        case("silero_vad", {"input": 0, "state": 1}),
+        case("magika_v3_3", {"bytes": 0}),
+        case("superres_espcn", {"input": 0}),
         case("ultraface_rfb_320"),
         case("yolox_nano"),
     ]
 
 
-def _stored(folder: Path, batch: int = 1, batched: str = "") -> Inputs:
-    """The first of the inputs that lie beside a real model, `batch` times along the first axis of input `batched`."""
+def _stored(folder: Path, batch: int = 1, axes: Mapping[str, int] | None = None) -> Inputs:
+    """The first of the inputs that lie beside a real model, `batch` times along the axes that `axes` has for inputs."""
     with np.load(min((folder / "inputs").glob("*.npz"))) as data:
         found = {key.removeprefix("in:"): data[key] for key in data.files if key.startswith("in:")}
-    return {name: np.concatenate([x] * batch) if name == batched else x for name, x in found.items()}
+    repeated = axes or {}
+    return {name: np.concatenate([x] * batch, repeated[name]) if name in repeated else x for name, x in found.items()}
 
 
 def _tokens(batch: int, length: int) -> Inputs:

@@ -16,7 +16,7 @@ from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.weights import ModelData
 from ingot.compiler.ir import dims
 
-State = tuple[int, Assumptions, dict[str, tuple[int, int]], set[str], set[str]]
+State = tuple[int, Assumptions, dict[str, tuple[int, int]], set[str], set[str], tuple[str, ...]]
 
 
 @dataclass
@@ -36,17 +36,20 @@ class Importer:
     """Symbols that the shapes of the inputs tell."""
     bound: set[str] = field(default_factory=set[str])
     """Symbols that are bound to values in any graph of the model."""
+    ignored: tuple[str, ...] = ()
+    """What the model says that is wrong and does no harm, to be told when the import has succeeded."""
     hypotheses: Hypotheses = field(default_factory=Hypotheses)
     _names: set[str] = field(default_factory=set[str])
 
     def state(self) -> State:
         """What nodes change, to be put back by `restore`."""
-        return self.nodes, self.assumptions, dict(self.narrowed), set(self.bound), set(self._names)
+        return self.nodes, self.assumptions, dict(self.narrowed), set(self.bound), set(self._names), self.ignored
 
     def restore(self, state: State) -> None:
         """Forget what happened since `state` was asked for."""
         self.nodes, self.assumptions = state[:2]
         self.narrowed, self.bound, self._names = dict(state[2]), set(state[3]), set(state[4])
+        self.ignored = state[5]
 
     def new_symbol(self, wish: str) -> str:
         """A name for a symbol, the same in every attempt to import the model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import onnx
 
 from ingot.compiler.frontend.assumptions import Assumptions, Refinement
-from ingot.compiler.frontend.errors import ModelError, UnsupportedError
+from ingot.compiler.frontend.errors import ModelError, ModelWarning, UnsupportedError
 from ingot.compiler.frontend.functions import domain_of, opsets_of
 from ingot.compiler.frontend.hypotheses import settled
 from ingot.compiler.frontend.importer import Importer
@@ -168,6 +169,9 @@ def _attempt(
     ranges = {name: bounds for name, bounds in assumptions.ranges.items() if name in present}
     _require_addressable((*(v for _, v in outputs), *bound.values()), bound, ranges)
     watched = {name: value for name, value in scope.values.items() if isinstance(value, Value)}
+    if not refusals:
+        for message in importer.ignored:
+            warnings.warn(message, ModelWarning, stacklevel=2)
     return Graph(tuple(inputs), outputs, graph.name or "main", ranges, bound, watched)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +12,6 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.errors import (
     DeclarationError,
     ModelError,
-    ModelWarning,
     StructureError,
     UnsupportedError,
 )
@@ -458,7 +456,7 @@ class Scope:
                     try:
                         self.check_declared(name, value)
                     except DeclarationError as error:  # exporters write wrong shapes, and other runtimes accept them
-                        warnings.warn(f"{error}: that declaration is ignored", ModelWarning, stacklevel=2)
+                        self.importer.ignored += (f"{error}: that declaration is ignored",)
                 self.values[name] = value
 
     def check_declared(self, name: str, value: Value) -> None:
