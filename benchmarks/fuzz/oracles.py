@@ -286,6 +286,11 @@ def _is_simplified(node: onnx.NodeProto) -> bool:
     return lengths or any(a.name in ("activations", "clip", "layout") for a in node.attribute)
 
 
+def _has_softplus_cells(node: onnx.NodeProto) -> bool:
+    """Whether a recurrent layer has the activation Softplus, of which ONNX Runtime takes the exponential first."""
+    return any(a.name == "activations" and b"Softplus" in a.strings for a in node.attribute)
+
+
 def _fits(shape: tuple[int, ...], declared: Sequence[onnx.TensorShapeProto.Dimension]) -> bool:
     return len(shape) == len(declared) and all(
         not d.HasField("dim_value") or d.dim_value == e for d, e in zip(declared, shape, strict=True)
@@ -294,9 +299,10 @@ def _fits(shape: tuple[int, ...], declared: Sequence[onnx.TensorShapeProto.Dimen
 
 def _runtime(model: onnx.ModelProto, inputs: dict[str, Array], names: list[str]) -> Outputs:
     """What ONNX Runtime gives without its optimisations, of which some change results: outputs of the shapes that ONNX
-    infers; nothing where it refuses the model, or where that has tensors without elements: products over none it leaves
-    undefined."""
-    if not _all_filled(model, inputs):
+    infers; nothing where it refuses the model, or where that has tensors without elements (products over none it leaves
+    undefined) or cells that overflow."""
+    nodes = (node for graph in graphs_of(model.graph) for node in graph.node)
+    if not _all_filled(model, inputs) or any(_has_softplus_cells(node) for node in nodes):
         return {}
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

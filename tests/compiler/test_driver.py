@@ -41,3 +41,17 @@ def test_a_lone_half_precision_number() -> None:
     with compile(made, cache=False).session() as session:
         found = session.run({"x": np.array(0.5, np.float16)})["y"]
     assert found == np.float16(np.arcsinh(np.float64(np.float16(np.arcsinh(0.5)))))
+
+
+def test_parts_of_one_result_written_by_blocks_of_columns() -> None:
+    """Two softmaxes over a middle axis lie side by side: their kernel's blocks of columns must be seen to lie apart."""
+    made = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]> g (float[2, 3, s, s] x) => (float[2, 6, s, s] y) {
+            a = Softmax<axis = 1>(x) b = LogSoftmax<axis = 1>(x) y = Concat<axis = 1>(a, b) }"""
+    )
+    x = np.random.default_rng(0).standard_normal((2, 3, 70, 70)).astype(np.float32)
+    wide = np.exp(x.astype(np.float64))
+    wanted = wide / wide.sum(1, keepdims=True)
+    with compile(made, cache=False).session() as session:
+        found = session.run({"x": x})["y"]
+    np.testing.assert_allclose(found, np.concatenate((wanted, np.log(wanted)), 1), rtol=1e-5, atol=1e-6)

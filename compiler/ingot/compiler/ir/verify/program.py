@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from ingot.compiler.ir import dims
@@ -242,7 +242,8 @@ class _Checker:
         """A storage bound several times and written: every two accesses must coincide or lie apart."""
         pairs = zip(step.kernel.buffers, step.buffers, strict=True)
         bound = {parameter.name: a.offset for parameter, a in pairs if a.storage is storage}
-        touched = [_in_program(a, step, bound[a.buffer]) for a in accesses(step.kernel) if a.buffer in bound]
+        found = [a for a in accesses(step.kernel) if a.buffer in bound]
+        touched = [_unblocked(_in_program(a, step, bound[a.buffer])) for a in found]
         for i, one in enumerate(touched):
             for other in touched[i + 1 :]:
                 if one.buffer == other.buffer or not (one.writes or other.writes):
@@ -312,6 +313,33 @@ def _in_program(access: _Access, step: Launch, base: Dim) -> _Access:
 
     offset = dims.substitute(access.offset, values) + base
     return _Access(access.buffer, offset, access.writes, renamed(access.grid), renamed(access.loops))
+
+
+def _unblocked(access: _Access) -> _Access:
+    """The access with a grid axis of blocks and the loop over the elements of a block joined to one axis of the grid,
+    where its offset goes on from block to block."""
+    for loop in access.loops:
+        match loop.extent:
+            case dims.Expr(terms=(((dims.Opaque(op="min", left=left, right=right),), 1),)):
+                sides = ((left, right), (right, left))
+            case _:
+                continue
+        for axis in access.grid:
+            for block, rest in sides:
+                stride = stride_of(access.offset, loop.var)
+                if not isinstance(block, int) or stride is None or stride_of(rest, axis.var) != -block:
+                    continue
+                if stride_of(access.offset, axis.var) != dims.multiply(stride, block):
+                    continue
+                whole = Axis(loop.var, dims.substitute(rest, {axis.var: 0}))
+                joined = replace(
+                    access,
+                    offset=dims.substitute(access.offset, {axis.var: 0}),
+                    grid=tuple(whole if a is axis else a for a in access.grid),
+                    loops=tuple(a for a in access.loops if a is not loop),
+                )
+                return _unblocked(joined)
+    return access
 
 
 def _ranges(axes: Sequence[Axis], outer: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
