@@ -40,7 +40,7 @@ def latency(chosen: Iterable[Case], rounds: int) -> str:
     return f"{compare.table(rows)}\n\n{machine()}"
 
 
-def sizes(chosen: Iterable[Case], runs: int = 3) -> str:
+def sizes(chosen: Iterable[Case], runs: int = 7) -> str:
     """Compile time, sizes, start-up and memory."""
     rows = [footprint.measure(case, "native", runs) for case in chosen]
     note = "Cells with three figures are Ingot / ONNX Runtime / OpenVINO, one thread, medians of fresh processes."
@@ -82,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", help=f"which: {', '.join(TABLES)}; default all")
-    for name in parser.parse_args(arguments).tables or TABLES:
+    wanted = parser.parse_args(arguments).tables or list(TABLES)
+    if unknown := [name for name in wanted if name not in TABLES]:
+        parser.error(f"there is no table {', '.join(map(repr, unknown))}; there are {', '.join(TABLES)}")
+    for name in wanted:
         path, make = TABLES[name]
         table = make()
         print(table, flush=True)
