@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ingot.runtime.dims import CompiledDims, Dim, compile_dims, symbols_of
 from ingot.runtime.entropy import Entropy
 from ingot.runtime.errors import InputError
-from ingot.runtime.inputs import TensorInfo, solve
+from ingot.runtime.inputs import TensorInfo, describe, solve
 from ingot.runtime.late import LateMemory
 from ingot.runtime.limits import MemoryLimit
 from ingot.runtime.manifest import Manifest
@@ -101,23 +101,32 @@ class Plan:
         return self.block is None and self.entropy is None and self.host is None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Loaded:
+    """What all programs of a loaded model share, whose plans are made from it: the model's inputs and outputs, the
+    address of its weights, the most memory that a run may take, and where random numbers come from."""
+
+    inputs: Sequence[TensorInfo]
+    outputs: Sequence[TensorInfo]
+    weights_address: int
+    memory_limit: MemoryLimit
+    entropy: Entropy | None = None
+
+    @staticmethod
+    def described(manifest: Manifest) -> Loaded:
+        """A model that is only looked at: its plans say how much memory runs would take, and no limit stops them."""
+        return Loaded(describe(manifest.inputs), describe(manifest.outputs), 0, MemoryLimit(MAX_SIZE))
+
+
 class Planner:
     """Makes plans for one program of a loaded model."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        inputs: Sequence[TensorInfo],
-        outputs: Sequence[TensorInfo],
-        weights_address: int,
-        memory_limit: MemoryLimit,
-        entropy: Entropy | None = None,
-    ) -> None:
+    def __init__(self, manifest: Manifest, loaded: Loaded) -> None:
         self._manifest = manifest
-        self._entropy = entropy if len(manifest.storages.numbers(ENTROPY)) else None
-        self._inputs = [_in_memory(info) for info in inputs]
-        self._outputs = outputs = [_in_memory(info) for info in outputs]
-        self._limit = memory_limit
+        self._entropy = loaded.entropy if len(manifest.storages.numbers(ENTROPY)) else None
+        self._inputs = [_in_memory(info) for info in loaded.inputs]
+        self._outputs = outputs = [_in_memory(info) for info in loaded.outputs]
+        self._limit = loaded.memory_limit
         args, storages = manifest.args, manifest.storages
         bound = manifest.bound.keys()
         wanted: list[Dim] = [*args.dims, *storages.dims, *manifest.chunks]
@@ -139,7 +148,7 @@ class Planner:
         self._targets = args.storage[self._pointers]
         self._itemsizes = storages.itemsizes()
         self._bases = np.zeros(len(storages), np.int64)
-        self._bases[storages.numbers(WEIGHT)] = weights_address + storages.offset
+        self._bases[storages.numbers(WEIGHT)] = loaded.weights_address + storages.offset
         self._temps = storages.numbers(TEMP)
         self._regions = np.array([_CALLER, _CALLER, _FIXED, _ARENA, _STATUS, _ENTROPY])[storages.kind]
         self._regions[list(late)] = _LATE

@@ -22,7 +22,7 @@ from ingot.runtime.fastcall import make_call
 from ingot.runtime.inputs import TensorInfo, collect, describe, solve
 from ingot.runtime.library import Library, Verify
 from ingot.runtime.limits import MemoryLimit, available_cpus
-from ingot.runtime.plan import Frame, Lane, Plan, Port, decline
+from ingot.runtime.plan import Frame, Lane, Loaded, Plan, Port, decline
 from ingot.runtime.threads import Threads, forget_after_fork
 from ingot.runtime.variants import Variants, choose, programs
 
@@ -79,14 +79,9 @@ class Session:
             """What the model takes."""
             self.outputs: tuple[TensorInfo, ...] = describe(manifest.outputs)
             """What the model gives."""
-            self._planner = Variants(
-                manifest,
-                self.inputs,
-                self.outputs,
-                library.weights_address,
-                MemoryLimit(environment.memory_limit),
-                self._entropy,
-            )
+            limit = MemoryLimit(environment.memory_limit)
+            loaded = Loaded(self.inputs, self.outputs, library.weights_address, limit, self._entropy)
+            self._planner = Variants(manifest, loaded)
         except BaseException:
             library.close()
             raise

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from ingot.runtime.entropy import Entropy
 from ingot.runtime.errors import InputError
-from ingot.runtime.inputs import TensorInfo, solve
-from ingot.runtime.limits import MemoryLimit
+from ingot.runtime.inputs import solve
 from ingot.runtime.manifest import Manifest
-from ingot.runtime.plan import STAGED_BYTES, Plan, Planner
+from ingot.runtime.plan import STAGED_BYTES, Loaded, Plan, Planner
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -45,18 +41,10 @@ def choose(manifest: Manifest, shapes: Shapes) -> int:
 class Variants:
     """Makes the plans of one loaded model, each for the program that its shapes belong to."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        inputs: Sequence[TensorInfo],
-        outputs: Sequence[TensorInfo],
-        weights_address: int,
-        memory_limit: MemoryLimit,
-        entropy: Entropy | None = None,
-    ) -> None:
+    def __init__(self, manifest: Manifest, loaded: Loaded) -> None:
         self._manifest = manifest
         self._programs = programs(manifest)
-        self._arguments = (inputs, outputs, weights_address, memory_limit, entropy)
+        self._loaded = loaded
         self._planners: dict[int, Planner] = {}
         self._planner(1 if manifest.closed else 0)
 
@@ -70,5 +58,5 @@ class Variants:
     def _planner(self, number: int) -> Planner:
         planner = self._planners.get(number)
         if planner is None:  # threads that come here at once may each make one: any will do
-            planner = self._planners[number] = Planner(self._programs[number], *self._arguments)
+            planner = self._planners[number] = Planner(self._programs[number], self._loaded)
         return planner

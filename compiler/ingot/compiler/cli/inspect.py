@@ -14,10 +14,9 @@ from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
 from ingot.runtime.errors import UnsupportedCpuError
-from ingot.runtime.inputs import describe
-from ingot.runtime.limits import MemoryLimit
 from ingot.runtime.manifest import FORMAT_VERSION, WEIGHTS_MEMBER, Manifest, code_member
-from ingot.runtime.tables import MAX_SIZE, TEMP, WEIGHT
+from ingot.runtime.plan import Loaded
+from ingot.runtime.tables import TEMP, WEIGHT
 from ingot.runtime.variants import Variants
 
 HELP = "show what an artifact holds"
@@ -120,8 +119,7 @@ def _runs_here(manifest: Manifest) -> str | None:
 def _memory(manifest: Manifest, dims: list[str]) -> dict[str, Any]:
     """The working memory of one run at concrete shapes, placed as the runtime places it."""
     shapes = concrete_shapes(manifest, dims)
-    planner = Variants(manifest, describe(manifest.inputs), describe(manifest.outputs), 0, MemoryLimit(MAX_SIZE))
-    plan = planner.plan(tuple(shapes.values()))
+    plan = Variants(manifest, Loaded.described(manifest)).plan(tuple(shapes.values()))
     return {"shapes": {name: list(shape) for name, shape in shapes.items()}, "arena_bytes": plan.arena_size}
 
 

@@ -13,7 +13,7 @@ from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.errors import InputError
 from ingot.runtime.inputs import describe
 from ingot.runtime.limits import MemoryLimit
-from ingot.runtime.plan import Planner
+from ingot.runtime.plan import Loaded, Planner
 
 
 def test_what_an_artifact_has() -> None:
@@ -26,7 +26,7 @@ def test_what_an_artifact_has() -> None:
     assert record["launches"] == manifest.provenance["launches"]
     assert len(record["kernels"]) == manifest.provenance["kernels"]
     assert record["inputs"] == [{"name": "image", "dtype": "f32", "shape": ["batch", 1, 8, 8]}]
-    planner = Planner(manifest, describe(manifest.inputs), describe(manifest.outputs), 0, MemoryLimit(2**40))
+    planner = Planner(manifest, Loaded(describe(manifest.inputs), describe(manifest.outputs), 0, MemoryLimit(2**40)))
     assert record["memory"] == {"symbols": {"batch": 3}, "arena_bytes": planner.plan(((3, 1, 8, 8),)).arena_size}
     with pytest.raises(InputError):
         outline.arena_bytes({"batch": -1})

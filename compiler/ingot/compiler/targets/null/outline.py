@@ -12,10 +12,9 @@ from ingot.compiler.ir.program import Program
 from ingot.compiler.targets.cpu.objects import kernel_symbol
 from ingot.compiler.targets.errors import TargetError
 from ingot.runtime.dims import compile_dims
-from ingot.runtime.inputs import describe
-from ingot.runtime.limits import MemoryLimit
 from ingot.runtime.manifest import Manifest
-from ingot.runtime.tables import MAX_SIZE, TEMP
+from ingot.runtime.plan import Loaded
+from ingot.runtime.tables import TEMP
 from ingot.runtime.variants import Variants
 
 
@@ -47,8 +46,7 @@ class Outline:
     def arena_bytes(self, values: Mapping[str, int]) -> int:
         """Bytes of working memory of a run where the symbols have these values, as the runtime plans it. Raises
         InputError for values that the model does not take."""
-        inputs, outputs = describe(self.manifest.inputs), describe(self.manifest.outputs)
-        planner = Variants(self.manifest, inputs, outputs, 0, MemoryLimit(MAX_SIZE))
+        planner = Variants(self.manifest, Loaded.described(self.manifest))
         shapes = (tuple(compile_dims(each.shape).evaluate(values)) for each in self.manifest.inputs)
         return planner.plan(tuple(shapes)).arena_size
 
