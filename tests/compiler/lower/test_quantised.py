@@ -9,7 +9,7 @@ from ingot.compiler import compile
 from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.ops.linear import Conv
+from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.pointwise import Cast, Clip
 from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.runtime.dtypes import DType, f32, i8, u8
@@ -55,3 +55,12 @@ def test_weights_of_constants_are_dequantised_at_compile_time() -> None:
     feed = {"x": np.random.default_rng(5).standard_normal((1, 3, 8, 8)).astype(np.float32)}
     with artifact.session(threads=1) as session:
         np.testing.assert_allclose(session.run(feed)["y"], evaluate_graph(graph, feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_bytes_are_multiplied_by_bytes_that_are_computed() -> None:
+    rng = np.random.default_rng(6)
+    a, b = Input("a", TensorType(u8, (3, 10))), Input("b", TensorType(i8, (10, 17)))
+    graph = Graph((a, b), (("y", MatMul(a, b)),))
+    feed = {"a": rng.integers(0, 256, (3, 10)).astype(np.uint8), "b": rng.integers(-128, 128, (10, 17)).astype(np.int8)}
+    with compile(graph, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], feed["a"].astype(np.int32) @ feed["b"].astype(np.int32))

@@ -1,4 +1,4 @@
-"""What all contraction groups share: the group, its epilogue, the type it computes in and run-time packing."""
+"""What all contraction groups share: the group, its epilogue, how it multiplies, its kernel and run-time packing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, describe
-from ingot.compiler.ir.loops import Call, Expr, Store
+from ingot.compiler.ir.loops import Axis, Call, Expr, Store
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import TensorType
@@ -20,6 +20,7 @@ from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
 from ingot.compiler.lower.pointwise import copy, translate_node
+from ingot.compiler.lower.tiles import ContractionTile, choose_contraction
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
 from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
@@ -85,21 +86,9 @@ class Epilogue:
         )
 
 
-def launch_contraction(context: Context, group: Group, build: KernelBuilder, template: Contraction) -> None:
-    rows, (a, stores, batch) = merge_axes(template.rows, (template.a, template.stores, template.batch))
-    merged = replace(template, rows=rows, a=a, stores=stores, batch=batch)
-    flops = multiply(2, product((merged.row_count, merged.depth, merged.columns.extent, *(b.extent for b in batch))))
-    context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=flops))
-
-
 def wide_type(dtype: DType) -> DType:
     """The type that sums and products of `dtype` elements are computed in."""
     return f32 if dtype.is_float and dtype != f64 else dtype
-
-
-def widened(value: Constant) -> NDArray[Any]:
-    """The data of weights in the type that they are computed in."""
-    return value.data.astype(wide_type(value.dtype).to_numpy(), copy=False)
 
 
 def in_wide_type(context: Context, view: View, node: Node) -> View:
@@ -113,8 +102,8 @@ def in_wide_type(context: Context, view: View, node: Node) -> View:
 
 
 @dataclass(frozen=True)
-class Narrow:
-    """How 8-bit operands are multiplied: `dot` products at a time, weights as `dtype` in memory, `shift` taken off each
+class Products:
+    """How elements are multiplied: `dot` products at a time, weights as `dtype` in memory, `shift` taken off each
     element of the other operand first."""
 
     dot: int
@@ -122,39 +111,113 @@ class Narrow:
     shift: int
 
     @staticmethod
-    def of(machine: Machine) -> Narrow:
-        """How `machine` multiplies u8 by i8."""
-        return Narrow(machine.dot, i16 if machine.dot == 2 else i8, 128 if machine.signed_dot else 0)
+    def single(w: Value) -> Products:
+        """One by one with the weights `w`, in the type that they are computed in."""
+        return Products(1, wide_type(w.dtype), 0)
 
-    def room(self, machine: Machine) -> Machine:
-        """`machine` with the registers that are left for tiles: pairs take one for a product and one for zeros."""
-        return replace(machine, vector_registers=machine.vector_registers - 2) if self.dot == 2 else machine
+    @staticmethod
+    def of(machine: Machine, x: Value, w: Value) -> Products:
+        """How `machine` multiplies elements of `x` by the weights `w`: u8 by constant i8 several at a time."""
+        if (x.dtype, w.dtype) != (u8, i8) or not isinstance(w, Constant):
+            return Products.single(w)
+        return Products(machine.dot, i16 if machine.dot == 2 else i8, 128 if machine.signed_dot else 0)
+
+    def tile(self, context: Context, *, rows: Dim, columns: Dim, depth: Dim, batch: Dim) -> ContractionTile:
+        """The schedule of a contraction. Pairs leave two registers less to it: one for a product, one for zeros."""
+        machine = context.machine
+        room = replace(machine, vector_registers=machine.vector_registers - 2) if self.dot == 2 else machine
+        steps = depth // self.dot
+        return choose_contraction(room, rows=rows, columns=columns, depth=steps, batch=batch, ranges=context.ranges)
 
     def filled(self, depth: int) -> int:
         """`depth` filled up to a whole number of products at a time."""
         return -(-depth // self.dot) * self.dot
 
-
-def narrow_product(context: Context, x: Value, w: Value) -> Narrow | None:
-    """How the product of u8 `x` and constant i8 `w` is computed; None for other types."""
-    if (x.dtype, w.dtype) != (u8, i8) or not isinstance(w, Constant):
-        return None
-    return Narrow.of(context.machine)
+    def weights(self, w: Constant, axis: int) -> NDArray[Any]:
+        """The data of weights as they lie in memory, the summed `axis` filled up with zeros."""
+        data = w.data.astype(self.dtype.to_numpy(), copy=False)
+        if not (more := self.filled(data.shape[axis]) - data.shape[axis]):
+            return data
+        return np.pad(data, [(0, more if i == axis % data.ndim else 0) for i in range(data.ndim)])
 
 
 def unshifted(
-    context: Context, build: KernelBuilder, narrow: Narrow, w: Constant, axes: tuple[int, ...]
-) -> Callable[[Expr, Callable[[View], Dim]], Expr]:
-    """What makes up for `narrow.shift`: a function of the sums and of where a view of the weights, with the summed
-    `axes` of extent 1, is read. It adds the shift times the sums of the weights."""
-    if not narrow.shift:
-        return lambda acc, at: acc
-    data = narrow.shift * w.data.astype(np.int64).sum(axes, keepdims=True)
+    context: Context,
+    build: KernelBuilder,
+    products: Products,
+    w: Value,
+    axes: tuple[int, ...],
+    acc: Expr,
+    at: Callable[[View], Dim],
+) -> Expr:
+    """The sums `acc` without `products.shift`: the shift times the sums of the weights is added. `at` says where a view
+    of the weights, with the summed `axes` of extent 1, is read."""
+    if not products.shift:
+        return acc
+    assert isinstance(w, Constant)
+    data = products.shift * w.data.astype(np.int64).sum(axes, keepdims=True)
     wrapped = data.astype(np.int32)
-    storage = context.weight(w, ("sums", narrow.shift, axes), wrapped, i32)
+    storage = context.weight(w, ("sums", products.shift, axes), wrapped, i32)
     strides = tuple(step // wrapped.itemsize for step in np.ascontiguousarray(wrapped).strides)
     view = View(storage, wrapped.shape, strides)
-    return lambda acc, at: Call("add", (acc, build.load(view, at(view))), i32)
+    return Call("add", (acc, build.load(view, at(view))), i32)
+
+
+def packed_size(columns: Dim, depth: Dim, width: int) -> Dim:
+    """Elements of a matrix [depth, columns] in panels of `width` columns."""
+    return multiply(multiply(ceil_divide(columns, width), depth), width)
+
+
+def contraction(
+    build: KernelBuilder,
+    products: Products,
+    tile: ContractionTile,
+    *,
+    batch: tuple[Axis, ...],
+    rows: tuple[Axis, ...],
+    columns: Axis,
+    run: Axis,
+    a: View,
+    a_offset: Dim,
+    b: Storage,
+    b_offset: Dim,
+    accumulator: DType,
+    segments: tuple[Axis, ...] = (),
+) -> Contraction:
+    """The template of a kernel that multiplies the elements of `a` by the panels `b`; what it stores is still missing.
+
+    The axes and offsets are those of `Contraction`.
+    """
+    return Contraction(
+        batch=batch,
+        rows=rows,
+        columns=columns,
+        segments=segments,
+        run=run,
+        a=build.load(a, a_offset),
+        b=build.parameter(View(b, (b.size,), (1,)), "read"),
+        b_offset=b_offset,
+        width=tile.width,
+        tile_rows=tile.tile_rows,
+        row_block=tile.row_block,
+        panel_block=tile.panel_block,
+        stores=(),
+        accumulator=accumulator,
+        dot=products.dot,
+        narrow=a.storage.dtype != accumulator,
+        shift=products.shift,
+    )
+
+
+def launch_contraction(
+    context: Context, group: Group, build: KernelBuilder, template: Contraction, index: Sequence[Dim], acc: Expr
+) -> None:
+    """Run `template` with the stores of the group's epilogue, where `acc` is the element of the anchor at `index`."""
+    stores = Epilogue(context, group).stores(build, index, acc)
+    rows, (a, stores, batch) = merge_axes(template.rows, (template.a, stores, template.batch))
+    merged = replace(template, rows=rows, a=a, stores=stores, batch=batch)
+    flops = multiply(2, product((merged.row_count, merged.depth, merged.columns.extent, *(b.extent for b in batch))))
+    context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=flops))
 
 
 def pack_at_run_time(context: Context, b: View, width: int, node: Node) -> Storage:

@@ -6,40 +6,41 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product, symbol
+from ingot.compiler.ir.dims import Dim, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Value
 from ingot.compiler.ir.loops import Axis, Call, Expr, Local
 from ingot.compiler.ir.program import Storage
-from ingot.compiler.ir.templates import Contraction, Depthwise
+from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Epilogue,
     Group,
-    Narrow,
+    Products,
+    contraction,
     in_wide_type,
     launch_contraction,
-    narrow_product,
     pack_at_run_time,
+    packed_size,
     unshifted,
     wide_type,
-    widened,
 )
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.packing import pack_conv, pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
-from ingot.compiler.lower.tiles import choose_contraction, choose_depthwise
+from ingot.compiler.lower.tiles import choose_depthwise
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
 from ingot.compiler.ops import linear
 from ingot.runtime.dtypes import f32, i8
 
 
-def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int) -> Storage:
+def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int, products: Products) -> Storage:
     """The filters [O, I/g, *kernel] of `count` groups in panels."""
     if isinstance(w, Constant):
-        return context.weight(w, ("conv", count, width), pack_conv(widened(w), count, width), wide_type(w.dtype))
+        panels = pack_conv(products.weights(w, 1), count, width, products.dot)
+        return context.weight(w, ("conv", count, width, products.dot), panels, products.dtype)
     out, inner, *taps = w.shape
     view = in_wide_type(context, context.view(w), group.node)
     split = materialise(context, view, group.node.origin).reshape((count, out // count, inner, *taps))
@@ -49,16 +50,6 @@ def _packed_filters(context: Context, group: Group, w: Value, count: int, width:
     matrices = dense.reshape((count, product((*taps, inner)), out // count))
     assert matrices is not None
     return pack_at_run_time(context, matrices, width, group.node)
-
-
-def _narrow_filters(context: Context, w: Constant, count: int, width: int, narrow: Narrow) -> Storage:
-    """The 8-bit filters of `count` groups in panels, channels filled up to whole products at a time."""
-    out, inner, *taps = w.data.shape
-    filled = np.zeros((out, narrow.filled(inner), *taps), narrow.dtype.to_numpy())
-    filled[:, :inner] = w.data
-    return context.weight(
-        w, ("conv", count, width, narrow.dot), pack_conv(filled, count, width, narrow.dot), narrow.dtype
-    )
 
 
 def is_depthwise(node: linear.Conv, w: Value) -> bool:
@@ -96,10 +87,9 @@ def conv_halo(context: Context, node: linear.Conv, w: Value) -> tuple[tuple[int,
         return winograd_halo(node, algorithm)
     rank = len(node.strides)
     spatial = [(node.pads[i], node.pads[rank + i]) for i in range(rank)]
-    more = 0
-    narrow = narrow_product(context, node.x, w)
-    if narrow is not None and node.group == 1:  # channels are filled up to whole products at a time
-        more = narrow.filled(w.shape[1]) - w.shape[1]
+    products = Products.of(context.machine, node.x, w)
+    whole = products.dot == 1 or node.group > 1
+    more = 0 if whole else products.filled(w.shape[1]) - w.shape[1]  # to whole products at a time
     return ((0, 0), *spatial, (0, more)) if node.channels_last else ((0, 0), (0, more), *spatial)
 
 
@@ -170,64 +160,47 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
 def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:
     channels = node.type.shape[-1 if node.channels_last else 1]
     columns, inner = channels // node.group, w.shape[1]
-    narrow = _narrow(context, node, w, window.view)
-    if narrow is not None and node.group == 1:
-        inner = narrow.filled(inner)
+    products = _products(context, node, w, window.view)
+    if products.dot > 1 and node.group == 1:
+        inner = products.filled(inner)
         view = window.view
         window = replace(window, view=replace(view, shape=(*view.shape[:-1], inner)))
     build = kernel(context, group.node)
     depth = multiply(product(axis.extent for axis in window.taps), inner)
-    tile = choose_contraction(
-        narrow.room(context.machine) if narrow else context.machine,
-        rows=product(axis.extent for axis in window.rows),
-        columns=columns,
-        depth=depth // narrow.dot if narrow else depth,
-        batch=node.group,
-        ranges=context.ranges,
-    )
-    if narrow is not None and isinstance(w, Constant):
-        packed = _narrow_filters(context, w, node.group, tile.width, narrow)
-    else:
-        packed = _packed_filters(context, group, w, node.group, tile.width)
+    rows = product(axis.extent for axis in window.rows)
+    tile = products.tile(context, rows=rows, columns=columns, depth=depth, batch=node.group)
     batch = (Axis("_g", node.group),) if node.group > 1 else ()
     group_index: Dim = symbol("_g") if batch else 0
+    packed = _packed_filters(context, group, w, node.group, tile.width, products)
     segments, run, offset = window.terms(node, inner, group_index * inner)
-    step = multiply(multiply(ceil_divide(columns, tile.width), depth), tile.width)
-    template = Contraction(
+    template = contraction(
+        build,
+        products,
+        tile,
         batch=batch,
         rows=window.rows,
         columns=Axis("_n", columns),
         segments=segments,
         run=run,
-        a=build.load(window.view, offset),
-        b=build.parameter(View(packed, (packed.size,), (1,)), "read"),
-        b_offset=group_index * step,
-        width=tile.width,
-        tile_rows=tile.tile_rows,
-        row_block=tile.row_block,
-        panel_block=tile.panel_block,
-        stores=(),
+        a=window.view,
+        a_offset=offset,
+        b=packed,
+        b_offset=group_index * packed_size(columns, depth, tile.width),
         accumulator=wide_type(node.type.dtype),
-        dot=narrow.dot if narrow else 1,
-        narrow=node.x.dtype != w.dtype,
-        shift=narrow.shift if narrow else 0,
     )
     n = group_index * columns + symbol("_n")
+    summed = tuple(range(1, w.rank))
     acc: Expr = Local("acc", template.accumulator)
-    if narrow is not None and isinstance(w, Constant):
-        summed = tuple(range(1, w.data.ndim))
-        acc = unshifted(context, build, narrow, w, summed)(acc, lambda view: view.at([n, *(0 for _ in summed)]))
+    acc = unshifted(context, build, products, w, summed, acc, lambda view: view.at([n, *(0 for _ in summed)]))
     acc = _with_bias(context, group, node, build, n, acc)
-    stores = Epilogue(context, group).stores(build, window.result(node, n), acc)
-    launch_contraction(context, group, build, replace(template, stores=stores))
+    launch_contraction(context, group, build, template, window.result(node, n), acc)
 
 
-def _narrow(context: Context, node: linear.Conv, w: Value, view: View) -> Narrow | None:
-    """How 8-bit operands are multiplied: several products at a time where the channels are neighbours."""
-    narrow = narrow_product(context, node.x, w)
-    if narrow is None or view.strides[-1] != 1 or (node.group > 1 and w.shape[1] % narrow.dot):
-        return None
-    return narrow
+def _products(context: Context, node: linear.Conv, w: Value, view: View) -> Products:
+    """How elements are multiplied: several 8-bit products at a time where the channels are neighbours."""
+    products = Products.of(context.machine, node.x, w)
+    apart = view.strides[-1] != 1 or (node.group > 1 and w.shape[1] % products.dot)
+    return Products.single(w) if apart else products
 
 
 def _with_bias(

@@ -9,7 +9,7 @@ direct sum, m = 4 four times fewer; both add the traffic of the transformed data
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,12 @@ from ingot.compiler.ir.dims import Dim, ceil_divide, floor_divide, maximum, mini
 from ingot.compiler.ir.graph import Constant, Value
 from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
 from ingot.compiler.ir.program import Storage
-from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, kernel
-from ingot.compiler.lower.contraction import Epilogue, Group
+from ingot.compiler.lower.contraction import Epilogue, Group, Products, contraction, packed_size
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value
 from ingot.compiler.lower.packing import pack_panels
-from ingot.compiler.lower.tiles import choose_contraction
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.linear import Conv
 from ingot.runtime.dtypes import boolean, f32
@@ -285,35 +283,34 @@ def _transform_data(plan: _Plan, view: View) -> View:
 def _multiply(plan: _Plan, data: View) -> View:
     """M[point, tile, out] = V[point] @ U[point]."""
     context, points = plan.context, plan.algorithm.reach**2
-    tile = choose_contraction(
-        context.machine, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points, ranges=context.ranges
-    )
     w = plan.group.resolve(plan.node.w)
     assert isinstance(w, Constant)
+    products = Products.single(w)
+    tile = products.tile(context, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points)
     packed = _packed(plan, w, tile.width)
     target = context.temp(TensorType(f32, (points, plan.count, plan.out)), origin=plan.group.node.origin)
     build = kernel(context, plan.group.node)
     point, row, k, n = symbol("_p"), symbol("_m"), symbol("_k"), symbol("_n")
-    step = multiply(ceil_divide(plan.out, tile.width), plan.inner * tile.width)
     # A chunk takes several points where one is less than worth a chunk.
     a_point = maximum(1, multiply(plan.count, 2 * plan.inner * plan.out))
     grain = maximum(1, minimum(points, floor_divide(FLOPS_A_CHUNK, a_point)))
-    template = Contraction(
+    template = contraction(
+        build,
+        products,
+        tile,
         batch=(Axis("_p", points, grain),),
         rows=(Axis("_m", plan.count),),
         columns=Axis("_n", plan.out),
-        segments=(),
         run=Axis("_k", plan.inner),
-        a=build.load(data, data.at([point, row, k])),
-        b=build.parameter(View(packed, (packed.size,), (1,)), "read"),
-        b_offset=point * step,
-        width=tile.width,
-        tile_rows=tile.tile_rows,
-        row_block=tile.row_block,
-        panel_block=tile.panel_block,
-        stores=(build.store(target, target.at([point, row, n]), Local("acc", f32)),),
+        a=data,
+        a_offset=data.at([point, row, k]),
+        b=packed,
+        b_offset=point * packed_size(plan.out, plan.inner, tile.width),
+        accumulator=f32,
     )
+    stores = (build.store(target, target.at([point, row, n]), Local("acc", f32)),)
     flops = multiply(plan.count, 2 * points * plan.inner * plan.out)
+    template = replace(template, stores=stores)
     context.run(build.launch(template.grid, template, origin=plan.group.node.origin, flops=flops))
     return target
 
