@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ingot.compiler.onnx_backend import Prepared, prepare
 from ingot.runtime import RuntimeFault
@@ -103,6 +103,20 @@ def test_slices() -> None:
         assert_array_equal(found, X[tuple(index)])
     with pytest.raises(RuntimeFault, match="step is 0"):
         ready.run([X, whole(0, 0), whole(1, 1), whole(0, 1), whole(1, 0)])
+
+
+@pytest.mark.parametrize("step", [3, -3, 2**31, 2**63 - 1, -(2**63)])
+def test_slices_in_steps_that_are_known(step: int) -> None:
+    line = np.arange(7, dtype=np.float32)
+    names = {"x": line, "start": whole(0), "end": whole(0)}
+    code = helper.np_dtype_to_tensor_dtype
+    declared = [helper.make_tensor_value_info(n, code(x.dtype), x.shape) for n, x in names.items()]
+    fixed = [numpy_helper.from_array(whole(0), "axis"), numpy_helper.from_array(whole(step), "step")]
+    nodes = [helper.make_node("Slice", [*names, "axis", "step"], ["y"])]
+    graph = helper.make_graph(nodes, "g", declared, [onnx.ValueInfoProto(name="y")], fixed)
+    ready = prepare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+    for start, end in ((5, 1), (-100, 100), (100, -100), (3, -1)):
+        assert_array_equal(ready.run([line, whole(start), whole(end)])[0], line[start:end:step])
 
 
 def test_pads() -> None:

@@ -162,11 +162,37 @@ def by_axis(ctx: Context, axis: Value, rank: int, along: Callable[[int], Value])
     return result
 
 
-def clamped(ctx: Context, place: Value, extent: Value, low: Value, high: Value) -> Value:
-    """Places on an axis (i64), negative ones counted from its end, kept within low .. high."""
-    from_end = ctx.build(ops.Add, place, extent)
-    place = ctx.build(ops.Where, ctx.build(ops.Less, place, ctx.constant(0, i64)), from_end, place)
-    return ctx.build(ops.Min, ctx.build(ops.Max, place, low), high)
+def span(ctx: Context, start: Value, end: Value, step: Value | int, extent: Value) -> tuple[Value, Value]:
+    """i64: the first element, not counted from the end, and the number of elements of ``[start:end:step]`` of an axis,
+    or of many: the operands broadcast. A step is no further than `FARTHEST`, and not 0."""
+    zero, one = ctx.constant(0, i64), ctx.constant(1, i64)
+    forward = step > 0 if isinstance(step, int) else ctx.build(ops.Greater, step, zero)
+    last = ctx.build(ops.Sub, extent, one)
+
+    def either(ahead: Value, back: Value) -> Value:
+        if isinstance(forward, bool):
+            return ahead if forward else back
+        return ctx.build(ops.Where, forward, ahead, back)
+
+    low, high = either(zero, ctx.constant(-1, i64)), either(extent, last)
+
+    def clamped(place: Value) -> Value:
+        from_end = ctx.build(ops.Add, place, extent)
+        place = ctx.build(ops.Where, ctx.build(ops.Less, place, zero), from_end, place)
+        return ctx.build(ops.Min, ctx.build(ops.Max, place, low), high)
+
+    begin, finish = clamped(start), clamped(end)
+    nearest = ctx.build(ops.Min, ctx.build(ops.Max, begin, zero), last)  # the standard's bounds, not Python's
+    begin = either(begin, nearest)
+    covered = either(ctx.build(ops.Sub, finish, begin), ctx.build(ops.Sub, begin, finish))
+    covered = ctx.build(ops.Max, covered, zero)
+    if step in (1, -1):
+        return begin, covered
+    size = ctx.constant(abs(step), i64) if isinstance(step, int) else ctx.build(ops.Abs, step)
+    # Not (covered + size - 1) / size: that many elements are counted without a sum that is larger than either.
+    beyond = ctx.build(ops.Div, ctx.build(ops.Max, ctx.build(ops.Sub, covered, one), zero), size)
+    some = ctx.build(ops.Greater, covered, zero)
+    return begin, ctx.build(ops.Where, some, ctx.build(ops.Add, beyond, one), zero)
 
 
 def sliced(ctx: Context, x: Value, starts: Value, ends: Value, axes: Value | None, steps: Value | None) -> Value:
@@ -188,23 +214,8 @@ def sliced(ctx: Context, x: Value, starts: Value, ends: Value, axes: Value | Non
         every = ctx.build(ReduceSum, nonzero, (0,), False)
         ctx.require(ctx.build(ops.Equal, every, ctx.constant(x.rank, i64)), "a step is 0")
         (step,) = ctx.checked(step)
-    forward = ctx.build(ops.Greater, step, zero)
-    last = ctx.build(ops.Sub, length, one)
-    low = ctx.build(ops.Where, forward, zero, ctx.constant(-1, i64))
-    high = ctx.build(ops.Where, forward, length, last)
-
-    def place(values: Value, others: Value) -> Value:
-        return clamped(ctx, chosen.spread(ctx, ctx.cast(values, i64), others), length, low, high)
-
-    begin = place(starts, ctx.expand(zero, (x.rank,)))
-    nearest = ctx.build(ops.Min, ctx.build(ops.Max, begin, zero), last)  # the standard's bounds, not Python's
-    begin = ctx.build(ops.Where, forward, begin, nearest)
-    span = ctx.build(ops.Sub, place(ends, length), begin)
-    size = ctx.build(ops.Abs, step)
-    span = ctx.build(ops.Max, ctx.build(ops.Where, forward, span, ctx.build(ops.Neg, span)), zero)
-    # Not (span + size - 1) / size: that many elements are counted without a sum that is larger than either.
-    beyond = ctx.build(ops.Div, ctx.build(ops.Max, ctx.build(ops.Sub, span, one), zero), size)
-    counts = ctx.build(ops.Where, ctx.build(ops.Greater, span, zero), ctx.build(ops.Add, beyond, one), zero)
+    begin = chosen.spread(ctx, ctx.cast(starts, i64), ctx.expand(zero, (x.rank,)))
+    begin, counts = span(ctx, begin, chosen.spread(ctx, ctx.cast(ends, i64), length), step, length)
     for axis in range(x.rank):
         extent = x.shape[axis]
         most = extent if isinstance(extent, int) else None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ingot.compiler.frontend.assumptions import Assumptions
-from ingot.compiler.frontend.context import Context, Dims
-from ingot.compiler.frontend.operators.axes import clamped, sliced
+from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.axes import FARTHEST, sliced, span
 from ingot.compiler.frontend.table import Results, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
-from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Slice
 from ingot.runtime import dtypes
@@ -35,22 +36,34 @@ def slice_inputs(ctx: Context) -> Results:
         return sliced(ctx, x, ctx.operand(1), ctx.operand(2), *listed)
     axes = ctx.fixed(3, "the axes") if ctx.optional(3) is not None else None
     steps = ctx.fixed(4, "the steps") if ctx.optional(4) is not None else None
-    starts, ends = (ctx.known(ctx.operand(i)) for i in (1, 2))
-    if starts is None or ends is None:
-        return _slice_by_values(ctx, x, ctx.operand(1), ctx.operand(2), axes, steps)
+    starts, ends = _places(ctx, ctx.operand(1), "the starts"), _places(ctx, ctx.operand(2), "the ends")
     return slice_by(ctx, x, starts, ends, axes, steps)
 
 
+def _places(ctx: Context, value: Value, what: str) -> Sequence[Dim | Value]:
+    """The elements of `value`, i64 scalars where they depend on data."""
+    known = ctx.known(value)
+    if known is not None:
+        return known
+    elements = ctx.elements(value, what)
+    return [each if (dim := ctx.known(each)) is None else dim[0] for each in elements]
+
+
 def slice_by(
-    ctx: Context, x: Value, starts: Dims, ends: Dims, axes: tuple[int, ...] | None, steps: tuple[int, ...] | None
+    ctx: Context,
+    x: Value,
+    starts: Sequence[Dim | Value],
+    ends: Sequence[Dim | Value],
+    axes: tuple[int, ...] | None,
+    steps: tuple[int, ...] | None,
 ) -> Value:
-    """x from `starts` to before `ends` in `steps` along `axes` (default: the first ones), by numpy's rules."""
+    """x from `starts` to before `ends` in `steps` along `axes` (default: the first ones), by numpy's rules. Where
+    starts or ends depend on data, they are clamped when the model runs."""
     chosen = ctx.axes(axes if axes is not None else range(len(starts)), x.rank)
     steps = steps or (1,) * len(chosen)
     if not len(starts) == len(ends) == len(chosen) == len(steps):
         raise ctx.error(
-            f"starts {show_shape(starts)}, ends {show_shape(ends)}, axes {list(chosen)} and steps {list(steps)} need "
-            "one length"
+            f"{len(starts)} starts, {len(ends)} ends, axes {list(chosen)} and steps {list(steps)} need one length"
         )
     if 0 in steps:
         raise ctx.error("a step is 0")
@@ -59,10 +72,22 @@ def slice_by(
     strides = [1] * x.rank
     for start, end, axis, step in zip(starts, ends, chosen, steps, strict=True):
         strides[axis] = step
-        first[axis], sizes[axis] = clamp(ctx.assumptions, start, end, step, x.shape[axis])
+        first[axis], sizes[axis] = _range(ctx, start, end, step, x.shape[axis])
     if tuple(sizes) == x.shape and all(s == 1 for s in strides):
         return x
-    return ctx.build(Slice, x, tuple(first), tuple(sizes), tuple(strides))
+    return ctx.build(Slice, ctx.checked(x)[0], tuple(first), tuple(sizes), tuple(strides))
+
+
+def _range(ctx: Context, start: Dim | Value, end: Dim | Value, step: int, extent: Dim) -> tuple[Dim, Dim]:
+    """(first element, number of elements) of ``[start:end:step]`` of an axis."""
+    if not isinstance(start, Value) and not isinstance(end, Value):
+        return clamp(ctx.assumptions, start, end, step, extent)
+    begin, finish = (x if isinstance(x, Value) else ctx.dim_values((x,), True) for x in (start, end))
+    step = max(-FARTHEST, min(step, FARTHEST))
+    low, count = span(ctx, begin, finish, step, ctx.dim_values((extent,), True))
+    low = ctx.build(ops.Max, low, ctx.constant(0, dtypes.i64))  # of an axis without elements
+    most = extent if isinstance(extent, int) else None
+    return ctx.size(low, "the start of a slice"), ctx.size(count, "the extent of a slice", most)
 
 
 def clamp(known: Assumptions, start: Dim, end: Dim, step: int, extent: Dim) -> tuple[Dim, Dim]:
@@ -89,42 +114,3 @@ def _position(known: Assumptions, place: Dim, extent: Dim, low: Dim, high: Dim) 
     elif not known.at_least(place, 0):  # of either sign: add the extent where it is negative
         place = place + extent * dims.maximum(dims.minimum(-place, 1), 0)
     return known.smallest(known.largest(place, low), high)
-
-
-def _slice_by_values(
-    ctx: Context, x: Value, starts: Value, ends: Value, axes: tuple[int, ...] | None, steps: tuple[int, ...] | None
-) -> Value:
-    """As `slice_by`, for starts or ends that depend on data: they are clamped when the model runs."""
-    begin, finish = ctx.elements(starts, "the starts"), ctx.elements(ends, "the ends")
-    chosen = ctx.axes(axes if axes is not None else range(len(begin)), x.rank)
-    steps = steps or (1,) * len(chosen)
-    if not len(begin) == len(finish) == len(chosen) == len(steps):
-        raise ctx.error(f"starts {starts.type}, ends {ends.type}, axes {list(chosen)} and {len(steps)} steps differ")
-    if 0 in steps:
-        raise ctx.error("a step is 0")
-    first: list[Dim] = [0] * x.rank
-    sizes: list[Dim] = list(x.shape)
-    strides = [1] * x.rank
-    for start, end, axis, step in zip(begin, finish, chosen, steps, strict=True):
-        strides[axis] = step
-        known = ctx.known(start), ctx.known(end)
-        if known[0] is not None and known[1] is not None:
-            first[axis], sizes[axis] = clamp(ctx.assumptions, known[0][0], known[1][0], step, x.shape[axis])
-        else:
-            first[axis], sizes[axis] = _clamped(ctx, start, end, step, x.shape[axis])
-    return ctx.build(Slice, ctx.checked(x)[0], tuple(first), tuple(sizes), tuple(strides))
-
-
-def _clamped(ctx: Context, start: Value, end: Value, step: int, extent: Dim) -> tuple[Dim, Dim]:
-    """What `clamp` gives, computed from i64 scalars."""
-    zero, length = ctx.constant(0, dtypes.i64), ctx.dim_values((extent,), True)
-    last = ctx.build(ops.Sub, length, ctx.constant(1, dtypes.i64))
-    low, high = (zero, length) if step > 0 else (ctx.constant(-1, dtypes.i64), last)
-    begin, finish = (clamped(ctx, place, length, low, high) for place in (start, end))
-    if step < 0:  # the standard's bounds, not Python's: nothing lies before the first element to start from
-        begin = ctx.build(ops.Min, ctx.build(ops.Max, begin, zero), last)
-    span = ctx.build(ops.Sub, finish, begin) if step > 0 else ctx.build(ops.Sub, begin, finish)
-    padded = ctx.build(ops.Add, ctx.build(ops.Max, span, zero), ctx.constant(abs(step) - 1, dtypes.i64))
-    count = ctx.build(ops.Div, padded, ctx.constant(abs(step), dtypes.i64)) if abs(step) > 1 else padded
-    first = ctx.size(ctx.build(ops.Max, begin, zero), "the start of a slice")
-    return first, ctx.size(count, "the extent of a slice", extent if isinstance(extent, int) else None)
