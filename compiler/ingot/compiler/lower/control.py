@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ingot.compiler.ir.dims import Dim, substitute, symbol, symbols
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
@@ -71,61 +72,54 @@ def _shaped(view: View, target: View) -> View:
     return View(view.storage, target.shape, view.strides, view.offset)
 
 
-def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
-    results = node.results()
-    count = len(node.carried)
-    scalar_bool = TensorType(boolean, ())
-    if node.growth:
-        for value in results[:count]:
-            context.halos.pop(value, None)  # its border would be zeroed before there is memory
-    carried = [context.destination(v) for v in results[:count]]
-    told = {each.source for each in node.growth}
-    starts = [context.view(v) for v in node.carried]
+@dataclass(frozen=True)
+class _Carried:
+    """What a loop carries: where it lies between iterations, and which of it are extents of others."""
 
-    def carry(into: Context, views: list[View]) -> None:
+    node: ops.Loop
+    places: tuple[View, ...]
+
+    @staticmethod
+    def of(context: Context, node: ops.Loop) -> _Carried:
+        """The places of the loop's results."""
+        results = node.results()[: len(node.carried)]
+        if node.growth:
+            for value in results:
+                context.halos.pop(value, None)  # its border would be zeroed before there is memory
+        return _Carried(node, tuple(context.destination(v) for v in results))
+
+    def inside(self) -> list[View]:
+        """The places in terms of the symbols that the body has."""
+        now = {name: each.inner for each in self.node.growth for name in symbols(each.outer)}
+        return [_renamed(view, now) for view in self.places]
+
+    def store(self, context: Context, views: Sequence[View]) -> None:
         """Copy what is carried; the extents first, as the memory of the others depends on them."""
+        node, places = self.node, self.places
+        told = {each.source for each in node.growth}
         for i in told:
-            if views[i].storage is not carried[i].storage:
-                copy(into, views[i], carried[i], node.origin, "carry")
+            if views[i].storage is not places[i].storage:
+                copy(context, views[i], places[i], node.origin, "carry")
         for each in node.growth:
-            _bind(into, each.outer, carried[each.source], node)
-        for i, (view, target) in enumerate(zip(views, carried, strict=True)):
-            if i not in told and not (view.storage is target.storage and view.offset == target.offset):
-                copy(into, _shaped(view, target), target, node.origin, "carry")
+            _bind(context, each.outer, places[each.source], node)
+        for i, (view, place) in enumerate(zip(views, places, strict=True)):
+            if i not in told and not (view.storage is place.storage and view.offset == place.offset):
+                copy(context, _shaped(view, place), place, node.origin, "carry")
 
-    carry(context, starts)
-    scans = [context.destination(v) for v in results[count:]]
+
+def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
+    carried = _Carried.of(context, node)
+    carried.store(context, [context.view(v) for v in node.carried])
+    scans = [context.destination(v) for v in node.results()[len(node.carried) :]]
     for scan in scans:
         fill(context, scan, zero(scan.storage.dtype), node.origin, "scan_fill")
     counter = context.temp(counter_type(), origin=node.origin)
     fill(context, counter, Const(0, i64), node.origin, "counter")
-    running = context.temp(scalar_bool, origin=node.origin)
-    if node.condition is None:
-        fill(context, running, Const(True, boolean), node.origin, "running")
-    else:
-        source = context.view(node.condition)
-        copy(context, View(source.storage, (), (), source.offset), running, node.origin, "running")
-    trip: View | None = None
-    if node.trip is not None:
-        trip = context.view(node.trip)
+    running = _running(context, node)
+    trip = None if node.trip is None else context.view(node.trip)
 
     inner = context.nested()
-    body = node.body
-    captures = [context.view(v) for v in node.captures]
-    now = {name: each.inner for each in node.growth for name in symbols(each.outer)}
-    seen = [_renamed(view, now) for view in carried]
-    for x, view in zip(body.inputs, (counter, running, *seen, *captures), strict=True):
-        inner.views[x] = view
-    lower_graph(inner, body)
-    kept = {view.storage for view in (counter, running, *carried)}
-    produced = [
-        inner.view(value) if i <= count and value is body.inputs[i + 1] else _own(inner, value, kept, node)
-        for i, value in enumerate(body.results)
-    ]  # what comes back unchanged stays where it is
-    for view, scan in zip(produced[1 + count :], scans, strict=True):
-        _store_row(inner, view, scan, counter, node)
-    carry(inner, produced[1 : 1 + count])
-    done = produced[0]
+    done = _iteration(inner, node, lower_graph, carried, scans, counter, running)
     if done.storage is not running.storage:
         copy(inner, View(done.storage, (), (), done.offset), running, node.origin, "running")
     always = node.condition is None and node.trip is not None and done.storage is running.storage
@@ -137,6 +131,43 @@ def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
         node.origin,
     )
     context.steps.append(repeat)
+
+
+def _running(context: Context, node: ops.Loop) -> View:
+    """The bool that says whether a loop goes on, as it is before the first iteration."""
+    running = context.temp(TensorType(boolean, ()), origin=node.origin)
+    if node.condition is None:
+        fill(context, running, Const(True, boolean), node.origin, "running")
+    else:
+        source = context.view(node.condition)
+        copy(context, View(source.storage, (), (), source.offset), running, node.origin, "running")
+    return running
+
+
+def _iteration(
+    inner: Context,
+    node: ops.Loop,
+    lower_graph: LowerGraph,
+    carried: _Carried,
+    scans: Sequence[View],
+    counter: View,
+    running: View,
+) -> View:
+    """The steps of one iteration; where its condition lies."""
+    body, count = node.body, len(carried.places)
+    captures = [inner.view(v) for v in node.captures]
+    for x, view in zip(body.inputs, (counter, running, *carried.inside(), *captures), strict=True):
+        inner.views[x] = view
+    lower_graph(inner, body)
+    kept = {view.storage for view in (counter, running, *carried.places)}
+    done, *produced = [
+        inner.view(value) if i <= count and value is body.inputs[i + 1] else _own(inner, value, kept, node)
+        for i, value in enumerate(body.results)
+    ]  # what comes back unchanged stays where it is
+    for view, scan in zip(produced[count:], scans, strict=True):
+        _store_row(inner, view, scan, counter, node)
+    carried.store(inner, produced[:count])
+    return done
 
 
 def _renamed(view: View, values: Mapping[str, Dim]) -> View:
