@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ingot.compiler.ir.dims import ceil_divide, evaluate, product, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Kernel, Load, Local, Store
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
-from ingot.compiler.lower.contraction import Narrow
+from ingot.compiler.lower.contraction import Products
 from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.tiles import choose_attention, choose_contraction, choose_depthwise
 from ingot.compiler.targets import elf
@@ -121,11 +121,11 @@ def matmul(m: int, k: int, n: int, level: Level) -> Problem:
 def bytes_matmul(m: int, k: int, n: int, level: Level) -> Problem:
     """``clip(round((a @ b) * scale), 0, 255)`` for a of u8 and b of i8, beside `matmul`."""
     machine = features.machine(level)
-    narrow = Narrow.of(machine)
-    depth = narrow.filled(k)
-    tile = choose_contraction(narrow.room(machine), rows=m, columns=n, depth=depth // narrow.dot)
+    products = Products.narrow(machine)
+    depth = products.filled(k)
+    tile = products.tile(machine, rows=m, columns=n, depth=depth)
     rng = np.random.default_rng(0)
-    weights = np.zeros((depth, n), narrow.dtype.to_numpy())
+    weights = np.zeros((depth, n), products.dtype.to_numpy())
     weights[:k] = rng.integers(-128, 128, (k, n))
     row, column, step = symbol("m"), symbol("n"), symbol("k")
     total = Call("add", (Local("acc", i32), Load("bias", column)), i32)
@@ -146,13 +146,13 @@ def bytes_matmul(m: int, k: int, n: int, level: Level) -> Problem:
         panel_block=tile.panel_block,
         stores=(Store("c", row * n + column, Call("cast", (kept,), u8)),),
         accumulator=i32,
-        dot=narrow.dot,
+        dot=products.dot,
         narrow=True,
-        shift=narrow.shift,
+        shift=products.shift,
     )
     buffers = {
         "a": rng.integers(0, 256, (m, depth), np.uint8),
-        "b": aligned(pack_panels(weights, tile.width, narrow.dot)),
+        "b": aligned(pack_panels(weights, tile.width, products.dot)),
         "bias": np.ones(n, np.int32),
         "scale": np.full(n, 1e-3, np.float32),
         "c": np.zeros((m, n), np.uint8),

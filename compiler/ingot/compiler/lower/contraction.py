@@ -20,7 +20,7 @@ from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
 from ingot.compiler.lower.pointwise import copy, translate_node
-from ingot.compiler.lower.tiles import ContractionTile, choose_contraction
+from ingot.compiler.lower.tiles import ContractionTile, Ranges, choose_contraction
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
 from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
@@ -118,16 +118,21 @@ class Products:
     @staticmethod
     def of(machine: Machine, x: Value, w: Value) -> Products:
         """How `machine` multiplies elements of `x` by the weights `w`: u8 by constant i8 several at a time."""
-        if (x.dtype, w.dtype) != (u8, i8) or not isinstance(w, Constant):
-            return Products.single(w)
+        is_narrow = (x.dtype, w.dtype) == (u8, i8) and isinstance(w, Constant)
+        return Products.narrow(machine) if is_narrow else Products.single(w)
+
+    @staticmethod
+    def narrow(machine: Machine) -> Products:
+        """How `machine` multiplies u8 by i8."""
         return Products(machine.dot, i16 if machine.dot == 2 else i8, 128 if machine.signed_dot else 0)
 
-    def tile(self, context: Context, *, rows: Dim, columns: Dim, depth: Dim, batch: Dim) -> ContractionTile:
+    def tile(
+        self, machine: Machine, *, rows: Dim, columns: Dim, depth: Dim, batch: Dim = 1, ranges: Ranges | None = None
+    ) -> ContractionTile:
         """The schedule of a contraction. Pairs leave two registers less to it: one for a product, one for zeros."""
-        machine = context.machine
         room = replace(machine, vector_registers=machine.vector_registers - 2) if self.dot == 2 else machine
         steps = depth // self.dot
-        return choose_contraction(room, rows=rows, columns=columns, depth=steps, batch=batch, ranges=context.ranges)
+        return choose_contraction(room, rows=rows, columns=columns, depth=steps, batch=batch, ranges=ranges)
 
     def filled(self, depth: int) -> int:
         """`depth` filled up to a whole number of products at a time."""

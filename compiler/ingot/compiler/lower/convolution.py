@@ -167,8 +167,14 @@ def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, 
         window = replace(window, view=replace(view, shape=(*view.shape[:-1], inner)))
     build = kernel(context, group.node)
     depth = multiply(product(axis.extent for axis in window.taps), inner)
-    rows = product(axis.extent for axis in window.rows)
-    tile = products.tile(context, rows=rows, columns=columns, depth=depth, batch=node.group)
+    tile = products.tile(
+        context.machine,
+        rows=product(axis.extent for axis in window.rows),
+        columns=columns,
+        depth=depth,
+        batch=node.group,
+        ranges=context.ranges,
+    )
     batch = (Axis("_g", node.group),) if node.group > 1 else ()
     group_index: Dim = symbol("_g") if batch else 0
     packed = _packed_filters(context, group, w, node.group, tile.width, products)

@@ -38,11 +38,12 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         a = _filled(context, a, depth, group.node)
     shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
     tile = products.tile(
-        context,
+        context.machine,
         rows=product((*lead, m)) if shared else m,
         columns=n,
         depth=depth,
         batch=1 if shared else product(lead),
+        ranges=context.ranges,
     )
     axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
     index: list[Dim] = [symbol(axis.var) for axis in axes]

@@ -286,7 +286,9 @@ def _multiply(plan: _Plan, data: View) -> View:
     w = plan.group.resolve(plan.node.w)
     assert isinstance(w, Constant)
     products = Products.single(w)
-    tile = products.tile(context, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points)
+    tile = products.tile(
+        context.machine, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points, ranges=context.ranges
+    )
     packed = _packed(plan, w, tile.width)
     target = context.temp(TensorType(f32, (points, plan.count, plan.out)), origin=plan.group.node.origin)
     build = kernel(context, plan.group.node)

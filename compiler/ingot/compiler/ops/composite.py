@@ -17,6 +17,7 @@ from ingot.compiler.ir.types import IrError, TensorType, broadcast_shapes
 from ingot.compiler.ops.checks import equal_dims, fail, require_axis, require_kind, same_dtype
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Reshape, Transpose
+from ingot.compiler.ops.numeric import sigmoid
 from ingot.compiler.ops.pointwise import (
     FLOAT,
     Add,
@@ -36,7 +37,6 @@ from ingot.compiler.ops.pointwise import (
     Sub,
     Tanh,
     Where,
-    sigmoid,
 )
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMean, ReduceSum
 from ingot.runtime.dtypes import DType, f32
