@@ -70,8 +70,6 @@ OWNERS = {
 # Imports go round in no circle but where one of these closes it, inside a function: by default a node evaluates to what
 # its expansion does, which the interpreter knows.
 CLOSING = {("ingot.compiler.ir.graph", "ingot.compiler.ir.interpret")}
-# Packages whose own modules, not those of packages in them, import each other.
-ENTANGLED = ("ingot.compiler.frontend",)
 
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "impl", "manager", "misc", "util", "utils"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|farm|opt/venv)/")
@@ -236,12 +234,8 @@ def test_modules_import_each_other_in_one_direction() -> None:
     """Imports for type checkers count too: what needs each other's types is one subject, or wants a Protocol."""
     paths = {module_name(path): path for path in MODULES}
 
-    def tolerated(name: str, module: str) -> bool:
-        parent = name.rpartition(".")[0]
-        return (name, module) in CLOSING or (parent in ENTANGLED and parent == module.rpartition(".")[0])
-
     needed = {name: {i.module for i in imports_of(path)} & paths.keys() - {name} for name, path in paths.items()}
-    needed = {name: {each for each in found if not tolerated(name, each)} for name, found in needed.items()}
+    needed = {name: {each for each in found if (name, each) not in CLOSING} for name, found in needed.items()}
     assert not (found := circular(needed)), f"these import each other in circles: {found}"
 
 

@@ -8,26 +8,17 @@ of them and goes into the two branches of an If of its own (`Split`).
 
 An attempt that fails must leave nothing behind that another one could see, so the state of the import is put back.
 What an attempt would have to learn about dims (`Refinement`) is believed only once the other branch is out.
+`Importer.settled` makes the attempts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
 
-from ingot.compiler.frontend.assumptions import Refinement
-from ingot.compiler.frontend.errors import ModelError, UnsupportedError
-
-if TYPE_CHECKING:
-    from ingot.compiler.frontend.context import Context
-    from ingot.compiler.frontend.importer import Importer
-    from ingot.compiler.frontend.scope import Body
-    from ingot.compiler.frontend.sequences import Item
-    from ingot.compiler.ir.graph import Value
-
-    Join = Callable[[Context, Value, Body, Body], Sequence[Item]]
+from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.ir.graph import Value
 
 MOST_FORKS = 32
 """Conditions that are tried both ways in one import, each time that they are met: attempts within attempts multiply."""
@@ -38,8 +29,6 @@ MOST_SPLITS = 4
 Place = tuple[int, int]
 """The number of nodes imported before a decision, which is the same in every attempt at a graph, and which decision of
 its node it is."""
-
-_T = TypeVar("_T")
 
 
 class Undecided(Exception):  # noqa: N818 - it steers the import, nothing has gone wrong
@@ -53,9 +42,9 @@ class Undecided(Exception):  # noqa: N818 - it steers the import, nothing has go
 class Split(Exception):  # noqa: N818 - it steers the import, nothing has gone wrong
     """The condition at `place` may have either value: what follows is imported with both."""
 
-    def __init__(self, place: Place, condition: Value, join: Join) -> None:
+    def __init__(self, place: Place, condition: Value) -> None:
         super().__init__()
-        self.place, self.condition, self.join = place, condition, join
+        self.place, self.condition = place, condition
 
 
 @dataclass(frozen=True)
@@ -74,17 +63,16 @@ class Hypotheses:
     forks: int = 0
     splits: int = 0
 
-    def choice(self, place: Place, condition: Value, join: Join) -> Choice | None:
+    def choice(self, place: Place, condition: Value) -> Choice | None:
         """The choice for the condition at `place`; None where there is none and no more splits are made.
 
-        Raises Undecided when it is met for the first time, Split when it may have either value: `join` then gives the
-        results of an If, given both branches.
+        Raises Undecided when it is met for the first time, Split when it may have either value.
         """
         if place not in self.choices and self.forks < MOST_FORKS:
             raise Undecided(place)
         found = self.choices.get(place)
         if found is None and self.splits < MOST_SPLITS:
-            raise Split(place, condition, join)
+            raise Split(place, condition)
         return found
 
     @contextmanager
@@ -105,35 +93,3 @@ class Hypotheses:
             del self.choices[place]
             if known:
                 self.choices[place] = None
-
-
-def settled(importer: Importer, attempt: Callable[[], _T]) -> _T:
-    """What `attempt`, the import of one graph, gives once every condition in it that needs a choice has one."""
-    saved, choices = importer.state(), importer.hypotheses.choices
-    try:
-        return attempt()
-    except Undecided as undecided:
-        place = undecided.place
-    importer.hypotheses.forks += 1
-    refusals, errors = importer.refusals, dict[bool, ModelError]()
-    for wanted in () if refusals else (True, False):  # behind what is refused errors mean nothing
-        importer.restore(saved)
-        importer.forget_refusals()
-        choices[place] = Choice(wanted, None)
-        try:
-            with suppress(Refinement, UnsupportedError):
-                settled(importer, attempt)
-        except ModelError as error:
-            if not importer.refusals:
-                errors[wanted] = error
-        finally:
-            importer.refusals = refusals
-            del choices[place]
-    importer.restore(saved)
-    if len(errors) == 2:
-        raise errors[True]
-    choices[place] = Choice(False in errors, next(iter(errors.values()))) if errors else None
-    try:
-        return settled(importer, attempt)
-    finally:
-        del choices[place]

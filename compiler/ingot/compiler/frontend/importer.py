@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-import onnx
-
-from ingot.compiler.frontend.assumptions import Assumptions, Ranges
-from ingot.compiler.frontend.functions import Opsets
-from ingot.compiler.frontend.hypotheses import Hypotheses
+from ingot.compiler.frontend.assumptions import Assumptions, Ranges, Refinement
+from ingot.compiler.frontend.errors import ModelError, UnsupportedError
+from ingot.compiler.frontend.hypotheses import Choice, Hypotheses, Undecided
 from ingot.compiler.frontend.refusals import Refusals
 from ingot.compiler.frontend.signature import Symbols
-from ingot.compiler.frontend.support import Functions, Survey
-from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.weights import ModelData
 from ingot.compiler.ir import dims
 
 State = tuple[int, Assumptions, dict[str, tuple[int, int]], set[str], set[str], tuple[str, ...]]
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -24,8 +24,6 @@ class Importer:
     """What all scopes of one import share."""
 
     model: ModelData
-    table: Table
-    functions: Functions
     symbols: Symbols
     assumptions: Assumptions
     refusals: Refusals
@@ -70,8 +68,33 @@ class Importer:
             if first < low or high < last:
                 self.narrowed[name] = max(first, low), min(last, high)
 
-    def require_supported(self, function: onnx.FunctionProto, opsets: Opsets) -> None:
-        """Raise UnsupportedError where a function body has operators that are unknown."""
-        found = Survey(self.table, self.functions).unknown(function.node, function.output, function.input, opsets)
-        if found:
-            raise Refusals(found).error(self.table, opsets)
+    def settled(self, attempt: Callable[[], _T]) -> _T:
+        """What `attempt`, the import of one graph, gives once every condition in it that needs a choice has one."""
+        saved, choices = self.state(), self.hypotheses.choices
+        try:
+            return attempt()
+        except Undecided as undecided:
+            place = undecided.place
+        self.hypotheses.forks += 1
+        refusals, errors = self.refusals, dict[bool, ModelError]()
+        for wanted in () if refusals else (True, False):  # behind what is refused errors mean nothing
+            self.restore(saved)
+            self.forget_refusals()
+            choices[place] = Choice(wanted, None)
+            try:
+                with suppress(Refinement, UnsupportedError):
+                    self.settled(attempt)
+            except ModelError as error:
+                if not self.refusals:
+                    errors[wanted] = error
+            finally:
+                self.refusals = refusals
+                del choices[place]
+        self.restore(saved)
+        if len(errors) == 2:
+            raise errors[True]
+        choices[place] = Choice(False in errors, next(iter(errors.values()))) if errors else None
+        try:
+            return self.settled(attempt)
+        finally:
+            del choices[place]

@@ -12,16 +12,16 @@ from typing import Any, TypeAlias
 import onnx
 
 from ingot.compiler.frontend.assumptions import Assumptions, Refinement
+from ingot.compiler.frontend.dispatch import Dispatch, Functions
 from ingot.compiler.frontend.errors import ModelError, ModelWarning, UnsupportedError
 from ingot.compiler.frontend.functions import domain_of, opsets_of
-from ingot.compiler.frontend.hypotheses import settled
 from ingot.compiler.frontend.importer import Importer
+from ingot.compiler.frontend.nodes import GraphImport
 from ingot.compiler.frontend.operators import TABLE
 from ingot.compiler.frontend.operators.custom import with_custom
 from ingot.compiler.frontend.refusals import Refusals
-from ingot.compiler.frontend.scope import Scope
 from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_signature
-from ingot.compiler.frontend.support import Functions, Survey, require_small_calls
+from ingot.compiler.frontend.support import Survey, require_small_calls
 from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import own_names, require_text
 from ingot.compiler.frontend.weights import ModelData, map_file, open_model
@@ -111,11 +111,12 @@ def _import(model: ModelData, table: Table, shapes: Shapes, ranges: Ranges) -> G
     functions = _functions(proto)
     require_small_calls(graph.node, functions)
     signature = read_signature(graph, shapes, ranges)
-    refusals = Refusals(Survey(table, functions).unknown(graph.node, outputs, own_names(graph), opsets))
+    dispatch = Dispatch(table, functions)
+    refusals = Refusals(Survey(dispatch).unknown(graph.node, outputs, own_names(graph), opsets))
     assumptions, behind = signature.assumptions, 0
     for _ in range(REFINEMENTS):
         try:
-            found = _attempt(model, table, functions, opsets, signature, assumptions, refusals)
+            found = _attempt(model, dispatch, opsets, signature, assumptions, refusals)
         except Refinement as refinement:
             assumptions = refinement.assumptions
             behind += bool(refusals)
@@ -130,14 +131,13 @@ def _import(model: ModelData, table: Table, shapes: Shapes, ranges: Ranges) -> G
             break
         return found
     if refusals:
-        raise refusals.error(table, opsets)
+        raise refusals.error(table.domains(), opsets)
     raise ModelError(f"the dims of the model are still unrelated after {REFINEMENTS} attempts", remedy="pass shapes")
 
 
 def _attempt(
     model: ModelData,
-    table: Table,
-    functions: Functions,
+    dispatch: Dispatch,
     opsets: Mapping[str, int],
     signature: Signature,
     assumptions: Assumptions,
@@ -146,18 +146,18 @@ def _attempt(
     """One import under fixed assumptions; Refinement when they do not suffice. What it returns is nonsense where it
     adds to `refusals`."""
     graph = model.proto.graph
-    importer = Importer(model, table, functions, signature.symbols, assumptions, refusals)
+    importer = Importer(model, signature.symbols, assumptions, refusals)
     inputs: list[Input] = []
     for name, declared in signature.inputs:
         shape = tuple(assumptions.resolve(d) for d in declared.shape)
         inputs.append(Input(name, TensorType(declared.dtype, shape), origin=(name,)))
     importer.told = frozenset(s for i in inputs for d in i.shape for s in dims.symbols(d))
 
-    def whole() -> tuple[Scope, tuple[tuple[str, Value], ...]]:
-        scope = Scope(importer, opsets)
+    def whole() -> tuple[GraphImport, tuple[tuple[str, Value], ...]]:
+        scope = GraphImport(importer, opsets, dispatch=dispatch)
         return scope, scope.run(graph, {i.label: i for i in inputs})
 
-    scope, outputs = settled(importer, whole)
+    scope, outputs = importer.settled(whole)
     if not outputs:
         raise UnsupportedError("all outputs of the model are empty", remedy="it computes nothing")
     if importer.narrowed:

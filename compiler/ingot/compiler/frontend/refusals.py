@@ -8,7 +8,7 @@ stand-in are left out and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -16,7 +16,6 @@ import onnx
 from ingot.compiler.frontend.errors import UnsupportedError, UnsupportedOperator, UnsupportedUse
 from ingot.compiler.frontend.functions import Opsets, domain_of, inferred_types
 from ingot.compiler.frontend.sequences import Item
-from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import label
 from ingot.compiler.ir.graph import Origin, Value
 
@@ -69,8 +68,9 @@ class Refusals:
         spelled = f"{domain}.{node.op_type}" if domain else node.op_type
         self.unexamined[caller, label(node), node.op_type] = spelled
 
-    def error(self, table: Table, opsets: Opsets) -> UnsupportedError:
-        """All of it. A single use is the error that it was; else the message lists everything."""
+    def error(self, domains: Collection[str], opsets: Opsets) -> UnsupportedError:
+        """All of it. A single use is the error that it was; else the message lists everything. `domains` are those of
+        which some operator is known."""
         uses = tuple(use for use, _ in self.uses.values())
         left = dict(sorted(Counter(self.unexamined.values()).items()))
         if len(uses) == 1 and not self.unknown:
@@ -78,7 +78,7 @@ class Refusals:
             single.uses, single.unexamined = uses, left
             return single
         operators = [
-            UnsupportedOperator(domain, op_type, opset, len(names), tuple(names[:NAMED]), table.has_domain(domain))
+            UnsupportedOperator(domain, op_type, opset, len(names), tuple(names[:NAMED]), domain in domains)
             for (domain, op_type, opset), names in sorted(self.unknown.items())
         ]
         listing = ""

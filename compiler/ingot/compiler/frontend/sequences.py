@@ -8,7 +8,7 @@ of their shapes, both of which grow and shrink as tensors do. Where a presence d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -76,6 +76,8 @@ class Optional:
 
 Item: TypeAlias = Value | TensorSequence | RaggedSequence | Optional
 ITEMS = (Value, TensorSequence, RaggedSequence, Optional)
+Results: TypeAlias = Item | Sequence[Item | None]
+"""What a node gives, in ONNX order; None where it gives nothing."""
 
 
 def tensors_of(item: Item) -> tuple[Value, ...]:

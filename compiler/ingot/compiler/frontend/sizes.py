@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
+from ingot.compiler.frontend.building import Building
 from ingot.compiler.frontend.errors import UnsupportedError
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, show
@@ -20,37 +19,11 @@ from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.control import Require
 
-if TYPE_CHECKING:
-    from ingot.compiler.frontend.context import Context
-
 LONGEST = 48  # characters of a symbol's name taken from that of a node
 _RESERVED = frozenset((*keyword.kwlist, "max", "min"))
 
 
-@dataclass
-class Sizes:
-    """The symbols bound in one graph under construction. `around` are those of the graphs around it."""
-
-    around: Sizes | None = None
-    bound: dict[str, Value] = field(default_factory=dict[str, Value])
-
-    def chain(self) -> Iterator[Sizes]:
-        """These and those of the graphs around."""
-        here: Sizes | None = self
-        while here is not None:
-            yield here
-            here = here.around
-
-    def knows(self, name: str) -> bool:
-        """Whether the symbol is bound here or around."""
-        return any(name in each.bound for each in self.chain())
-
-    def symbol_of(self, value: Value) -> str | None:
-        """The symbol that is bound to `value`, None when there is none."""
-        return next((name for name, known in self.bound.items() if known is value), None)
-
-
-def bound_size(ctx: Context, value: Value, what: str, most: Dim | None = None) -> Dim:
+def bound_size(ctx: Building, value: Value, what: str, most: Dim | None = None) -> Dim:
     """The dim that the i64 scalar `value` is: as known, or a symbol bound to it.
 
     A run in which it is negative, or larger than `most`, fails with a message about `what`.
@@ -68,7 +41,7 @@ def bound_size(ctx: Context, value: Value, what: str, most: Dim | None = None) -
     return _bind(ctx, name, value, what, most if isinstance(most, int) else dims.UNBOUNDED)
 
 
-def new_symbol(ctx: Context, wish: str) -> str:
+def new_symbol(ctx: Building, wish: str) -> str:
     """The name of a new symbol that a graph will bind, like `wish`."""
     importer = ctx.scope.importer
     name = importer.new_symbol(_cleaned(wish))
@@ -95,20 +68,20 @@ class Promise:
         return dims.symbol(self.name)
 
     @staticmethod
-    def make(ctx: Context, wish: str) -> Promise:
+    def make(ctx: Building, wish: str) -> Promise:
         """A new symbol called like `wish`."""
         name = new_symbol(ctx, wish)
         public = ctx.assumptions.resolve(dims.symbol(name))
         return Promise(name if public == dims.symbol(name) else new_symbol(ctx, f"{name}_own"), public)
 
-    def keep(self, ctx: Context, value: Value, what: str) -> None:
+    def keep(self, ctx: Building, value: Value, what: str) -> None:
         """Bind the symbol to the i64 scalar `value`; the results that mention it need to be checked then."""
         ctx.scope.sizes.bound[self.name] = value
         if self.public != self.dim:
             _require_equal(ctx, self.public, value, what)
 
 
-def _bind(ctx: Context, name: str, value: Value, what: str, most: int) -> Dim:
+def _bind(ctx: Building, name: str, value: Value, what: str, most: int) -> Dim:
     importer, sizes = ctx.scope.importer, ctx.scope.sizes
     assumed = importer.assumptions.aliases.get(name)
     if assumed is None and not sizes.knows(name):
@@ -123,14 +96,14 @@ def _bind(ctx: Context, name: str, value: Value, what: str, most: int) -> Dim:
     return wanted
 
 
-def _require_equal(ctx: Context, wanted: Dim, value: Value, what: str) -> None:
+def _require_equal(ctx: Building, wanted: Dim, value: Value, what: str) -> None:
     """The i64 scalar `value` must be `wanted`, in which one symbol may have no value yet: it is bound so."""
     _bind_part(ctx, wanted, value, what)
     equal = ctx.build(ops.Equal, value, ctx.dim_values((wanted,), True))
     ctx.require(equal, f"{what} must be {show(wanted)} for the model to make sense")
 
 
-def _bind_part(ctx: Context, wanted: Dim, value: Value, what: str) -> None:
+def _bind_part(ctx: Building, wanted: Dim, value: Value, what: str) -> None:
     """Bind the one symbol of `wanted` that has no value yet, so that `wanted` is `value`."""
     importer = ctx.scope.importer
     unknown = sorted(s for s in dims.symbols(wanted) if not ctx.scope.sizes.knows(s) and s not in importer.told)

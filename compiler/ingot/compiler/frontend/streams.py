@@ -7,10 +7,9 @@ The iteration of a loop around the node counts like a run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from ingot.compiler.frontend.scope import Scope
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value, constant
 from ingot.compiler.ops.bitwise import BitOr, ShiftLeft
@@ -18,9 +17,6 @@ from ingot.compiler.ops.movement import Reshape, Slice
 from ingot.compiler.ops.pointwise import Add, Cast
 from ingot.compiler.ops.random import Entropy, RandomBits
 from ingot.runtime.dtypes import u64
-
-if TYPE_CHECKING:
-    from ingot.compiler.frontend.scope import Scope
 
 SESSION, RUN = "key", "run"
 STREAM = 0x9E3779B97F4A7C15  # the golden ratio's fraction: multiples lie far apart

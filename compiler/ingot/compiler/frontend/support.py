@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
 import onnx
 
+from ingot.compiler.frontend.dispatch import Dispatch, Functions, Inlined, Key
 from ingot.compiler.frontend.errors import ModelError
-from ingot.compiler.frontend.functions import Opsets, domain_of, has_typed_body, opsets_of, static_body
-from ingot.compiler.frontend.table import Table
+from ingot.compiler.frontend.functions import Opsets, domain_of
 from ingot.compiler.frontend.topology import label, live_order, own_names, producers, subgraphs
-
-Key: TypeAlias = tuple[str, str, str]  # domain, operator or function name, overload
-Functions: TypeAlias = Mapping[Key, onnx.FunctionProto]
 
 CALL_DEPTH = 64  # functions that call functions
 LARGEST_INLINED = 100_000  # nodes of function bodies, each counted as often as it is put in
@@ -50,9 +46,8 @@ def _inlined(nodes: Sequence[onnx.NodeProto], functions: Functions, sizes: dict[
 class Survey:
     """A walk over nodes, their sub-graphs and the function bodies they call, noting operators without a meaning."""
 
-    def __init__(self, table: Table, functions: Functions) -> None:
-        self.table = table
-        self.functions = functions
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
         self._found: dict[tuple[str, str, int], list[str]] = {}
         self._visited: set[tuple[str, str, str, int]] = set()
 
@@ -73,16 +68,10 @@ class Survey:
                 self._walk(graph.node, [o.name for o in graph.output], own_names(graph), opsets)
             domain = domain_of(node.domain)
             opset = opsets.get(domain, 0)
-            local = self.functions.get((domain, node.op_type, node.overload))
-            body = local
-            if body is None and self.table.find(domain, node.op_type, opset) is None:
-                body = static_body(domain, node.op_type, opset)
-                if body is None:
-                    if not has_typed_body(domain, node.op_type, opset):
-                        self._found.setdefault((domain, node.op_type, opset), []).append(label(node))
-                    continue
+            meaning = self._dispatch.meaning(node, opsets)
+            if meaning is None:
+                self._found.setdefault((domain, node.op_type, opset), []).append(label(node))
             key = (domain, node.op_type, node.overload, opset)
-            if body is not None and key not in self._visited:
+            if isinstance(meaning, Inlined) and key not in self._visited:
                 self._visited.add(key)
-                own = opsets_of(body.opset_import)
-                self._walk(body.node, body.output, body.input, own if local is not None else {**opsets, **own})
+                self._walk(meaning.function.node, meaning.function.output, meaning.function.input, meaning.opsets)

@@ -6,13 +6,12 @@ node's context and returns its results in ONNX order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.sequences import Item
+from ingot.compiler.frontend.sequences import Results
 
-Results: TypeAlias = Item | Sequence[Item | None]
 Row: TypeAlias = Callable[[Context], Results]
 
 
@@ -58,9 +57,9 @@ class Table:
         """Whether there is a row for any opset."""
         return (domain, op_type) in self._rows
 
-    def has_domain(self, domain: str) -> bool:
-        """Whether there is a row for any operator of a domain."""
-        return any(domain == known for known, _ in self._rows)
+    def domains(self) -> frozenset[str]:
+        """Those of which there is a row for any operator."""
+        return frozenset(domain for domain, _ in self._rows)
 
     def forget(self, domain: str, op_type: str) -> None:
         """Take out the rows of an operator."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ops import composite
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Reshape

@@ -11,8 +11,8 @@ from ingot.compiler.frontend.errors import ModelError, StructureError, Unsupport
 from ingot.compiler.frontend.operators.bodies import Iteration, choice, unlike
 from ingot.compiler.frontend.operators.sequence import unrolled
 from ingot.compiler.frontend.scope import Body
-from ingot.compiler.frontend.sequences import Item, mapped, tensors_of
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Item, Results, mapped, tensors_of
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir.graph import Input, Value
 from ingot.compiler.ops.control import Require
 
@@ -42,7 +42,7 @@ def if_(ctx: Context) -> Results:
         case _:
             raise AssertionError("two branches")
     importer = ctx.scope.importer
-    if unlike(then, otherwise) and (found := importer.hypotheses.choice((importer.nodes, 0), condition, choice)):
+    if unlike(then, otherwise) and (found := importer.hypotheses.choice((importer.nodes, 0), condition)):
         which = 0 if found.wanted else 1
         return _certain(ctx, branches[which], bodies[which], condition, found.wanted, found.other)
     return choice(ctx, condition, then, otherwise)

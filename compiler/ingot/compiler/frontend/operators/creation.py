@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.table import Results, Row, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Row, Table
 from ingot.compiler.ops.custom import CustomOp, CustomOpError
 from ingot.compiler.ops.custom.nodes import Scalar
 from ingot.compiler.ops.custom.signature import Declared

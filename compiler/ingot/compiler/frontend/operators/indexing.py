@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.operators.creation import counted
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context, Dims
 from ingot.compiler.frontend.operators.axes import axes_from_data, padding, squeezed, unsqueezed
-from ingot.compiler.frontend.operators.bodies import choice
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, Expr
 from ingot.compiler.ir.graph import Value
@@ -133,7 +133,7 @@ def _is_one(ctx: Context, x: Value, axis: int) -> bool:
         return False
     condition = ctx.build(ops.Equal, ctx.dim_values((extent,), True), ctx.constant(1, dtypes.i64))
     importer = ctx.scope.importer
-    found = importer.hypotheses.choice((importer.nodes, axis), condition, choice)
+    found = importer.hypotheses.choice((importer.nodes, axis), condition)
     if found is None:
         raise ctx.unsupported(
             f"Squeeze of all axes of extent 1 of {x.type}: its rank depends on the symbolic dims",

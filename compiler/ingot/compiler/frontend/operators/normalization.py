@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.creation import counted
-from ingot.compiler.frontend.table import Results, Row, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Row, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import composite

@@ -10,7 +10,8 @@ import onnx
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.narrow import readable
 from ingot.compiler.frontend.operators.strings import converted
-from ingot.compiler.frontend.table import Results, Row, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Row, Table
 from ingot.compiler.frontend.weights import PACKED, dtype_of
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import bitwise

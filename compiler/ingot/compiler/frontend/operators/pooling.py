@@ -10,7 +10,8 @@ import numpy as np
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.contraction import Window, window
 from ingot.compiler.frontend.operators.creation import counted
-from ingot.compiler.frontend.table import Results, Row, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Row, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Node, Value

@@ -8,7 +8,8 @@ from __future__ import annotations
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.contraction import matrix_product, window
 from ingot.compiler.frontend.operators.narrow import INTEGERS, converted, readable
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Value

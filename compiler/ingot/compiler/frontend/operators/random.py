@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 
 from ingot.compiler.frontend.context import Context, Dims
+from ingot.compiler.frontend.sequences import Results
 from ingot.compiler.frontend.streams import bits
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Value

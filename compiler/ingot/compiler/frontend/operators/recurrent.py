@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ir.types import show_shape

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.axes import by_axis, reduced
-from ingot.compiler.frontend.table import Results, Row, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Row, Table
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops import reduction

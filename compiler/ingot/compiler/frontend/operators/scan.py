@@ -10,7 +10,8 @@ from onnx import GraphProto
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.bodies import agree, closed, same_values
 from ingot.compiler.frontend.scope import Body
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import unused_names
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Value

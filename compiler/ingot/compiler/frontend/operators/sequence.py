@@ -9,8 +9,8 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.bodies import Iteration
 from ingot.compiler.frontend.operators.creation import counted
 from ingot.compiler.frontend.operators.ragged import at, concatenated, divided, erased, inserted, located, ragged
-from ingot.compiler.frontend.sequences import Item, Optional, RaggedSequence, TensorSequence
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Item, Optional, RaggedSequence, Results, TensorSequence
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import unused_names
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim

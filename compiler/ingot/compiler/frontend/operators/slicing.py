@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ingot.compiler.frontend.assumptions import Assumptions
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.axes import FARTHEST, sliced, span
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value

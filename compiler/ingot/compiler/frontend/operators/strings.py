@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.narrow import converted as converted_numbers
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import host
 from ingot.compiler.ops import pointwise as ops

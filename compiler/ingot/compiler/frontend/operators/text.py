@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.linear import MatMul

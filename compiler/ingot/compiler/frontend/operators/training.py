@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.table import TRAINING, Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import TRAINING, Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 

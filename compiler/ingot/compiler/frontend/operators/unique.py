@@ -5,7 +5,8 @@ from __future__ import annotations
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.creation import counted
 from ingot.compiler.frontend.operators.indexing import true_places
-from ingot.compiler.frontend.table import Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import Table
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops

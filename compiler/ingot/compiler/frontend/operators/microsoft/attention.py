@@ -14,7 +14,8 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.contraction import matrix_product
 from ingot.compiler.frontend.operators.creation import counted
 from ingot.compiler.frontend.operators.microsoft.integers import integer_product
-from ingot.compiler.frontend.table import MICROSOFT, Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import MICROSOFT, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Value

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.contraction import conv, gemm, matrix_product
 from ingot.compiler.frontend.operators.microsoft.operands import given, plus
-from ingot.compiler.frontend.table import MICROSOFT, Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import MICROSOFT, Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import composite
 from ingot.compiler.ops import pointwise as ops

@@ -21,7 +21,8 @@ from ingot.compiler.frontend.operators.quantised import (
     requantise,
     single,
 )
-from ingot.compiler.frontend.table import MICROSOFT, Results, Row, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import MICROSOFT, Row, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import composite

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.ml.forest import LEAF, MEMBER, MODES, Forest, aggregated, empty_weights, reached
 from ingot.compiler.frontend.operators.ml.linear import class_labels, column, rows_of, transformed
-from ingot.compiler.frontend.table import ML, Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import ML, Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.movement import Concat, Gather, Reshape

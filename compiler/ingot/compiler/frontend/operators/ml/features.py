@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ingot.compiler.frontend.context import Context
-from ingot.compiler.frontend.table import ML, Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import ML, Table
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops

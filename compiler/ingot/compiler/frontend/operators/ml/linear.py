@@ -6,7 +6,8 @@ import numpy as np
 
 from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.ml.labels import strings
-from ingot.compiler.frontend.table import ML, Results, Table
+from ingot.compiler.frontend.sequences import Results
+from ingot.compiler.frontend.table import ML, Table
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.composite import Softmax
