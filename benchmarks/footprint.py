@@ -96,7 +96,7 @@ def measure(case: Case, target: str, runs: int = 5) -> dict[str, Any]:
         compiler, child, artifact, feed = (place / n for n in ("compile.py", "child.py", "model.ingot", "feed.npz"))
         compiler.write_text(_COMPILE)
         child.write_text(_CHILD)
-        np.savez(feed, **case.inputs())
+        np.savez(feed, allow_pickle=False, **case.inputs())
         asked = (str(case.path), str(artifact), target)
         cold, again = (_child(compiler, *asked, INGOT_CACHE=str(place / "cache")) for _ in range(2))
         row: dict[str, Any] = {"model": case.name, "compile": cold["seconds"], "compile_again": again["seconds"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Builder, Extent, Tensor, dtype_code
+from benchmarks.fuzz.build import Attributes, Builder, Extent, Tensor, dtype_code
 
 TRAINING = "ai.onnx.preview.training"
 
@@ -25,7 +25,7 @@ def _running(b: Builder) -> bool:
     op = "CumProd" if b.opset >= 26 and b.chance(0.6) else "CumSum"
     if op == "CumProd" and x.is_float:
         x = b.unary("Tanh", x, visible=False)
-    attributes = {"exclusive": b.integer(0, 1), "reverse": b.integer(0, 1)}
+    attributes: Attributes = {"exclusive": b.integer(0, 1), "reverse": b.integer(0, 1)}
     b.node(op, [x, b.given(np.asarray(axis, np.int64), 0.9)], [(x.dtype, x.shape)], **attributes)
     return True
 
@@ -48,7 +48,7 @@ def _fourier(b: Builder) -> bool:
     shape: list[Extent] = [*x.shape[:-1], 2]
     shape[axis] = taken
     operands: list[Tensor | None] = [x, b.ints([length], scalar=True) if length != size else None]
-    attributes = {"inverse": inverse, "onesided": one_sided}
+    attributes: Attributes = {"inverse": inverse, "onesided": one_sided}
     if b.opset < 20:
         attributes["axis"] = axis
     else:
@@ -100,7 +100,7 @@ def _loss(b: Builder) -> bool:
     targets = (x.shape[0], *x.shape[2:])
     labels = b.rng.integers(0, classes, b.concrete(targets))
     reduction = b.choice(("none", "sum", "mean"))
-    attributes: dict[str, object] = {"reduction": reduction}
+    attributes: Attributes = {"reduction": reduction}
     if b.chance(0.3) and classes > 1:
         labels.flat[0] = 0
         ignored = b.choice((-1, 1)) if reduction == "mean" else b.choice((-1, 0))
@@ -147,7 +147,7 @@ def _n_grams(b: Builder) -> bool:
     unique = sorted(set(pairs))
     pool = [*range(single), *(n for pair in unique for n in pair)]
     count = single + len(unique)
-    attributes: dict[str, object] = {
+    attributes: Attributes = {
         "mode": b.choice(("TF", "IDF", "TFIDF")),
         "min_gram_length": b.integer(1, 2),
         "max_gram_length": 2,
@@ -198,7 +198,7 @@ def _updated(b: Builder) -> bool:
     step = b.given(np.asarray(b.integer(0, 3), np.int64), 0.6)
     state = [b.weights(shape, "float32"), b.constant(np.abs(b.rng.standard_normal(shape)).astype(np.float32))]
     states = [state[1]] if op == "Adagrad" else state if op == "Adam" else state[:1]
-    attributes: dict[str, object] = {"norm_coefficient": 0.01}
+    attributes: Attributes = {"norm_coefficient": 0.01}
     if op == "Momentum":
         attributes |= {"alpha": 0.9, "beta": 0.7, "mode": b.choice(("standard", "nesterov"))}
     else:
@@ -216,7 +216,8 @@ def _variadic(b: Builder) -> bool:
         return False
     kind = b.integer(0, 2)
     if kind == 0:
-        others = [b.pick(lambda t: t.dtype == x.dtype and t.shape == x.shape) for _ in range(b.choice((0, 2)))]
+        kept = x.dtype, x.shape
+        others = [b.pick(lambda t: (t.dtype, t.shape) == kept) for _ in range(b.choice((0, 2)))]
         b.node(b.choice(("Sum", "Mean", "Max", "Min")), [x, *others], [(x.dtype, x.shape)])
     elif kind == 1:
         if b.opset < 15:

@@ -16,6 +16,8 @@ from onnx import helper, numpy_helper
 Array = NDArray[Any]
 Extent = int | str
 Shape = tuple[Extent, ...]
+Attributes = dict[str, Any]
+"""Attributes of a node by name, in Python's types."""
 
 FLOATS = ("float32", "float64", "float16")
 INTEGERS = ("int64", "int32", "int8", "uint8", "int16", "uint16", "uint32", "uint64")

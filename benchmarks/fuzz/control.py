@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import helper
 
-from benchmarks.fuzz.build import Builder, Tensor, dtype_code
+from benchmarks.fuzz.build import Attributes, Builder, Tensor, dtype_code
 
 DEEPEST = 2
 
@@ -88,7 +88,7 @@ def scan(b: Builder, grow: Grow) -> bool:
         [b.value_info(following), b.value_info(scanned)], inner.initializers,
     )  # fmt: skip
     place = b.integer(0, len(rest)) if b.chance(0.3) else 0
-    attributes: dict[str, object] = {"num_scan_inputs": 1, "scan_input_axes": [axis], "scan_output_axes": [place]}
+    attributes: Attributes = {"num_scan_inputs": 1, "scan_input_axes": [axis], "scan_output_axes": [place]}
     if b.chance(0.4):
         attributes |= {"scan_input_directions": [1], "scan_output_directions": [b.integer(0, 1)]}
     start = b.weights(b.concrete(rest), x.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from benchmarks.fuzz.build import Builder, Tensor, dtype_code
+from benchmarks.fuzz.build import Attributes, Builder, Tensor, dtype_code
 
 SPELLINGS = ("value", "value_float", "value_int", "value_floats", "value_ints")
 
@@ -33,7 +33,9 @@ def _range(b: Builder) -> bool:
 def _filled(b: Builder) -> bool:
     """ConstantOfShape of a constant, an input, or another tensor's shape."""
     dtype = b.choice(("float32", "float16", "int64", "int32", "uint8", "bool", "float64"))
-    value = {"value": numpy_helper.from_array(b.values(dtype, (1,)))} if dtype != "float32" or b.chance(0.7) else {}
+    value: Attributes = {}
+    if dtype != "float32" or b.chance(0.7):
+        value["value"] = numpy_helper.from_array(b.values(dtype, (1,)))
     like = b.pick(lambda t: t.rank > 0) if b.chance(0.5) else None
     if like is not None:
         shape = b.node("Shape", [like], [("int64", (like.rank,))], visible=False)[0]
@@ -53,7 +55,7 @@ def _eye(b: Builder) -> bool:
     if x is None:
         return False
     dtype = b.choice((x.dtype, "float32", "int64"))
-    attributes = {"dtype": dtype_code(dtype)} if dtype != x.dtype or b.chance(0.3) else {}
+    attributes: Attributes = {"dtype": dtype_code(dtype)} if dtype != x.dtype or b.chance(0.3) else {}
     b.node("EyeLike", [x], [(dtype, x.shape)], k=b.integer(-2, 2), **attributes)
     return True
 
@@ -79,7 +81,7 @@ def _window(b: Builder) -> bool:
     op = b.choice(("HannWindow", "HammingWindow", "BlackmanWindow"))
     size = b.integer(2, 12)
     dtype = b.choice(("float32", "float32", "float64"))
-    attributes = {"output_datatype": dtype_code(dtype)} if dtype != "float32" else {}
+    attributes: Attributes = {"output_datatype": dtype_code(dtype)} if dtype != "float32" else {}
     b.node(op, [b.given(np.asarray(size, np.int64), 0.7)], [(dtype, (b.found(size),))], periodic=b.integer(0, 1),
            **attributes)  # fmt: skip
     return True
@@ -138,7 +140,7 @@ def _extents(b: Builder) -> bool:
     start, end = b.integer(-x.rank - 1, x.rank + 1), b.integer(-x.rank - 1, x.rank + 1)
     attributes = {}
     if b.opset >= 15 and b.chance(0.6):
-        attributes = {"start": start, **({"end": end} if b.chance(0.7) else {})}
+        attributes: Attributes = {"start": start, **({"end": end} if b.chance(0.7) else {})}
     count = len(x.shape[slice(attributes.get("start", 0), attributes.get("end"))])
     b.node("Shape", [x], [("int64", (count,))], **attributes)
     return True

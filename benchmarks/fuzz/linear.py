@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Builder, Extent, Tensor
+from benchmarks.fuzz.build import Attributes, Builder, Extent, Tensor
 
 
 def matmul(b: Builder) -> bool:
@@ -44,7 +44,7 @@ def _gemm(b: Builder, x: Tensor, K: int, N: int) -> bool:
     turned = b.chance(0.5)
     w = b.weights((N, K) if turned else (K, N), x.dtype, K**-0.5 if K else 1)
     c = b.weights(b.choice(((N,), (1, N), (1,), ())), x.dtype) if b.chance(0.7) else None
-    attributes: dict[str, object] = {"transB": 1} if turned else {}
+    attributes: Attributes = {"transB": 1} if turned else {}
     if b.chance(0.4):
         attributes |= {"alpha": 0.75, "beta": 1.5}
     b.node("Gemm", [x, w, c], [(x.dtype, (x.shape[0], N))], **attributes)
@@ -136,7 +136,7 @@ def pool(b: Builder) -> bool:
             return False
         spatial.append(extent)
     op = b.choice(("MaxPool", "AveragePool"))
-    include = {"count_include_pad": b.integer(0, 1)} if op == "AveragePool" else {}
+    include: Attributes = {"count_include_pad": b.integer(0, 1)} if op == "AveragePool" else {}
     shape = (*x.shape[:2], *spatial)
     b.node(op, [x], [(x.dtype, shape)], kernel_shape=kernel, strides=strides, pads=pads, **include)
     return True
@@ -165,7 +165,7 @@ def recurrent(b: Builder) -> bool:
         b.weights((count, gates * hidden, hidden), x.dtype, hidden**-0.5),
         b.weights((count, 2 * gates * hidden), x.dtype) if b.chance(0.6) else None,
     ]
-    attributes: dict[str, object] = {"hidden_size": hidden, "direction": direction}
+    attributes: Attributes = {"hidden_size": hidden, "direction": direction}
     states = (batch, count, hidden) if batch_first else (count, batch, hidden)
     if isinstance(batch, int) and b.chance(0.5):
         lengths = b.rng.integers(1, b.size(length) + 1, batch).astype(np.int32) if b.chance(0.5) else None

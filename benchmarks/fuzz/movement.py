@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Builder, Extent, Tensor, broadcast
+from benchmarks.fuzz.build import Attributes, Builder, Extent, Tensor, broadcast
 from benchmarks.fuzz.sizes import taken
 
 
@@ -279,7 +279,7 @@ def images(b: Builder) -> bool:
     scales = b.constant(np.array([1, 1, factor, factor], np.float32))
     mode = b.choice(("nearest", "linear", "cubic"))
     where = b.choice(("half_pixel", "asymmetric", "align_corners") if mode != "nearest" else ("asymmetric",))
-    nearest = {"nearest_mode": "floor"} if mode == "nearest" else {}
+    nearest: Attributes = {"nearest_mode": "floor"} if mode == "nearest" else {}
     b.node("Resize", [x, None, scales], [(x.dtype, (n, c, int(h * factor), int(w * factor)))], mode=mode,
            coordinate_transformation_mode=where, **nearest)  # fmt: skip
     return True

@@ -226,7 +226,7 @@ def _rounded_otherwise(rng: np.random.Generator, graph: Graph, inputs: dict[str,
 
 def is_finite(arrays: Outputs, *names: str) -> bool:
     """Whether the floats of these arrays, of all by default, are numbers."""
-    floats = [arrays[name] for name in names or arrays if arrays[name].dtype in (np.float16, np.float32, np.float64)]
+    floats = [arrays[name] for name in names or arrays if arrays[name].dtype.kind == "f"]
     return all(bool(np.isfinite(array).all()) for array in floats)
 
 
@@ -234,7 +234,7 @@ def _nudged(rng: np.random.Generator, array: Array, *, absolute: bool = False) -
     """`array` with some floats changed by a few units in the last place, their own or that of the largest."""
     if array.dtype == numpy_type("bfloat16"):
         unit = 2.0**-8
-    elif array.dtype in (np.float16, np.float32, np.float64):
+    elif array.dtype.kind == "f":
         unit = 4 * float(np.finfo(array.dtype).eps)
     else:
         return array

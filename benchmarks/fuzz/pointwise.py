@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import FLOATS, INTEGERS, Builder, Tensor, broadcast, dtype_code, partner_shape
+from benchmarks.fuzz.build import FLOATS, INTEGERS, Attributes, Builder, Tensor, broadcast, dtype_code, partner_shape
 
 # name -> oldest opset
 SMOOTH: dict[str, int] = {
@@ -42,7 +42,7 @@ def unary(b: Builder) -> bool:
         return True
     names = [n for n, opset in SMOOTH.items() if opset <= b.opset and (x.dtype == "float32" or n not in ONLY_F32)]
     op = b.choice(names)
-    attributes: dict[str, object] = {}
+    attributes: Attributes = {}
     if op in ("Elu", "LeakyRelu", "Celu", "ThresholdedRelu") and b.chance(0.7):
         attributes["alpha"] = float(b.rng.uniform(0.1, 1.5))
     if op == "HardSigmoid" and b.chance(0.5):
@@ -98,7 +98,8 @@ def binary(b: Builder) -> bool:
             y = away
     if op == "PRelu" and (broadcast(b, x.shape, y.shape) != x.shape):
         return False
-    b.node(op, [x, y], [(x.dtype, shape)], **({"fmod": 1} if op == "Mod" else {}))
+    fmod: Attributes = {"fmod": 1} if op == "Mod" else {}
+    b.node(op, [x, y], [(x.dtype, shape)], **fmod)
     return True
 
 
@@ -118,7 +119,7 @@ def integer(b: Builder) -> bool:
     if kind == 1:
         divisor = b.constant(np.asarray(b.integer(1, 7), x.dtype))
         op = b.choice(("Div", "Mod"))
-        fmod = {"fmod": 1} if op == "Mod" and b.chance(0.3) else {}
+        fmod: Attributes = {"fmod": 1} if op == "Mod" and b.chance(0.3) else {}
         b.node(op, [x, divisor], [(x.dtype, x.shape)], **fmod)
         return True
     y = partner(b, x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Array, Builder, Extent, Tensor, dtype_code, numpy_type
+from benchmarks.fuzz.build import Array, Attributes, Builder, Extent, Tensor, dtype_code, numpy_type
 
 BYTES = ("int8", "uint8")
 FOUR_BITS = ("int4", "uint4")
@@ -194,7 +194,7 @@ def _blocks(b: Builder) -> bool:
     dtype = b.choice((*BYTES, *FOUR_BITS))
     low = 0 if dtype.startswith("u") else -2
     zero = b.constant(b.rng.integers(low, 3, shape).astype(numpy_type(dtype)))
-    attributes = {"axis": axis, "block_size": block}
+    attributes: Attributes = {"axis": axis, "block_size": block}
     codes = b.node("QuantizeLinear", [x, scale, zero], [(dtype, x.shape)], visible=False, **attributes)[0]
     b.node("DequantizeLinear", [codes, scale, zero], [("float32", x.shape)], **attributes)
     return True

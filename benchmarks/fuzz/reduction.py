@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Builder, Extent, Tensor
+from benchmarks.fuzz.build import Attributes, Builder, Extent, Tensor
 
 OPS = (
     "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
@@ -31,7 +31,7 @@ def reduce(b: Builder) -> bool:
     listed = [a - x.rank if b.chance(0.3) else a for a in sorted(axes)]
     as_input = b.opset >= 18 or op == "ReduceSum"
     operands: list[Tensor | None] = [x]
-    attributes: dict[str, object] = {"keepdims": int(keep)} if not keep or b.chance(0.5) else {}
+    attributes: Attributes = {"keepdims": int(keep)} if not keep or b.chance(0.5) else {}
     if not every:
         if as_input:
             operands.append(b.ints(listed))
@@ -50,7 +50,7 @@ def arg(b: Builder) -> bool:
     spelled = axis - x.rank if b.chance(0.3) else axis
     op = b.choice(("ArgMax", "ArgMin", "TopK", "CumSum"))
     if op == "CumSum":
-        flags = {"exclusive": b.integer(0, 1), "reverse": b.integer(0, 1)}
+        flags: Attributes = {"exclusive": b.integer(0, 1), "reverse": b.integer(0, 1)}
         b.node(op, [x, b.ints([spelled], scalar=True)], [(x.dtype, x.shape)], **flags)
         return True
     if op == "TopK":
@@ -62,7 +62,7 @@ def arg(b: Builder) -> bool:
         b.node(op, [x, b.ints([k])], [(x.dtype, shape), ("int64", shape)], axis=spelled, largest=b.integer(0, 1))
         return True
     keep = b.chance(0.5)
-    last = {"select_last_index": 1} if b.chance(0.3) else {}
+    last: Attributes = {"select_last_index": 1} if b.chance(0.3) else {}
     b.node(op, [x], [("int64", reduced(b, x, {axis}, keep))], axis=spelled, keepdims=int(keep), **last)
     return True
 
@@ -72,7 +72,7 @@ def softmax(b: Builder) -> bool:
     x = b.pick(lambda t: t.is_float and t.rank > 0 and b.elements(t.shape) > 0)
     if x is None:
         return False
-    axis = {"axis": b.integer(-x.rank, x.rank - 1)} if b.chance(0.8) else {}
+    axis: Attributes = {"axis": b.integer(-x.rank, x.rank - 1)} if b.chance(0.8) else {}
     if b.chance(0.15) and x.dtype != "float16":
         # onnx.reference takes the sum of the numbers for the norm of order 1, not of their magnitudes.
         b.unary("LpNormalization", x, **axis)
@@ -84,9 +84,8 @@ def softmax(b: Builder) -> bool:
 def layer_norm(b: Builder) -> bool:
     """LayerNormalization, or its parts as exporters spell them."""
     x = b.pick(lambda t: t.is_float and t.rank > 0 and isinstance(t.shape[-1], int) and b.elements(t.shape) > 0)
-    if x is None or b.size(x.shape[-1]) < 2:
+    if x is None or not isinstance(extent := x.shape[-1], int) or extent < 2:
         return False
-    extent = x.shape[-1]
     scale = b.weights((extent,), x.dtype)
     bias = b.weights((extent,), x.dtype)
     if b.opset >= 17 and b.chance(0.5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Builder, Extent, Tensor
+from benchmarks.fuzz.build import Attributes, Builder, Extent, Tensor
 
 
 def sample(b: Builder) -> bool:
@@ -63,7 +63,7 @@ def _regions(b: Builder) -> bool:
     count, out = b.integer(1, 4), (b.integer(1, 3), b.integer(1, 3))
     regions = b.given(_rectangles(b, count, h, w))
     batch = b.given(b.rng.integers(0, n, count))
-    attributes: dict[str, object] = {"mode": "max"} if b.chance(0.2) else {}
+    attributes: Attributes = {"mode": "max"} if b.chance(0.2) else {}
     if b.opset >= 16 and b.chance(0.5):
         attributes["coordinate_transformation_mode"] = b.choice(("half_pixel", "output_half_pixel"))
     b.node("RoiAlign", [x, regions, batch], [(x.dtype, (count, c, *out))], output_height=out[0], output_width=out[1],
@@ -112,7 +112,7 @@ def _unpooled(b: Builder) -> bool:
     if h < 2 or w < 2:
         return False
     shape = (n, c, h // 2, w // 2)
-    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    window: Attributes = {"kernel_shape": [2, 2], "strides": [2, 2]}
     values, places = b.node("MaxPool", [x], [(x.dtype, shape), ("int64", shape)], **window)
     size = [b.ints([n, c, h, w])] if h % 2 or w % 2 or b.chance(0.3) else []
     b.node("MaxUnpool", [values, places, *size], [(x.dtype, (n, c, h, w))], **window)
@@ -138,7 +138,7 @@ def _resized(b: Builder) -> bool:
         return False
     height, width = b.size(x.shape[2]), b.size(x.shape[3])
     target = (b.integer(1, 2 * height), b.integer(1, 2 * width))
-    attributes: dict[str, object] = {"mode": b.choice(("nearest", "linear", "cubic"))}
+    attributes: Attributes = {"mode": b.choice(("nearest", "linear", "cubic"))}
     attributes["coordinate_transformation_mode"] = b.choice(
         ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
     )
@@ -169,7 +169,7 @@ def _pooled(b: Builder) -> bool:
     dilated = op == "MaxPool" or b.opset >= (19 if op == "AveragePool" else 18)
     dilations = [b.integer(1, 2) for _ in range(count)] if dilated and b.chance(0.4) else [1] * count
     rounding = (op != "LpPool" or b.opset >= 18) and b.chance(0.4)
-    attributes: dict[str, object] = {"kernel_shape": kernel, "strides": strides}
+    attributes: Attributes = {"kernel_shape": kernel, "strides": strides}
     if dilations != [1] * count:
         attributes["dilations"] = dilations
     spans = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]

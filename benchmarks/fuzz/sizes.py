@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Array, Builder, Extent, Shape, Tensor, broadcast, replaced
+from benchmarks.fuzz.build import Array, Attributes, Builder, Extent, Shape, Tensor, broadcast, replaced
 
 
 def from_data(b: Builder) -> bool:
@@ -90,7 +90,7 @@ def _unique(b: Builder) -> bool:
     count = b.found(len(counts))
     values = ("int64", (count,)), ("int64", (inverse.size,)), ("int64", (count,))
     result: Shape = (count,) if axis is None else replaced(shape, axis, count)
-    attributes: dict[str, int] = {} if axis is None else {"axis": axis - len(shape) if b.chance(0.3) else axis}
+    attributes: Attributes = {} if axis is None else {"axis": axis - len(shape) if b.chance(0.3) else axis}
     if b.chance(0.4):
         attributes["sorted"] = 0
     kept = b.integer(1, 4)
@@ -141,7 +141,7 @@ def _suppressed(b: Builder) -> bool:
     operands: list[Tensor | None] = [b.given(boxes, 0.1), b.given(scores, 0.1), b.given(np.array([most], np.int64))]
     operands.append(b.constant(np.array([overlap], np.float32)))
     operands.append(None if threshold is None else b.constant(np.array([threshold], np.float32)))
-    attributes = {"center_point_box": 1} if center else {}
+    attributes: Attributes = {"center_point_box": 1} if center else {}
     b.node("NonMaxSuppression", operands, [("int64", (b.found(found), 3))], **attributes)
     return True
 
@@ -281,7 +281,7 @@ def _centred(b: Builder) -> bool:
     axes = [i for i in range(x.rank) if b.chance(0.6)] or [0]
     target = [b.integer(1, 6) for _ in axes]
     shape = tuple(target[axes.index(i)] if i in axes else e for i, e in enumerate(x.shape))
-    given = {"axes": axes} if len(axes) < x.rank or b.chance(0.5) else {}
+    given: Attributes = {"axes": axes} if len(axes) < x.rank or b.chance(0.5) else {}
     b.node("CenterCropPad", [x, b.ints(target)], [(x.dtype, shape)], **given)
     return True
 

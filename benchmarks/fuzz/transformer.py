@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fuzz.build import Array, Builder, Tensor
+from benchmarks.fuzz.build import Array, Attributes, Builder, Tensor
 
 
 def attention(b: Builder) -> bool:
@@ -58,7 +58,7 @@ def _operator(b: Builder) -> bool:
 
     operands: list[Tensor | None] = [part(heads, queries, width), part(groups, keys, width), part(groups, keys, depth)]
     total = keys + past
-    attributes: dict[str, object] = {}
+    attributes: Attributes = {}
     if packed:
         attributes |= {"q_num_heads": heads, "kv_num_heads": groups}
     mask = None
@@ -92,7 +92,7 @@ def _rotary(b: Builder) -> bool:
     packed = b.chance(0.4)
     x = _numbers(b, batch, length, heads * width) if packed else _numbers(b, batch, heads, length, width)
     part = width // 2 if b.chance(0.3) else width
-    attributes: dict[str, object] = {"interleaved": b.integer(0, 1)}
+    attributes: Attributes = {"interleaved": b.integer(0, 1)}
     if packed or part != width:
         attributes |= {"num_heads": heads}
     if part != width:
@@ -137,7 +137,7 @@ def _cache(b: Builder) -> bool:
     places = b.rng.integers(0, (room if circular else room - new) + 1, batch)
     operands = [_numbers(b, batch, heads, room, width), _numbers(b, batch, heads, new, width)]
     given = [b.given(places, 0.2)] if b.chance(0.8) else []
-    mode = {"mode": "circular"} if circular else {}
+    mode: Attributes = {"mode": "circular"} if circular else {}
     b.node("TensorScatter", [*operands, *given], [(b.float_type, (batch, heads, room, width))], **mode)
     return True
 
@@ -159,7 +159,7 @@ def _linear(b: Builder) -> bool:
     rate = b.rng.random((batch, length, groups if b.chance(0.6) else 1))
     operands.append(b.given(rate.astype(b.float_type), 0.1) if "delta" in rule else None)
     results = [(b.float_type, (batch, length, heads * depth)), (b.float_type, (batch, groups, width, depth))]
-    scale = {"scale": 0.5} if b.chance(0.4) else {}
+    scale: Attributes = {"scale": 0.5} if b.chance(0.4) else {}
     b.node("LinearAttention", operands, results, q_num_heads=heads, kv_num_heads=groups, update_rule=rule, **scale)
     return True
 

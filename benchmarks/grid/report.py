@@ -7,7 +7,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from pathlib import Path
 
 from benchmarks.conformance.report import SUPPORT
@@ -100,7 +99,7 @@ def read_exceptions() -> dict[tuple[str, str], list[tuple[str, Verdict]]]:
         known: Verdict | None = next((v for v in VERDICTS[1:] if match is not None and match[4] == v), None)
         if match is None or known is None:
             raise ValueError(f"{EXCEPTIONS.name}: {line!r} is not 'operator types [variants] verdict: reason'")
-        found[match[1], match[2]] += zip(match[3].split(SEPARATOR), repeat(known))
+        found[match[1], match[2]].extend((variant, known) for variant in match[3].split(SEPARATOR))
     return dict(found)
 
 
