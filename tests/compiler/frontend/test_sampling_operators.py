@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.compiler.frontend.test_operators import IMAGE, Case, agree, normal, run_onnxruntime, single_node
-
-from ingot.compiler.frontend import UnsupportedError, load_onnx
+from tests.compiler.frontend.test_operators import IMAGE, Case, check, normal
 
 I64 = np.int64
 NONE = np.array([], np.float32)
@@ -227,11 +225,4 @@ CASES = [*_resizes(), *_quantised(), *_indexed(), *_windows(), *_spectra()]
 @pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_operator(case: Case, symbolic: bool) -> None:
-    model = single_node(case, symbolic)
-    inputs = {f"x{i}": a for i, a in enumerate(case.inputs) if a is not None and i not in case.fixed}
-    try:
-        graph = load_onnx(model)
-    except UnsupportedError as error:  # the parameters depend on dims that are not known
-        assert symbolic and not error.operators
-        pytest.skip(str(error))
-    agree(graph, inputs, run_onnxruntime(model, inputs))
+    check(case, symbolic)

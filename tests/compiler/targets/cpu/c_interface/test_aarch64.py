@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper, parser
+from onnx import helper, numpy_helper
+from tests.compiler.networks import transformer_layer
 
 from ingot.compiler.demo import held_out, model_path
 
@@ -55,50 +56,10 @@ def test_trained_convolutional_network(workshop: Workshop) -> None:
     check(workshop, path.read_bytes(), "mnist", inputs, ".so", **symbols)
 
 
-def test_transformer_block(workshop: Workshop) -> None:
-    """Attention with two heads, layer norm, gelu by erf; batch and sequence symbolic."""
-    model = parser.parse_model(
-        """<ir_version: 8, opset_import: ["" : 17]>
-        block (float[batch, seq, 32] x) => (float[batch, seq, 32] y) {
-          n = LayerNormalization<axis = -1>(x, scale, shift)
-          qkv = MatMul(n, in)
-          q, k, v = Split<axis = 2>(qkv, thirds)
-          q4 = Reshape(q, heads)
-          k4 = Reshape(k, heads)
-          v4 = Reshape(v, heads)
-          qt = Transpose<perm = [0, 2, 1, 3]>(q4)
-          kt = Transpose<perm = [0, 2, 3, 1]>(k4)
-          vt = Transpose<perm = [0, 2, 1, 3]>(v4)
-          s = MatMul(qt, kt)
-          scaled = Mul(s, quarter)
-          p = Softmax<axis = -1>(scaled)
-          a = MatMul(p, vt)
-          at = Transpose<perm = [0, 2, 1, 3]>(a)
-          joined = Reshape(at, whole)
-          o = MatMul(joined, out)
-          r = Add(x, o)
-          h = MatMul(r, up)
-          e0 = Mul(h, root)
-          e1 = Erf(e0)
-          e2 = Add(e1, one)
-          e3 = Mul(h, e2)
-          g = Mul(e3, half)
-          d = MatMul(g, down)
-          y = Add(r, d)
-        }"""
-    )
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {
-        name: rng.standard_normal(shape).astype(np.float32) / 6
-        for name, shape in {"in": (32, 96), "out": (32, 32), "up": (32, 64), "down": (64, 32)}.items()
-    }
-    arrays |= {"scale": rng.random(32, np.float32) + 0.5, "shift": rng.standard_normal(32).astype(np.float32)}
-    arrays |= {"thirds": np.array([32] * 3), "heads": np.array([0, 0, 2, 16]), "whole": np.array([0, 0, 32])}
-    numbers = {"quarter": 0.25, "root": 0.5**0.5, "one": 1.0, "half": 0.5}
-    arrays |= {name: np.float32(value) for name, value in numbers.items()}
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items())
-    x = rng.standard_normal((2, 19, 32)).astype(np.float32)
-    check(workshop, model.SerializeToString(), "block", {"x": x}, ".so", batch=2, seq=19)
+def test_transformer_layer(workshop: Workshop) -> None:
+    """Batch and sequence symbolic."""
+    model, inputs = transformer_layer(np.random.default_rng(0), heads=2, depth=16, shape=(2, 19))
+    check(workshop, model.SerializeToString(), "layer", dict(inputs), ".so", batch=2, length=19)
 
 
 def test_lstm(workshop: Workshop) -> None:
