@@ -9,12 +9,13 @@ k % dot``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute, symbol
-from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Load, Local, Stmt, Store
-from ingot.runtime.dtypes import DType, boolean, f32
+from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Index, Let, Load, Local, Stmt, Store, When
+from ingot.runtime.dtypes import DType, boolean, f32, i64
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,158 @@ class Contraction:
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.batch, *self.rows, self.columns))
         return grid, (Let("acc", self.zero), step, *self.stores)
+
+
+@dataclass(frozen=True, slots=True)
+class Strassen:
+    """A `Contraction` of one run by one level of Strassen's algorithm: rows, columns and depth are halved, and seven
+    products of sums of quarters (`PRODUCTS`) make up for eight, in S. Winograd's form with four sums on each side
+    ("On multiplication of 2 x 2 matrices", 1971). The "upper" rows are the even ones, the "lower" the odd ones: what
+    is not finite, or very large, in one row reaches its neighbour only.
+
+    The quarters of A and their sums lie in the buffer `sums`, f32 [7, `padded_rows`, `pitch`] (and some rows more), of
+    which ``run`` (half the depth) elements a row count; rows from ceil(M/2) on may hold anything, as may the last of
+    the lower half where M is odd. Those of B are made on the way, from the panels that a `Contraction` has: even in
+    number and whole. A chunk covers `row_block` rows of the upper half, and theirs of the lower, times `panel_block`
+    panels of the left half, and theirs of the right.
+    """
+
+    batch: tuple[Axis, ...]
+    rows: tuple[Axis, ...]
+    columns: Axis
+    run: Axis
+    sums: str
+    padded_rows: Dim
+    pitch: int
+    b: str
+    width: int
+    row_block: int
+    panel_block: int
+    stores: tuple[Store, ...]
+    accumulator: DType = f32
+
+    @property
+    def row_count(self) -> Dim:
+        """M, the product of the row axes."""
+        return product(axis.extent for axis in self.rows)
+
+    @property
+    def half_rows(self) -> Dim:
+        """Rows of the upper half."""
+        return ceil_divide(self.row_count, 2)
+
+    @property
+    def pairs(self) -> int:
+        """Panels of the left half."""
+        assert isinstance(self.columns.extent, int)
+        return self.columns.extent // (2 * self.width)
+
+    @property
+    def grid(self) -> tuple[Axis, ...]:
+        """Batch axes, then rows of the upper half and panels of the left half with their blocks as grains."""
+        return (*self.batch, Axis("row", self.half_rows, self.row_block), Axis("panel", self.pairs, self.panel_block))
+
+    def nest(self) -> tuple[tuple[Axis, ...], tuple[Stmt, ...]]:
+        """The same computation as a plain loop nest."""
+        half, left, depth = self.half_rows, self.pairs * self.width, self.run.extent
+        i, j, k = symbol("half_row"), symbol("half_column"), symbol(self.run.var)
+
+        def element(quarter: Quarter) -> Expr:
+            n = j + quarter.right * left
+            place = ((n // self.width) * (depth * 2) + k + depth * quarter.lower) * self.width + n % self.width
+            return Load(self.b, place)
+
+        statements: list[Stmt] = []
+        for number, each in enumerate(PRODUCTS):
+            a = Load(self.sums, (self.padded_rows * number + i) * self.pitch + k)
+            term = Call("mul", (a, signed_sum(each.b, element)), f32)
+            step = Accumulate(f"p{number}", "add", term)
+            statements += [Let(f"p{number}", Const(0.0, f32)), For(self.run.var, depth, (step,))]
+        for quarter, terms in RESULTS.items():
+            name = f"acc{quarter.lower}{quarter.right}"
+            total: Expr = Local(f"p{terms[0]}", f32)
+            for number in terms[1:]:
+                total = Call("add", (total, Local(f"p{number}", f32)), f32)
+            statements.append(Let(name, total))
+            row = i * 2 + quarter.lower
+            places = {**row_places(self.rows, row), self.columns.var: j + quarter.right * left}
+            stores = tuple(_placed(store, places, Local(name, f32)) for store in self.stores)
+            inside = Call("lt", (Index(row), _index(self.row_count)), boolean)
+            statements += [When(inside, stores)] if quarter.lower else stores
+        grid = tuple(Axis(axis.var, axis.extent) for axis in self.batch)
+        return (*grid, Axis("half_row", half), Axis("half_column", left)), tuple(statements)
+
+
+class Quarter(NamedTuple):
+    """A quarter of a matrix: whether it has the lower rows, and the right columns."""
+
+    lower: int
+    right: int
+
+
+Signs = Mapping[Quarter, int]
+
+
+class Product(NamedTuple):
+    """One of the seven products: the signed sums of quarters that it multiplies."""
+
+    a: Signs
+    b: Signs
+
+
+_11, _12, _21, _22 = Quarter(0, 0), Quarter(0, 1), Quarter(1, 0), Quarter(1, 1)
+PRODUCTS: tuple[Product, ...] = (
+    Product({_11: 1}, {_11: 1}),
+    Product({_12: 1}, {_21: 1}),
+    Product({_12: 1, _21: -1, _22: -1, _11: 1}, {_22: 1}),
+    Product({_22: 1}, {_21: 1, _22: -1, _12: 1, _11: -1}),
+    Product({_21: 1, _22: 1}, {_12: 1, _11: -1}),
+    Product({_21: 1, _22: 1, _11: -1}, {_22: 1, _12: -1, _11: 1}),
+    Product({_11: 1, _21: -1}, {_22: 1, _12: -1}),
+)
+RESULTS: Mapping[Quarter, tuple[int, ...]] = {_11: (0, 1), _12: (0, 5, 4, 2), _21: (0, 5, 6, 3), _22: (0, 5, 6, 4)}
+
+
+def signed_sum(signs: Signs, element: Callable[[Quarter], Expr]) -> Expr:
+    """The sum of the elements of quarters, f32; the first sign is positive."""
+    first, *rest = signs
+    total = element(first)
+    for quarter in rest:
+        total = Call("add" if signs[quarter] > 0 else "sub", (total, element(quarter)), f32)
+    return total
+
+
+def _index(dim: Dim) -> Expr:
+    return Const(dim, i64) if isinstance(dim, int) else Index(dim)
+
+
+def row_places(axes: Sequence[Axis], row: Dim) -> dict[str, Dim]:
+    """The variables of row axes (last fastest) at the row number `row`."""
+    places: dict[str, Dim] = {}
+    for position in range(len(axes) - 1, -1, -1):
+        axis = axes[position]
+        places[axis.var] = row % axis.extent if position else row
+        row = row // axis.extent
+    return places
+
+
+def _placed(store: Store, places: Mapping[str, Dim], acc: Local) -> Store:
+    """`store` with these values of variables, and `acc` for ``Local("acc")``."""
+
+    def visit(expr: Expr) -> Expr:
+        match expr:
+            case Load(buffer=buffer, offset=offset):
+                return Load(buffer, substitute(offset, places))
+            case Index(dim=dim):
+                return Index(substitute(dim, places))
+            case Local(name="acc"):
+                return acc
+            case Call(fn=fn, args=args, dtype=dtype):
+                return Call(fn, tuple(visit(a) for a in args), dtype)
+            case _:
+                return expr
+
+    return Store(store.buffer, substitute(store.offset, places), visit(store.value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
 from ingot.compiler.lower.pointwise import copy, translate_node
+from ingot.compiler.lower.strassen import choose_strassen, gated, launch_strassen
 from ingot.compiler.lower.tiles import ContractionTile, Ranges, choose_contraction
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
@@ -222,7 +223,12 @@ def launch_contraction(
     rows, (a, stores, batch) = merge_axes(template.rows, (template.a, stores, template.batch))
     merged = replace(template, rows=rows, a=a, stores=stores, batch=batch)
     flops = multiply(2, product((merged.row_count, merged.depth, merged.columns.extent, *(b.extent for b in batch))))
-    context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=flops))
+    plan = choose_strassen(context, merged)
+    if plan is not None:
+        launch_strassen(context, build, merged, plan, flops)
+        merged = gated(merged, plan)
+    if merged is not None:
+        context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=flops))
 
 
 def pack_at_run_time(context: Context, b: View, width: int, node: Node) -> Storage:

@@ -35,6 +35,8 @@ from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winog
 from ingot.compiler.ops import linear
 from ingot.runtime.dtypes import f32, i8
 
+DENSE_COLUMNS = 256  # from so many on a copy of the rows takes less than some two per cent of their product
+
 
 def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int, products: Products) -> Storage:
     """The filters [O, I/g, *kernel] of `count` groups in panels."""
@@ -165,6 +167,8 @@ def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, 
         inner = products.filled(inner)
         view = window.view
         window = replace(window, view=replace(view, shape=(*view.shape[:-1], inner)))
+    else:
+        window = _dense(context, node, window, columns)
     build = kernel(context, group.node)
     depth = multiply(product(axis.extent for axis in window.taps), inner)
     tile = products.tile(
@@ -200,6 +204,21 @@ def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, 
     acc = unshifted(context, build, products, w, summed, acc, lambda view: view.at([n, *(0 for _ in summed)]))
     acc = _with_bias(context, group, node, build, n, acc)
     launch_contraction(context, group, build, template, window.result(node, n), acc)
+
+
+def _dense(context: Context, node: linear.Conv, window: _Window, columns: Dim) -> _Window:
+    """`window` over a copy of the pixels that a strided convolution of one tap reads, where its many columns pay for
+    that: pixels that lie apart, most often by a power of two, get in each other's way in the caches."""
+    taps, strided = all(axis.extent == 1 for axis in window.taps), any(stride > 1 for stride in node.strides)
+    if not taps or not strided or any(node.pads) or not isinstance(columns, int) or columns < DENSE_COLUMNS:
+        return window
+    view, rank = window.view, len(node.strides)
+    if view.strides[-1] != 1:
+        return window
+    steps = (multiply(view.strides[1 + i], node.strides[i]) for i in range(rank))
+    shape, strides = (*(axis.extent for axis in window.rows), view.shape[-1]), (view.strides[0], *steps, 1)
+    copied = materialise(context, replace(view, shape=shape, strides=strides), node.origin)
+    return replace(window, view=copied, where=tuple(symbol(axis.var) for axis in window.rows))
 
 
 def _products(context: Context, node: linear.Conv, w: Value, view: View) -> Products:

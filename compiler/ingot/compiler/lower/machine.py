@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Machine:
     """A processor core: f32 lanes of a vector register, vector registers, cache sizes in bytes (l3: one core's share).
 
-    The rates are sustained ones, in vector instructions a cycle, and bytes a cycle from the outer caches.
+    The rates are sustained ones, in vector instructions a cycle, bytes a cycle from the outer caches and memory.
     """
 
     lanes_f32: int = 8
@@ -22,6 +22,7 @@ class Machine:
     load_rate: float = 1.35  # broadcasts from rows a multiple of a cache line apart meet in one bank
     l2_rate: float = 24.0
     l3_rate: float = 16.0
+    memory_rate: float = 6.0
     cycles_per_microsecond: int = 3000
     dot: int = 1  # 8-bit products that one instruction sums for each lane
     signed_dot: bool = False  # whether it multiplies signed bytes only

@@ -43,6 +43,7 @@ class KernelBuilder:
         self._parameters: dict[tuple[Storage, Dim], str] = {}
         self._access: dict[str, str] = {}
         self._locals = 0
+        self._fresh = 0
 
     def local(self) -> str:
         """A fresh name for a local of the kernel."""
@@ -52,10 +53,21 @@ class KernelBuilder:
     def parameter(self, view: View, access: str) -> str:
         """The name of the buffer parameter for `view`'s storage and base offset."""
         key = (view.storage, view.offset)
-        name = self._parameters.setdefault(key, f"b{len(self._parameters)}")
+        if key not in self._parameters:
+            self._parameters[key] = f"b{self._fresh}"
+            self._fresh += 1
+        name = self._parameters[key]
         before = self._access.get(name, access)
         self._access[name] = access if before == access else "readwrite"
         return name
+
+    def forked(self, name: str, keep: Callable[[str], bool]) -> KernelBuilder:
+        """A builder of another kernel with those of this one's parameters that `keep` wants, under the same names."""
+        other = KernelBuilder(name)
+        other._parameters = {place: label for place, label in self._parameters.items() if keep(label)}
+        other._access = {label: self._access[label] for label in other._parameters.values()}
+        other._fresh = self._fresh
+        return other
 
     def load(self, view: View, offset: Dim) -> Load:
         """The load of `view` at `offset`, an offset that includes the view's own."""

@@ -105,12 +105,20 @@ def choose_winograd(context: Context, node: Conv, w: Value) -> Algorithm | None:
 
 
 def _direct_cycles(machine: Machine, pixels: int, inner: int, out: int) -> float:
-    return pixels * inner * 9 * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.93)
+    cycles = pixels * inner * 9 * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.93)
+    return max(cycles, _reading(machine, 9 * inner * _padded(out)))
+
+
+def _reading(machine: Machine, weights: int) -> float:
+    """Cycles to read so many f32 weights, which happens while they are multiplied: the small images of a network's end
+    have filters that no cache keeps from run to run."""
+    return 4.0 * weights / (machine.l3_rate if 4 * weights <= machine.l3 else machine.memory_rate)
 
 
 def _cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out: int) -> float:
     points = algorithm.reach**2
     products = tiles * points * inner * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.85)
+    products = max(products, _reading(machine, points * inner * _padded(out)))
     # Per vector of channels: loads, stores and the sums of both passes, at a good two a cycle.
     adds = int(np.count_nonzero(algorithm.data)) * algorithm.reach * 2
     back = int(np.count_nonzero(algorithm.output)) * (algorithm.reach + algorithm.size)

@@ -141,7 +141,7 @@ class _Checker:
         if guarded or name not in self.scope.buffers or dims.symbols(statement.offset) & self._computed(scope):
             return
         for axis in self.grid:
-            if axis.extent != 1 and axis.var not in dims.symbols(statement.offset):
+            if dims.bounds(axis.extent, {})[1] > 1 and axis.var not in dims.symbols(statement.offset):
                 scope.fail(f"all points of grid axis {axis.var} store to the same element of {name}")
 
     def _computed(self, scope: Scope) -> set[str]:

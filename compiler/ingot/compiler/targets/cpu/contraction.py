@@ -124,7 +124,9 @@ class _Body:
             rows = min(rows, (self.level.l2 // 2) // (depth * self._weight_bytes()))
         rows = max(rows - rows % self.most, 4 * self.most)
         fixed = self.template.row_block
-        return min(rows, fixed) if isinstance(fixed, int) and fixed > 0 else rows
+        if not isinstance(fixed, int) or fixed < 1:
+            return rows
+        return -(-fixed // -(-fixed // rows))  # blocks of equal size: a last one of a row or two would read all panels
 
     def _weight_bytes(self) -> int:
         """Bytes of an element of a panel."""

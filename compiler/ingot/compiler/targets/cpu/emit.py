@@ -32,7 +32,7 @@ from ingot.compiler.ir.loops import (
     When,
 )
 from ingot.compiler.ir.routines import RoutineCall
-from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
+from ingot.compiler.ir.templates import Attention, Contraction, Depthwise, Strassen
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import (
     access_checks,
@@ -43,6 +43,7 @@ from ingot.compiler.targets.cpu import (
     flow,
     functions,
     routine,
+    strassen,
 )
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
 from ingot.compiler.targets.cpu.features import Level
@@ -58,6 +59,7 @@ TEMPLATES: dict[type, Callable[..., None]] = {
     Contraction: contraction.emit_body,
     Depthwise: depthwise.emit_body,
     RoutineCall: routine.emit_body,
+    Strassen: strassen.emit_body,
 }
 
 UNROLLED = 16  # statements that a constant loop without a vector loop may be written out to

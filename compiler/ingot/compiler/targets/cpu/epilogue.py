@@ -18,7 +18,7 @@ from llvmlite import ir
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Call, Expr, Load, Local, Store
-from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.targets.cpu import flow, microkernel
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, emit_store
 from ingot.compiler.targets.cpu.flow import Value, const
@@ -38,11 +38,12 @@ _CHEAP_CALLS = 6
 
 @dataclass(frozen=True)
 class Span:
-    """The rows of a tile: the first one's number, its place in the block, and how many there are."""
+    """The rows of a tile: the first one's number, its place in the block, how many there are, and how far apart."""
 
     row: Value
     slot: Value
     rows: Value
+    stride: int = 1
 
 
 class Epilogue:
@@ -52,7 +53,7 @@ class Epilogue:
     """
 
     def __init__(
-        self, b: ir.IRBuilder, template: Contraction, rows: RowOffsets, lanes: int, most: int, panels: int
+        self, b: ir.IRBuilder, template: Contraction | Strassen, rows: RowOffsets, lanes: int, most: int, panels: int
     ) -> None:
         """Tiles have at most `most` rows and `panels` panels, in vectors of `lanes`."""
         self.b, self.template, self.rows, self.lanes, self.most = b, template, rows, lanes, most
@@ -134,8 +135,9 @@ class Epilogue:
             per_row = per_panel.child(b)
 
             def body(i: Value, _: list[Value]) -> list[Value]:
+                step = flow.multiply(b, i, span.stride)
                 for number in range(len(self.rows.parts)):
-                    value = self.rows.at(b, scope, number, b.add(span.row, i), b.add(span.slot, i), 0)
+                    value = self.rows.at(b, scope, number, b.add(span.row, step), b.add(span.slot, step), 0)
                     per_row.symbols[self.rows.symbol_name(number)] = value
                 at = flow.add(b, b.mul(index, const(self.most)), i)
                 self._staged_row(per_row, flow.multiply(b, at, self.template.width))
@@ -188,7 +190,7 @@ class Epilogue:
         """A scope in which the row parts have the values of the span's row number `step`."""
         inner = scope.child(self.b)
         for number in range(len(self.rows.parts)):
-            value = self.rows.at(self.b, scope, number, span.row, span.slot, step)
+            value = self.rows.at(self.b, scope, number, span.row, span.slot, step * span.stride)
             inner.symbols[self.rows.symbol_name(number)] = value
         return inner
 

@@ -267,12 +267,15 @@ class MicroKernel:
         self.step = const(tile.vectors * tile.lanes * self.product.dot) if step is None else step
         self.lanes = tile.lanes if tile.lanes > 1 else None
 
-    def emit(self) -> list[list[list[Value]]]:
-        """Emit the loops; returns the sums as ``[panel][row][vector]``."""
+    def emit(self, start: list[list[list[Value]]] | None = None) -> list[list[list[Value]]]:
+        """Emit the loops; returns the sums as ``[panel][row][vector]``, on top of `start` if there is one."""
         tile, b = self.tile, self.b
         count = tile.panels * tile.rows * tile.vectors * tile.chains
-        zero = constant(0, widened(register_type(self.dtype), self.lanes))
-        state = [const(0), *([self.ahead.pointer] if self.ahead else []), *[zero] * count]
+        sums = [constant(0, widened(register_type(self.dtype), self.lanes))] * count
+        if start is not None:
+            first = [value for panel in start for row in panel for value in row]
+            sums[: len(first)] = first
+        state = [const(0), *([self.ahead.pointer] if self.ahead else []), *sums]
         state = self._segment(0, const(0), state)
         sums = state[2:] if self.ahead else state[1:]
         while len(sums) > count // tile.chains:

@@ -1,0 +1,205 @@
+"""Large products by one level of Strassen's algorithm (`ir.templates.Strassen`): seven products for eight.
+
+What it costs beside the products: the sums of quarters of A, in a kernel of their own; those of B are made while they
+are first multiplied. Rows that are known at run time only get both kernels, of which one has nothing to do. The weights
+are the same packed panels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, maximum, minimum, multiply, substitute, symbol
+from ingot.compiler.ir.loops import Axis, Call, Expr, For, Let, Load, Local, Stmt, Store
+from ingot.compiler.ir.templates import PRODUCTS, Contraction, Quarter, Strassen, row_places, signed_sum
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.context import Context
+from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, merge_axes
+from ingot.compiler.lower.tiles import CHUNK_MICROSECONDS, MOST_CHUNKS, typical
+from ingot.runtime.dtypes import f32
+
+LEAST_GAIN = 0.96  # of the plain product's time
+SHARE = 0.97  # of the peak that the loops of a product reach
+TILE_CYCLES = 40  # to start and end a register tile
+TILE_ROWS = 6
+A_CYCLES = 2.0  # for each vector that is read or written to make the sums of A, which are larger than the caches
+MOST_DEPTH = 768  # of a block: its panels stay in the second-level cache
+LEAST_DEPTH = 64
+ROW_BLOCK = 112  # rows of a half, at most
+STACK_ELEMENTS = 1 << 14  # that a chunk's unfinished results may take: 64 KiB
+LEAST_ROWS = 32  # for fewer, the time is that of reading the weights
+ROWS_TRIED = range(LEAST_ROWS, 1025, 16)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a product is split: the rows from which on it pays (0: always); rows and panels, of a half, of a chunk."""
+
+    least_rows: int
+    row_block: int
+    panel_block: int
+
+
+def depth_blocks(depth: int) -> int | None:
+    """Into how many equal blocks half the depth is cut; None where none fit."""
+    for count in range(-(-depth // MOST_DEPTH), depth // LEAST_DEPTH + 1):
+        if depth % count == 0:
+            return count
+    return None
+
+
+def choose_strassen(context: Context, product: Contraction) -> Plan | None:
+    """A plan where the product has the form that the algorithm takes and it pays for likely numbers of rows."""
+    columns, depth, rows = product.columns.extent, product.depth, product.row_count
+    plain = product.accumulator == f32 and product.dot == 1 and not product.narrow
+    if not context.reorder or not plain or product.batch or product.segments or product.b_offset != 0:
+        return None
+    if not isinstance(columns, int) or not isinstance(depth, int) or columns % (2 * product.width) or depth % 2:
+        return None
+    if columns == 0 or depth == 0 or depth_blocks(depth // 2) is None:
+        return None
+    if len(merge_axes(product.rows, (product.a,))[0]) > 1:  # rows that lie apart: their sums take too long
+        return None
+    machine = context.machine
+
+    def pays(count: int) -> bool:
+        return _share(machine, product, count, columns, depth) < LEAST_GAIN
+
+    if isinstance(rows, int):
+        return _plan(machine, product, rows, 0) if rows >= LEAST_ROWS and pays(rows) else None
+    low, high = bounds(rows, context.ranges)
+    least = next((m for m in ROWS_TRIED if m <= high and pays(m)), None)
+    if least is None:
+        return None
+    return _plan(machine, product, max(least, low, typical(rows, context.ranges)), 0 if low >= least else least)
+
+
+def _row_block(half: int) -> int:
+    """Rows of a block of `half` rows: a divisor where there is a good one, else blocks are of nearly equal size."""
+    count = -(-half // ROW_BLOCK)
+    divisor = next((half // n for n in range(count, 2 * count + 1) if half % n == 0), None)
+    return divisor if divisor is not None else -(-half // count)
+
+
+def _share(machine: Machine, product: Contraction, rows: int, columns: int, depth: int) -> float:
+    """The time of the algorithm as a share of the plain product's, for `rows` rows."""
+    lanes, pairs = machine.lanes_f32, columns // (2 * product.width)
+    rate = lanes * machine.fma_rate * SHARE
+    plain = rows * columns * depth / rate + -(-rows // TILE_ROWS) * 2 * pairs * TILE_CYCLES
+    half = -(-rows // 2)
+    blocks = depth_blocks(depth // 2) or 1
+    products = 7 * half * (columns // 2) * (depth // 2) / rate
+    tiles = 7 * -(-half // TILE_ROWS) * pairs * blocks * TILE_CYCLES
+    of_a = half * (depth // 2) / lanes * 11 * A_CYCLES  # four vectors are read, seven written
+    size = len(PRODUCTS) * half * (depth // 2) * 4
+    if size > machine.l2:
+        of_a += size / machine.l3_rate
+    kept = (blocks - 1) * 8 * half * (columns // 2) / lanes
+    return (products + tiles + of_a + kept) / plain
+
+
+def _plan(machine: Machine, product: Contraction, rows: int, least: int) -> Plan:
+    columns, depth = product.columns.extent, product.depth
+    assert isinstance(columns, int) and isinstance(depth, int)
+    half, pairs = -(-rows // 2), columns // (2 * product.width)
+    block = _row_block(half)
+    row_blocks = -(-half // block)
+    most = max(1, STACK_ELEMENTS // (4 * block * product.width))
+    cycles = 7 * block * (depth // 2) * product.width / (machine.lanes_f32 * machine.fma_rate)  # of a pair of panels
+    enough = max(1, int(CHUNK_MICROSECONDS * machine.cycles_per_microsecond / cycles))
+    few = max(1, -(-pairs * row_blocks // MOST_CHUNKS))
+    taken = min(pairs, most, max(enough, few, pairs * row_blocks // 32))
+    return Plan(least, block, -(-pairs // -(-pairs // taken)))
+
+
+def launch_strassen(context: Context, build: KernelBuilder, product: Contraction, plan: Plan, flops: Dim) -> None:
+    """The sums of quarters of A, then the products. `build` has the buffers of `product`."""
+    assert isinstance(product.depth, int)
+    half_depth, rows = product.depth // 2, product.row_count
+    half = ceil_divide(rows, 2)
+    padded = half if isinstance(half, int) else ceil_divide(half, PADDING) * PADDING
+    template = Strassen(
+        batch=_gate(rows, plan.least_rows, above=True),
+        rows=product.rows,
+        columns=product.columns,
+        run=Axis(product.run.var, half_depth),
+        sums="",
+        padded_rows=padded,
+        pitch=_pitch(half_depth),
+        b=product.b,
+        width=product.width,
+        row_block=plan.row_block,
+        panel_block=plan.panel_block,
+        stores=product.stores,
+    )
+    size = padded
+    for axis in template.batch:
+        size = multiply(size, axis.extent)
+    rows_of_sums = multiply(size, len(PRODUCTS)) + PADDING  # the last tile may reach past the end
+    sums = context.temp(TensorType(f32, (rows_of_sums, template.pitch)))
+    a, kept = product.a.buffer, _buffers(product.stores)
+    make = build.forked(context.unique("quarters"), lambda name: name == a)
+    _sum_quarters(context, make, product, replace(template, sums=make.parameter(sums, "write")))
+    final = build.forked(context.unique(build.name.rsplit("_", 1)[0]), lambda name: name != a or a in kept)
+    template = replace(template, sums=final.parameter(sums, "read"))
+    context.run(final.launch(template.grid, template, flops=flops))
+
+
+PADDING = 12  # rows of a half that is known at run time only are a multiple of this; at least those of a tile
+
+
+def _buffers(item: Sequence[Store] | Expr) -> set[str]:
+    """The buffers that stores or an expression use."""
+    match item:
+        case Load(buffer=buffer):
+            return {buffer}
+        case Call(args=args):
+            return {name for argument in args for name in _buffers(argument)}
+        case tuple() | list():
+            return {name for store in item for name in (store.buffer, *_buffers(store.value))}
+        case _:
+            return set()
+
+
+def _pitch(depth: int) -> int:
+    """Elements from row to row of the sums: rows that lie a large power of two apart would share sets of the cache."""
+    return depth + 16 if depth % 256 == 0 else depth
+
+
+def _gate(rows: Dim, least: int, *, above: bool) -> tuple[Axis, ...]:
+    """An axis that is empty where `rows` are fewer than `least` (with `above`; else where they are not); none where
+    `least` is 0."""
+    if least == 0:
+        return ()
+    margin = rows - least + 1 if above else least - rows
+    return (Axis("_rows_fit", minimum(1, maximum(0, margin))),)
+
+
+def gated(product: Contraction, plan: Plan) -> Contraction | None:
+    """The plain product for the rows that the algorithm is not used for; None where it always is."""
+    if plan.least_rows == 0:
+        return None
+    return replace(product, batch=_gate(product.row_count, plan.least_rows, above=False))
+
+
+def _sum_quarters(context: Context, build: KernelBuilder, product: Contraction, template: Strassen) -> None:
+    depth = template.run.extent
+    i, k = symbol("_i"), symbol("_q")
+    statements: list[Stmt] = []
+    quarters: dict[Quarter, Expr] = {}
+    for lower in (0, 1):
+        row = i * 2 + lower
+        if template.padded_rows * 2 != product.row_count:
+            row = minimum(row, product.row_count - 1)
+        for right in (0, 1):
+            places = {**row_places(product.rows, row), product.run.var: k + multiply(depth, right)}
+            name = f"a{lower}{right}"
+            statements.append(Let(name, Load(product.a.buffer, substitute(product.a.offset, places))))
+            quarters[Quarter(lower, right)] = Local(name, f32)
+    for number, each in enumerate(PRODUCTS):
+        place = (template.padded_rows * number + i) * template.pitch + k
+        statements.append(Store(template.sums, place, signed_sum(each.a, quarters.__getitem__)))
+    grid = (*template.batch, Axis("_i", template.padded_rows, grain_for(multiply(depth, 11), CHUNK)))
+    context.run(build.launch(grid, (For("_q", depth, tuple(statements), "vector"),)))
