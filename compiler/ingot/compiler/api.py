@@ -13,6 +13,7 @@ from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.processing import Steps
 from ingot.compiler.request import Numerics, Request
 from ingot.compiler.targets.registry import Product, find_library_target, find_target
+from ingot.compiler.targets.target import Denormals
 from ingot.compiler.variants import Case
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Options(TypedDict, total=False):
     postprocess: Steps
     pipeline: Pipeline | None
     numerics: Numerics
+    denormals: Denormals
     verify: bool
     checked: bool
     print_after: Collection[str]
@@ -68,8 +70,9 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     operators of your own (`custom_op`).
     `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
     as ``{"input": "image:imagenet"}`` (see docs/processing.md).
-    `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `verify`: evaluate
-    what was before and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code
+    `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `denormals`: "flush"
+    takes denormal operands for zeros and gives zeros instead of denormal results, which is faster where they appear;
+    the caller's own mode is left as it was (see docs/models.md). `verify`: evaluate what was before and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code
     that checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump`
     and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
     fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that compile
@@ -82,7 +85,7 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     kernel), CustomOpError (an operator of your own), TargetError, DefectError (Ingot itself).
     """
     request = Request(model, target, **options)
-    return build(request, find_target(target, checked=request.checked))
+    return build(request, find_target(target, checked=request.checked, denormals=request.denormals))
 
 
 def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> Library:
@@ -93,4 +96,6 @@ def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Option
     targets that make no code.
     """
     request = Request(model, target, **options)
-    return build(request, find_library_target(target, checked=request.checked, variants=bool(request.specialise)))
+    variants = bool(request.specialise)
+    place = find_library_target(target, checked=request.checked, variants=variants, denormals=request.denormals)
+    return build(request, place)

@@ -15,6 +15,7 @@ from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.processing import NO_STEPS, Listed, Steps, read_steps
+from ingot.compiler.targets.target import Denormals
 from ingot.compiler.variants import Case, read_variants
 from ingot.runtime.errors import InputError
 
@@ -36,6 +37,7 @@ class Request:
     postprocess: Steps = field(default_factory=lambda: NO_STEPS)
     pipeline: Pipeline | None = None
     numerics: Numerics = "default"
+    denormals: Denormals = "keep"
     verify: bool = False
     checked: bool = False
     print_after: Collection[str] = ()
@@ -50,8 +52,9 @@ class Request:
     def __post_init__(self) -> None:
         for name in ("custom", "specialise"):  # they are read more than once
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.numerics not in get_args(Numerics):
-            raise InputError(f"numerics is {self.numerics!r}; it is one of {', '.join(get_args(Numerics))}")
+        for name, words in (("numerics", get_args(Numerics)), ("denormals", get_args(Denormals))):
+            if getattr(self, name) not in words:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(words)}")
         for name, least in (("jobs", 1), ("stop_at", 0)):
             count = getattr(self, name)
             if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < least):
@@ -118,7 +121,7 @@ class Request:
         """What the artifact says of how it was made."""
         said: dict[str, Any] = {"pipeline": str(self.passes), "numerics": self.numerics, "target": self.target}
         asked = {"checked": self.checked, "preprocess": self.before, "postprocess": self.after}
-        asked |= {"variants": list(self.variants), "closed": not self.general}
+        asked |= {"denormals": self.denormals if self.denormals != "keep" else "", "variants": list(self.variants), "closed": not self.general}
         return {**said, **{key: value for key, value in asked.items() if value}}
 
 

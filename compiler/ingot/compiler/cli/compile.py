@@ -52,6 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--numerics", choices=("default", "strict"), default="default", help="strict: keep the order of operations"
     )
     parser.add_argument(
+        "--denormals", choices=("keep", "flush"), default="keep", help="flush: compute with zeros in their place"
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="evaluate what was before and after every pass and lowering and compare"
     )
     parser.add_argument(
@@ -115,6 +118,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 postprocess=_steps("--postprocess", options.postprocess),
                 pipeline=pipeline,
                 numerics=options.numerics,
+                denormals=options.denormals,
                 verify=options.verify,
                 checked=options.checked,
                 print_after=options.print_after,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from ingot.compiler.targets.errors import TargetError
-from ingot.compiler.targets.target import Target
+from ingot.compiler.targets.target import Denormals, Target
 
 if TYPE_CHECKING:
     from ingot.compiler.artifact import Artifact
@@ -31,12 +31,15 @@ def target_names() -> tuple[str, ...]:
     return ("cpu", *features.names(), "interpreter", "null")
 
 
-def find_target(name: str, *, checked: bool = False) -> Target[Product]:
+def find_target(name: str, *, checked: bool = False, denormals: Denormals = "keep") -> Target[Product]:
     """The target called `name`: "cpu" is the portable level of this machine's architecture, the others are levels,
     "interpreter", which runs programs without code, and "null", which says what would be made. `checked`: code
-    that checks each access of memory; the interpreter always does. Raises TargetError."""
+    that checks each access of memory; the interpreter always does. `denormals`: whether code keeps or flushes them; the
+    interpreter keeps them. Raises TargetError."""
     match name:
         case "interpreter":
+            if denormals == "flush":
+                raise TargetError("the interpreter keeps denormals: name a level, or cpu")
             from ingot.compiler.targets.interpreter.target import InterpreterTarget
 
             return InterpreterTarget()
@@ -49,12 +52,14 @@ def find_target(name: str, *, checked: bool = False) -> Target[Product]:
         case _:
             from ingot.compiler.targets.cpu.target import CpuTarget
 
-            return CpuTarget(replace(_level(name), checked=checked))
+            return CpuTarget(replace(_level(name), checked=checked, denormals=denormals))
 
 
-def find_library_target(name: str, *, checked: bool = False, variants: bool = False) -> Target[Library]:
+def find_library_target(
+    name: str, *, checked: bool = False, variants: bool = False, denormals: Denormals = "keep"
+) -> Target[Library]:
     """The target that makes libraries for C for the level called `name`, or "cpu"; they hold one program, whose
-    functions have one interface. Raises TargetError, also where `variants` or a `checked` build are asked for."""
+    functions have one interface; `denormals` as in `find_target`. Raises TargetError, also where `variants` or a `checked` build are asked for."""
     from ingot.compiler.targets.cpu.target import LibraryTarget
 
     if variants:
@@ -63,7 +68,7 @@ def find_library_target(name: str, *, checked: bool = False, variants: bool = Fa
         raise TargetError("libraries for C have no checks: compile an artifact, which runs the same kernels")
     if name in ("interpreter", "null"):
         raise TargetError(f"no library for C can be made for the target {name}: name a level, or cpu")
-    return LibraryTarget(_level(name))
+    return LibraryTarget(replace(_level(name), denormals=denormals))
 
 
 def require_runnable(name: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from ingot.compiler.cache import Cache
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.machine import Machine
+
+Denormals: TypeAlias = Literal["keep", "flush"]
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,8 @@ class _ProfiledWalk(Walk):
     """The walk with a time stamp before and after every launch and host step; numbers are those of `Program.timed`."""
 
     def __init__(self, function: ir.Function, symbol_of: Callable[[Kernel], str], level: Level) -> None:
-        super().__init__(function, declare_region(function.module), symbol_of)
+        super().__init__(function, level, declare_region(function.module), symbol_of)
         self.record = function.args[2]
-        self.level = level
         self.number = 0
         self.job = flow.stack(self.b, I64, len(_JOB))
         self.after = declarations.declared(self.module, _AFTER, _VOID, [PTR, I64, I64])

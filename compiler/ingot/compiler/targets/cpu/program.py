@@ -24,6 +24,7 @@ from ingot.compiler.targets.cpu.binding import Binder
 from ingot.compiler.targets.cpu.emit import declare_kernel, forbid_libraries
 from ingot.compiler.targets.cpu.fastcall import emit_call
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.float_mode import FloatMode
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.team import Callee, emit_team
 from ingot.compiler.targets.cpu.words import Sizes
@@ -51,12 +52,13 @@ def emit_program(module: ir.Module, program: Program, level: Level, symbol_of: C
     """Define `ingot_run`, its entry for Python and the thread team in `module`; kernels are external, named by
     `symbol_of`."""
     region = emit_team(module, level)
-    emit_call(module, emit_run(module, program, region, symbol_of))
+    emit_call(module, emit_run(module, program, level, region, symbol_of))
 
 
 def emit_run(
     module: ir.Module,
     program: Program,
+    level: Level,
     region: ir.Function,
     symbol_of: Callable[[Kernel], str],
     name: str = RUN_SYMBOL,
@@ -64,7 +66,7 @@ def emit_run(
     """Define `ingot_run` alone, as `name`; `region` is the team's."""
     function = declare_run(module, name)
     forbid_libraries(function)
-    walk = Walk(function, region, symbol_of)
+    walk = Walk(function, level, region, symbol_of)
     walk.program(program)
     walk.b.ret(I32(0))
     return function
@@ -78,19 +80,23 @@ def declare_run(module: ir.Module, name: str = RUN_SYMBOL) -> ir.Function:
 class Walk:
     """Emission of steps in order; `position` is the next word of args."""
 
-    def __init__(self, function: ir.Function, region: ir.Function, symbol_of: Callable[[Kernel], str]) -> None:
+    def __init__(
+        self, function: ir.Function, level: Level, region: ir.Function, symbol_of: Callable[[Kernel], str]
+    ) -> None:
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
-        self.module, self.region, self.symbol_of = function.module, region, symbol_of
+        self.module, self.level, self.region, self.symbol_of = function.module, level, region, symbol_of
         self.arguments, self.team = function.args[:2]
         self.position = 0
         self.binder: Binder | None = None
         self.stop: tuple[ir.Value, ir.Block] | None = None
+        self.mode: FloatMode | None = None
         self.host_word: int | None = None
         self.host_calls = 0
 
     def program(self, program: Program) -> None:
-        """All steps of a program; a run that ends early goes on behind them."""
+        """All steps of a program, in the kernels' floating-point mode; a run that ends early goes on behind them."""
         b = self.b
+        self.mode = FloatMode(b, self.level)
         end = b.append_basic_block("end")
         self.binder = Binder(b, program, self.arguments, end) if program.bound() else None
         sizes = Sizes(program)
@@ -101,6 +107,7 @@ class Walk:
         self.steps(program.steps)
         b.branch(end)
         b.position_at_end(end)
+        self.mode.leave()
 
     def word(self, type_: ir.Type) -> ir.Value:
         """The next word of args."""
@@ -128,14 +135,16 @@ class Walk:
                     self._stop()
 
     def host(self, step: Host) -> None:
-        """A call of the host, by number; where it fails the run ends."""
+        """A call of the host, by number, in the caller's floating-point mode; where it fails the run ends."""
         b = self.b
-        assert self.stop is not None and self.host_word is not None
+        assert self.stop is not None and self.host_word is not None and self.mode is not None
         status, end = self.stop
         words = b.gep(self.arguments, [I64(self.position)], source_etype=I64)
         self.position += sum(1 + tensor.type.rank for tensor in (*step.operands, *step.results))
         address = b.load(b.gep(self.arguments, [I64(self.host_word)], source_etype=I64), typ=PTR, align=8)
+        self.mode.leave()
         outcome = b.call(Callee(address, ir.FunctionType(I32, [I64, PTR])), [I64(self.host_calls), words])
+        self.mode.enter()
         self.host_calls += 1
         failed, following = b.append_basic_block("failed"), b.append_basic_block("following")
         b.cbranch(b.icmp_signed("==", outcome, I32(0)), following, failed)

@@ -26,6 +26,7 @@ from llvmlite.ir.instructions import StoreAtomicInstr
 from ingot.compiler.targets.cpu import declarations
 from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.float_mode import FloatMode
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR
 
 EXPORTS = ("ingot_team_size", "ingot_team_init", "ingot_worker", "ingot_stop")
@@ -222,6 +223,7 @@ def _emit_worker(module: ir.Module, level: Level, work: ir.Function) -> None:
     function = _define(module, "ingot_worker", PTR, [PTR], "")
     t = _Team(function, function.args[0], level)
     b = t.b
+    mode = FloatMode(b, level)
     serve, idle, stopped = (b.append_basic_block(name) for name in ("serve", "idle", "stopped"))
     b.branch(serve)
     b.position_at_end(serve)
@@ -241,6 +243,7 @@ def _emit_worker(module: ir.Module, level: Level, work: ir.Function) -> None:
     t.watch(changed, sleep)
     b.branch(serve)
     b.position_at_end(stopped)
+    mode.leave()
     b.ret(ir.Constant(PTR, None))
 
 
