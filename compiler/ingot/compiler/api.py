@@ -70,11 +70,12 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     operators of your own (`custom_op`).
     `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
     as ``{"input": "image:imagenet"}`` (see docs/processing.md).
-    `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `denormals`: "flush"
-    takes denormal operands for zeros and gives zeros instead of denormal results, which is faster where they appear;
-    the caller's own mode is left as it was (see docs/models.md). `verify`: evaluate what was before and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code
-    that checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump`
-    and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
+    `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `denormals`:
+    "flush" takes denormal operands for zeros and gives zeros instead of denormal results, which is faster where
+    they appear; the caller's own mode is left as it was (see docs/levels.md). `verify`: evaluate what was before
+    and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code that checks
+    each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump` and
+    `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
     fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that compile
     kernels (default: the cores).
 

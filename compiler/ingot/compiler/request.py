@@ -121,7 +121,8 @@ class Request:
         """What the artifact says of how it was made."""
         said: dict[str, Any] = {"pipeline": str(self.passes), "numerics": self.numerics, "target": self.target}
         asked = {"checked": self.checked, "preprocess": self.before, "postprocess": self.after}
-        asked |= {"denormals": self.denormals if self.denormals != "keep" else "", "variants": list(self.variants), "closed": not self.general}
+        asked |= {"denormals": "" if self.denormals == "keep" else self.denormals}
+        asked |= {"variants": list(self.variants), "closed": not self.general}
         return {**said, **{key: value for key, value in asked.items() if value}}
 
 

@@ -59,7 +59,8 @@ def find_library_target(
     name: str, *, checked: bool = False, variants: bool = False, denormals: Denormals = "keep"
 ) -> Target[Library]:
     """The target that makes libraries for C for the level called `name`, or "cpu"; they hold one program, whose
-    functions have one interface; `denormals` as in `find_target`. Raises TargetError, also where `variants` or a `checked` build are asked for."""
+    functions have one interface; `denormals` as in `find_target`. Raises TargetError, also where `variants` or a
+    `checked` build are asked for."""
     from ingot.compiler.targets.cpu.target import LibraryTarget
 
     if variants:
