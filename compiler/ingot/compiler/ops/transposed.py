@@ -118,8 +118,7 @@ class ConvTranspose(FloatComposite):
         rank, s = len(self.strides), self.strides
         if not self.channels_last:
             x = Transpose(self.x, (0, *range(2, rank + 2), 1))
-            turned = dataclasses.replace(self, x=x, channels_last=True).expand()
-            return Transpose(turned, (0, rank + 1, *range(1, rank + 1)))
+            return self._channels_first(dataclasses.replace(self, x=x, channels_last=True).expand())
         first = [p // s[i] for i, p in enumerate(self.pads[:rank])]  # the first q that is kept
         # The last one, counted from the last x.
         last = [(self.output_padding[i] + self._reach(i) - 1 - self.pads[rank + i]) // s[i] for i in range(rank)]
@@ -128,7 +127,7 @@ class ConvTranspose(FloatComposite):
         begins = [dilations[i] * (taps[i] - 1) - first[i] for i in range(rank)]
         pads = (*(max(0, p) for p in begins), *(max(0, p) for p in last))
         bias = None if self.bias is None else self._spread_bias(self.bias)
-        x, w = self._cut(begins, last), self._phases(taps)
+        x, w = self._cut(self.x, begins, last), self._phases(taps)
         y: Value = Conv(x, w, bias, (1,) * rank, pads, dilations, self.group, True)
         if any(k > 1 for k in s):
             y = self._shuffled(y)
@@ -137,15 +136,44 @@ class ConvTranspose(FloatComposite):
         starts = [p - first[i] * s[i] for i, p in enumerate(self.pads[:rank])]
         return Slice(y, (0, *starts, 0), self.type.shape, (1,) * y.rank)
 
-    def _cut(self, begins: Sequence[int], ends: Sequence[int]) -> Value:
+    @property
+    def is_even(self) -> bool:
+        """Whether every phase has as many taps as the others, so that `expand` adds none with zeros for weights."""
+        pairs = zip(self.kernel, self.strides, self.dilations, strict=True)
+        return all(stride == 1 or (dilation == 1 and extent % stride == 0) for extent, stride, dilation in pairs)
+
+    def expand_exactly(self) -> Value:
+        """A convolution of x with zeros between its elements: more work than `expand`, but no element of x meets a
+        weight that is not there, which for NaN and infinities makes a difference."""
+        rank, s = len(self.strides), self.strides
+        if not self.channels_last:
+            x = Transpose(self.x, (0, *range(2, rank + 2), 1))
+            return self._channels_first(dataclasses.replace(self, x=x, channels_last=True).expand_exactly())
+        x = self.x
+        for axis, stride in enumerate(s, 1):
+            x = _with_zeros(x, axis, stride)
+        begins = [self._reach(i) - 1 - self.pads[i] for i in range(rank)]
+        ends = [self._reach(i) + self.output_padding[i] - self.pads[rank + i] - s[i] for i in range(rank)]
+        inner = self.w.shape[0] // self.group
+        w: Value = Reshape(self.w, (self.group, inner, self.filters, *self.kernel))
+        w = Transpose(w, (0, 2, 1, *range(3, 3 + rank)))
+        w = Reshape(w, (self.group * self.filters, inner, *self.kernel))
+        w = Slice(w, (0, 0, *(k - 1 for k in self.kernel)), w.type.shape, (1, 1, *(-1,) * rank))
+        pads = (*(max(0, p) for p in begins), *(max(0, p) for p in ends))
+        return Conv(self._cut(x, begins, ends), w, self.bias, (1,) * rank, pads, self.dilations, self.group, True)
+
+    def _channels_first(self, turned: Value) -> Value:
+        return Transpose(turned, (0, turned.rank - 1, *range(1, turned.rank - 1)))
+
+    def _cut(self, x: Value, begins: Sequence[int], ends: Sequence[int]) -> Value:
         """x without the positions that negative pads take away."""
         starts = [max(0, -b) for b in begins]
         sides = [max(0, -e) for e in ends]
         if not any(starts) and not any(sides):
-            return self.x
-        shape = self.x.type.shape
+            return x
+        shape = x.type.shape
         spatial = (d - (start + side) for d, start, side in zip(shape[1:-1], starts, sides, strict=True))
-        return Slice(self.x, (0, *starts, 0), (shape[0], *spatial, shape[-1]), (1,) * self.x.rank)
+        return Slice(x, (0, *starts, 0), (shape[0], *spatial, shape[-1]), (1,) * x.rank)
 
     def _phases(self, taps: Sequence[int]) -> Value:
         """The filters [group * phases * M/group, C/group, *taps], taps in the order of a convolution."""
@@ -170,12 +198,8 @@ class ConvTranspose(FloatComposite):
             if dilation == 1 or stride == 1:
                 continue
             axis, shape = 2 + i, w.type.shape
-            column = Reshape(w, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
-            before, after = (0,) * (axis + 1), (0,) * (w.rank - axis - 1)
-            stuffed = Pad(column, (*before, 0, *after, *before, dilation - 1, *after), "constant", None)
-            joined = Reshape(stuffed, (*shape[:axis], shape[axis] * dilation, *shape[axis + 1 :]))
             sizes = (*shape[:axis], self._reach(i), *shape[axis + 1 :])
-            w = Slice(joined, (0,) * w.rank, sizes, (1,) * w.rank)
+            w = Slice(_with_zeros(w, axis, dilation), (0,) * w.rank, sizes, (1,) * w.rank)
         return w
 
     def _spread_bias(self, bias: Value) -> Value:
@@ -194,3 +218,14 @@ class ConvTranspose(FloatComposite):
         turned = Transpose(split, (0, *between, 1 + rank, split.rank - 1))
         extents = (d * k for d, k in zip(spatial, s, strict=True))
         return Reshape(turned, (y.shape[0], *extents, self.group * self.filters))
+
+
+def _with_zeros(x: Value, axis: int, step: int) -> Value:
+    """x with `step` - 1 zeros after each element along `axis`."""
+    if step == 1:
+        return x
+    shape = x.type.shape
+    column = Reshape(x, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
+    before, after = (0,) * (axis + 1), (0,) * (x.rank - axis - 1)
+    stuffed = Pad(column, (*before, 0, *after, *before, step - 1, *after), "constant", None)
+    return Reshape(stuffed, (*shape[:axis], shape[axis] * step, *shape[axis + 1 :]))

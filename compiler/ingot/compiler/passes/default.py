@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ingot.compiler.ir.graph import Graph, Node
 from ingot.compiler.ops.composite import Attention
+from ingot.compiler.passes.exact import spread_transposed
 from ingot.compiler.passes.expand import expand
 from ingot.compiler.passes.fold_norm import FOLD_NORM
 from ingot.compiler.passes.fuse import fuse
@@ -34,13 +35,15 @@ PASSES: tuple[Pass, ...] = (
     Named(simplify, "cleanup"),
     as_pass(fuse),
 )
-REGISTRY: Registry = {item.name: item for item in PASSES}
+EXACT: Pass = rules(spread_transposed, name="exact")
+REGISTRY: Registry = {item.name: item for item in (*PASSES, EXACT)}
 
 
 def default_pipeline(numerics: str = "default") -> Pipeline:
     """integers, simplify, recognise, fold_norm, expand, layout, cleanup (simplify again), fuse.
 
-    With "strict" numerics attention is not recognised: its kernel computes softmax block by block.
+    With "strict" numerics attention is not recognised, because its kernel computes softmax block by block, and `exact`
+    comes before expand.
     """
     passes = Pipeline(PASSES)
-    return passes.without("recognise") if numerics == "strict" else passes
+    return passes.without("recognise").before("expand", EXACT) if numerics == "strict" else passes

@@ -7,6 +7,7 @@ summed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product as cartesian
 
 import numpy as np
@@ -119,11 +120,11 @@ def grid_sample(ctx: Context) -> Results:
         lines.append(_Line(ctx, place, extent, mode, padding, corners))
     total: Value | None = None
     for taps in cartesian(*(line.taps for line in lines)):
-        index, weight = [tap[0] for tap in taps], None
-        for _, share in taps:
-            if share is not None:
-                weight = share if weight is None else a(ops.Mul, weight, share)
-        term = image.pixels(images, index)
+        index, weight = [tap.place for tap in taps], None
+        for tap in taps:
+            if tap.weight is not None:
+                weight = tap.weight if weight is None else a(ops.Mul, weight, tap.weight)
+        term = _shown(ctx, image.pixels(images, index), [tap.inside for tap in taps])
         if weight is not None:
             column = ctx.build(Reshape, weight, (*weight.shape, 1))
             term = ctx.build(ops.Mul, term, ctx.cast(column, x.dtype))
@@ -132,8 +133,18 @@ def grid_sample(ctx: Context) -> Results:
     return ctx.build(Transpose, total, (0, total.rank - 1, *range(1, total.rank - 1)))
 
 
+@dataclass(frozen=True)
+class _Tap:
+    """A place inside an axis (i64) and its weight, None for 1. Where `inside` does not hold, what lies there counts as
+    0; None: it always does."""
+
+    place: Value
+    weight: Value | None
+    inside: Value | None
+
+
 class _Line:
-    """Where a grid's coordinate falls on one axis: places inside it, each with its weight (None is 1)."""
+    """Where a grid's coordinate falls on one axis: the places next to it."""
 
     def __init__(self, ctx: Context, given: Value, extent: Dim, mode: str, padding: str, corners: bool) -> None:
         self.ctx, self.extent, self.padding = ctx, extent, padding
@@ -171,14 +182,14 @@ class _Line:
             distance = ctx.build(ops.Abs, a(ops.Sub, neighbour, place))
             self.taps.append(self._tap(neighbour, cubic(ctx, distance, -0.75)))
 
-    def _tap(self, place: Value, weight: Value | None) -> tuple[Value, Value | None]:
-        """A whole place as an index; outside of the axis it weighs nothing, or stands for one inside."""
-        ctx, a = self.ctx, Arithmetic(self.ctx)
+    def _tap(self, place: Value, weight: Value | None) -> _Tap:
+        """A whole place; outside of the axis there is nothing, or it stands for one inside."""
+        ctx, inside = self.ctx, None
         if self.padding == "zeros":
-            weight = _inside(ctx, place, self.extent, a.number(1.0) if weight is None else weight)
+            inside = _inside(ctx, place, self.extent)
         elif self.padding == "reflection":
             place = ctx.build(ops.Round, _reflected(ctx, place, self.low, self.high))
-        return _kept(ctx, place, self.extent), weight
+        return _Tap(_kept(ctx, place, self.extent), weight, inside)
 
 
 @onnx_op("RoiAlign", since=10)
@@ -295,7 +306,7 @@ def _read_deformed(
     own = ctx.build(Slice, x, (0, channels * part, 0, 0), (images, channels, *x.shape[2:]), (1,) * 4)
     image = _Image(ctx, own)
     numbers = ctx.build(Reshape, counted(ctx, images, i64), (images, 1, 1, 1))
-    lines: list[list[tuple[Value, Value]]] = []
+    lines: list[list[tuple[Value, Value, Value]]] = []
     for axis, extent in enumerate(image.spatial):
         size = (images, 1, taps, 1, *out)
         moved = ctx.build(Slice, moves, (0, part, 0, axis, 0, 0), size, (1,) * 6)
@@ -306,9 +317,9 @@ def _read_deformed(
         first = ctx.build(ops.Floor, place)
         share = a(ops.Sub, place, first)
         ends = (first, a(ops.Sub, a.number(1.0), share)), (a(ops.Add, first, 1.0), share)
-        lines.append([(_kept(ctx, at, extent), _inside(ctx, at, extent, weight)) for at, weight in ends])
+        lines.append([(_kept(ctx, at, extent), weight, _inside(ctx, at, extent)) for at, weight in ends])
     total: Value | None = None
-    for (row, tall), (column, wide) in cartesian(*lines):
+    for (row, tall, high), (column, wide, broad) in cartesian(*lines):
         weight = a(ops.Mul, tall, wide)
         if mask is not None:
             own_mask = ctx.build(Reshape, mask, (images, groups, taps, *out))
@@ -316,18 +327,30 @@ def _read_deformed(
             shown = ctx.build(Reshape, cut, (images, taps, *out))
             weight = a(ops.Mul, weight, ctx.cast(shown, f32))
         weight = ctx.cast(weight, x.dtype)
-        pixel = image.pixels(numbers, (row, column))
+        pixel = _shown(ctx, image.pixels(numbers, (row, column)), (high, broad))
         term = ctx.build(ops.Mul, pixel, ctx.build(Reshape, weight, (*weight.shape, 1)))
         total = term if total is None else ctx.build(ops.Add, total, term)
     assert total is not None
     return total
 
 
-def _inside(ctx: Context, place: Value, extent: Dim, weight: Value) -> Value:
-    """`weight`, 0 where a whole place is outside of an axis."""
+def _inside(ctx: Context, place: Value, extent: Dim) -> Value:
+    """Whether a whole place is inside of an axis."""
     a = Arithmetic(ctx)
     above = ctx.build(ops.GreaterOrEqual, place, a.number(0.0))
-    return a.choose(ctx.build(ops.And, above, ctx.build(ops.LessOrEqual, place, a.dim(extent - 1))), weight, 0.0)
+    return ctx.build(ops.And, above, ctx.build(ops.LessOrEqual, place, a.dim(extent - 1)))
+
+
+def _shown(ctx: Context, pixels: Value, inside: Sequence[Value | None]) -> Value:
+    """`pixels` [*places, C], 0 where one of `inside` [*places] does not hold: what is read there instead may be NaN."""
+    whole: Value | None = None
+    for each in inside:
+        if each is not None:
+            whole = each if whole is None else ctx.build(ops.And, whole, each)
+    if whole is None:
+        return pixels
+    column = ctx.build(Reshape, whole, (*whole.type.shape, 1))
+    return ctx.build(ops.Where, column, pixels, ctx.constant(0.0, pixels.dtype))
 
 
 @onnx_op("MaxRoiPool")

@@ -182,8 +182,8 @@ class Atanh(Unary):
 class Gelu(Unary):
     """``x/2 * (1 + erf(x/sqrt(2)))``, or with `tanh` ``x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715*x**3)))``.
 
-    Hendrycks and Gimpel 2016. ONNX Gelu-20. Only the first form is a function that kernels know, and 0, its limit, at
-    -inf; the other expands.
+    Hendrycks and Gimpel 2016. ONNX Gelu-20. Both are NaN at -inf. Only the first form is a function that kernels know;
+    the other expands.
     """
 
     tanh: bool
@@ -193,7 +193,6 @@ class Gelu(Unary):
         x = operands[0].astype(np.float64)
         if self.tanh:
             return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        x = np.maximum(x, -64.0)  # below, the factor is 0: -inf gives the limit, not NaN
         return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
     def expand(self) -> Value | None:
