@@ -134,12 +134,14 @@ def blocked() -> Array:
     return mask
 
 
-QUARTER = {"quarter": np.float32(0.25)}
+QUARTER = {"quarter": np.array(0.25, np.float32)}
 HEADS = {"q": r(2, 40, 16), "k": r(2, 70, 16), "v": r(2, 70, 16)}
 IMAGE = {"x": r(1, 8, 9, 9)}
 ROWS = {"x": r(3, 5, 37)}
-FUNCTIONS = ("Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Erf", "Gelu", "Softplus", "HardSwish", "Elu", "Abs")
-FUNCTIONS += ("LeakyRelu", "Floor", "Round", "Sign", "Sin", "Atan", "Cosh", "Reciprocal", "Softsign", "Mish", "Neg")
+FUNCTIONS = (
+    "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Erf", "Gelu", "Softplus", "HardSwish", "Elu", "Abs", "LeakyRelu",
+    "Floor", "Round", "Sign", "Sin", "Atan", "Cosh", "Reciprocal", "Softsign", "Mish", "Neg",
+)  # fmt: skip
 REDUCTIONS = ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSumExp", "SumSquare")
 PAIRS = ("Min", "Max", "Add", "Sub", "Mul", "Div", "Pow")
 

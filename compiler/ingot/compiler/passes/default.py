@@ -16,13 +16,23 @@ from ingot.compiler.pipeline import Pipeline, Registry
 from ingot.compiler.rewrite import Trace
 from ingot.compiler.single_pass import Named, Pass, as_pass, rules
 
-# Composites that have kernels of their own; the others become core ops.
-KERNELS: frozenset[type[Node]] = frozenset((Attention,))
+MOST_DEPTH = 4096  # of a query and a row of values together: the attention kernel keeps several of each on the stack
+
+
+def has_kernel(node: Node) -> bool:
+    """Whether a composite has a kernel of its own; the others become core ops."""
+    if not isinstance(node, Attention):
+        return False
+    match node.q.shape[-1], node.v.shape[-1]:
+        case int() as depth, int() as value:
+            return depth + value <= MOST_DEPTH
+        case _:
+            return False
 
 
 def expand_composites(graph: Graph, *, trace: Trace | None = None) -> Graph:
     """Composites without a kernel of their own as core ops."""
-    return expand(graph, KERNELS, trace=trace)
+    return expand(graph, has_kernel, trace=trace)
 
 
 PASSES: tuple[Pass, ...] = (

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ingot.compiler.ir.graph import Graph, Node, Value
 from ingot.compiler.rewrite import Patch, Trace, rewrite
 
 
-def expand(graph: Graph, keep: frozenset[type[Node]] = frozenset(), *, trace: Trace | None = None) -> Graph:
-    """`graph` with every node that has a definition and whose class is not in `keep` replaced by it, repeatedly."""
+def _none(node: Node) -> bool:
+    return False
+
+
+def expand(graph: Graph, keep: Callable[[Node], bool] = _none, *, trace: Trace | None = None) -> Graph:
+    """`graph` with every node that has a definition and is not one to `keep` replaced by it, repeatedly."""
 
     def expand_composite(node: Node, graph: Graph) -> Patch | None:
         """composite -> its definition"""
-        if type(node) in keep:
+        if keep(node):
             return None
         definition = node.expand()
         if definition is None:

@@ -101,7 +101,7 @@ def _level(name: str) -> Level:
     from ingot.compiler.ir.types import IrError
     from ingot.compiler.targets.cpu import features
 
-    if name not in target_names():
+    if name.partition("+")[0] not in target_names():
         raise TargetError(f"no target {name!r}; there are {', '.join(target_names())}")
     try:
         return features.level(PORTABLE[features.host_arch()] if name == "cpu" else name)

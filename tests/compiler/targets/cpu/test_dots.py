@@ -40,6 +40,8 @@ LEVELS = {
     "AVX-512 VNNI": (extended("x86-64-v4", "avx512vnni"), "vpdpbusd", "zmm"),
     "dotprod": (features.level("aarch64"), "sdot", ".4s"),
     "i8mm": (extended("aarch64", "i8mm"), "usdot", ".4s"),
+    "SVE": (features.level("aarch64+sve256"), "sdot", "z"),
+    "SVE i8mm": (features.level("aarch64+i8mm+sve256"), "usdot", "z"),
 }
 
 
@@ -84,7 +86,7 @@ def test_what_the_program_means(level: str, name: str) -> None:
 
 
 @pytest.mark.skipif(arm.EMULATOR is None, reason="qemu-aarch64 is not installed")
-@pytest.mark.parametrize("level", ["dotprod", "i8mm"])
+@pytest.mark.parametrize("level", ["dotprod", "i8mm", "SVE", "SVE i8mm"])
 @pytest.mark.parametrize("name", ["mat_mul_bytes_odd", "mat_mul_bytes_row", "conv_bytes_1x1_last"])
 def test_arm(level: str, name: str, tmp_path: Any) -> None:
     """The code, emulated, against the meaning of the kernel, on bytes from the whole range."""

@@ -35,7 +35,7 @@ WIDTH = 16  # queries a panel
 KEY_BLOCK = 240  # keys whose scores are in scratch at once
 ALIASING = 2048  # rows of V a multiple of so many bytes apart evict each other: they are copied first
 COPY_PANELS = 4  # panels of queries that share a copy
-MAX_STACK = 256 << 10  # bytes
+MAX_STACK = 192 << 10  # bytes
 
 
 def emit_body(
@@ -70,22 +70,26 @@ class _Body:
         self.value = self._extent(template.value)
         self._check_operands(scope)
         queries = template.queries.extent
-        self.width = 8 if isinstance(queries, int) and queries <= 8 else WIDTH
-        self.whole_panels = isinstance(queries, int) and queries % self.width == 0
-        self.lanes = min(level.lanes(4), self.width)
-        self.vectors = self.width // self.lanes
         keys = template.keys.extent
         self.key_block = min(KEY_BLOCK, keys) if isinstance(keys, int) and keys > 0 else KEY_BLOCK
-        self.vector = ir.VectorType(F32, self.lanes)
         self.key_dtype = scope.buffer(template.k.buffer)[1]
         self.value_dtype = scope.buffer(template.v.buffer)[1]
         stride = self._coefficient(template.v, template.keys)
-        self.copied = isinstance(stride, int) and stride * self.value_dtype.bytes % ALIASING == 0
-        self.block = self.width * (COPY_PANELS if self.copied else 1)
-        block, scores = self.block, self.key_block * self.width
-        size = 4 * (block * (self.depth + self.value) + scores + self.copied * self.key_block * self.value)
-        if size > MAX_STACK:
+        aliases = isinstance(stride, int) and stride * self.value_dtype.bytes % ALIASING == 0
+        width = 8 if isinstance(queries, int) and queries <= 8 else WIDTH
+        # Long rows of V are read where they are, and by fewer queries at a time.
+        for self.copied, self.width in ((aliases, width), (False, width), (False, 8)):
+            self.block = self.width * (COPY_PANELS if self.copied else 1)
+            size = self._stack_bytes()
+            if size <= MAX_STACK:
+                break
+        else:
             raise IrError(f"attention over depth {self.depth} and value {self.value} takes {size} bytes of stack")
+        self.whole_panels = isinstance(queries, int) and queries % self.width == 0
+        self.lanes = min(level.lanes(4), self.width)
+        self.vectors = self.width // self.lanes
+        block, scores = self.block, self.key_block * self.width
+        self.vector = ir.VectorType(F32, self.lanes)
         self.panels = flow.stack(b, F32, self.depth * block)  # [panel][depth][query]
         self.scores = flow.stack(b, F32, scores)  # [key][query]
         self.sums = flow.stack(b, F32, block * self.value)  # [query][value]
@@ -94,6 +98,10 @@ class _Body:
         self.block_top = flow.stack(b, F32, self.width)
         self.decay = flow.stack(b, F32, self.width)  # what a new maximum scales older sums by
         self.values = flow.stack(b, F32, self.key_block * self.value) if self.copied else None  # [key][value]
+
+    def _stack_bytes(self) -> int:
+        scratch = self.key_block * (self.width + self.copied * self.value)
+        return 4 * (self.block * (self.depth + self.value + 2) + 2 * self.width + scratch)
 
     def _extent(self, axis: Axis) -> int:
         if not isinstance(axis.extent, int):

@@ -64,7 +64,7 @@ class Quads:
 
 @dataclass(frozen=True)
 class ArmQuads(Quads):
-    """Four products a lane of AArch64, of signed bytes or of u8 by i8. Vectors are [4] i32, each four bytes."""
+    """Four products a lane of AArch64, of signed bytes or of u8 by i8. Vectors are [lanes] i32, each four bytes."""
 
     signed: bool = False
 
@@ -78,10 +78,16 @@ class ArmQuads(Quads):
 
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """total + x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3 in every lane"""
-        bytes_ = ir.VectorType(I8, 16)
-        operands = [total, b.bitcast(x, bytes_), b.bitcast(y, bytes_)]
-        name = "sdot" if self.signed else "usdot"
-        return declarations.call(b, f"llvm.aarch64.neon.{name}.v4i32.v16i8", total.type, operands)
+        lanes = total.type.count
+        bytes_, wide = ir.VectorType(I8, 4 * lanes), ir.VectorType(I32, 4 * lanes)
+        x, y = b.bitcast(x, bytes_), b.bitcast(y, bytes_)
+        if lanes == 4:
+            name = "sdot" if self.signed else "usdot"
+            return declarations.call(b, f"llvm.aarch64.neon.{name}.v4i32.v16i8", total.type, [total, x, y])
+        # SVE's instructions have intrinsics for vectors of any length alone; of this one makes the same.
+        products = b.mul((b.sext if self.signed else b.zext)(x, wide), b.sext(y, wide))
+        name = f"llvm.vector.partial.reduce.add.v{lanes}i32.v{4 * lanes}i32"
+        return declarations.call(b, name, total.type, [total, products])
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@ def emit_kernel(module: ir.Module, kernel: Kernel, level: Level, name: str | Non
     """
     function = declare_kernel(module, name or kernel.name)
     forbid_libraries(function)
+    if level.is_scalable:
+        _lengthen_vectors(function, level)
     b = ir.IRBuilder(function.append_basic_block("entry"))
     scope = Scope(level)
     arguments, chunk = function.args
@@ -119,6 +121,13 @@ def forbid_libraries(function: ir.Function) -> None:
     attributes._known = attributes._known | {'"no-builtins"'}
     attributes.add('"no-builtins"')
     attributes.add("nounwind")
+
+
+def _lengthen_vectors(function: ir.Function, level: Level) -> None:
+    """Promise registers as long as the level's vectors, so that those are not split."""
+    promise = f"vscale_range({level.vector_bytes // 16},16)"  # in units of 16 bytes
+    function.attributes._known = function.attributes._known | {promise}
+    function.attributes.add(promise)
 
 
 def decode_chunk(b: ir.IRBuilder, grid: Sequence[Axis], chunk: ir.Value, scope: Scope) -> dict[str, Range]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -66,6 +67,12 @@ class Level:
         return self.arch == "aarch64" and self.dot > 1 and "i8mm" not in self.required
 
     @property
+    def is_scalable(self) -> bool:
+        """Whether vectors are longer than those of the architecture's base: then they are SVE's, of which code uses the
+        first `vector_bytes`, whatever the length of the processor's."""
+        return self.arch == "aarch64" and self.vector_bytes > 16
+
+    @property
     def feature_string(self) -> str:
         """The features as LLVM's target machine takes them."""
         return ",".join(self.features)
@@ -94,6 +101,26 @@ def _x86(name: str, cpu: str, names: tuple[str, ...], off: tuple[str, ...] = ())
     )
 
 
+def _extended(base: Level, name: str) -> Level:
+    """`base` with the extension called `name`."""
+    features, changes = _EXTENSIONS[base.arch][name]
+    return replace(
+        base,
+        name=f"{base.name}+{name}",
+        features=(*base.features, *(f"+{f}" for f in features)),
+        required=base.required | {*features, name},
+        **changes,
+    )
+
+
+# What may follow on a level's name -> LLVM's features and what else changes of the level.
+_EXTENSIONS: Mapping[str, Mapping[str, tuple[tuple[str, ...], Mapping[str, int]]]] = {
+    "x86-64": {"avxvnni": (("avxvnni",), {}), "avx512vnni": (("avx512vnni",), {})},
+    "aarch64": {"i8mm": (("i8mm",), {}), "sve256": (("sve",), {"vector_bytes": 32})},
+}
+_UNFIT = frozenset((("x86-64-v3", "avx512vnni"), ("x86-64-v4", "avxvnni")))
+
+
 _LEVELS: dict[str, Level] = {
     level.name: level
     for level in (
@@ -117,7 +144,7 @@ _LEVELS: dict[str, Level] = {
 def machine(level: Level) -> Machine:
     """What schedules for `level` are made for."""
     if level.arch == "aarch64":
-        return replace(NEON, dot=level.dot, signed_dot=level.signed_dot)
+        return replace(NEON, lanes_f32=level.lanes(4), dot=level.dot, signed_dot=level.signed_dot)
     return replace(AVX512 if level.vector_bytes == 64 else AVX2, dot=level.dot)
 
 
@@ -128,13 +155,24 @@ def names() -> tuple[str, ...]:
 
 def level(name: str) -> Level:
     """The level called `name`: x86-64-v3 (AVX2, FMA, F16C), x86-64-v4 (AVX-512), aarch64 (Armv8.2-A with half
-    precision and dot products) or native (this machine). Raises IrError for other names."""
+    precision and dot products) or native (this machine).
+
+    Extensions follow on the name: x86-64-v3+avxvnni, x86-64-v4+avx512vnni (products of bytes), aarch64+i8mm (products
+    of signed and unsigned bytes), aarch64+sve256 (SVE with vectors of 256 bits or more). Raises IrError for other
+    names.
+    """
     if name == "native":
         return _native()
-    try:
-        return _LEVELS[name]
-    except KeyError:
-        raise IrError(f"no instruction set level {name!r}; there are {', '.join(names())}") from None
+    base, *extensions = name.split("+")
+    if base not in _LEVELS:
+        raise IrError(f"no instruction set level {base!r}; there are {', '.join(names())}")
+    found = _LEVELS[base]
+    for extension in extensions:
+        takes = [each for each in _EXTENSIONS[found.arch] if (base, each) not in _UNFIT]
+        if extension not in takes or extension in found.required:
+            raise IrError(f"{name!r}: the level {base} takes, each once, {', '.join(f'+{each}' for each in takes)}")
+        found = _extended(found, extension)
+    return found
 
 
 @functools.cache

@@ -31,7 +31,7 @@ HOST = "cpu"
 def compiler_for(target: str) -> list[str]:
     """A C compiler for the target; skips where there is none."""
     host = features.host_arch()
-    wanted = ["gcc", "clang"] if target != ARM or host == ARM else ["aarch64-linux-gnu-gcc"]
+    wanted = ["gcc", "clang"] if not target.startswith(ARM) or host == ARM else ["aarch64-linux-gnu-gcc"]
     found = next(filter(None, map(shutil.which, wanted)), None)
     if found is None:
         pytest.skip(f"no C compiler: {' or '.join(wanted)} is needed")
@@ -40,7 +40,7 @@ def compiler_for(target: str) -> list[str]:
 
 def emulator_for(target: str) -> list[str]:
     """What runs programs for the target; skips where nothing does."""
-    if target != ARM or features.host_arch() == ARM:
+    if not target.startswith(ARM) or features.host_arch() == ARM:
         return []
     found = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if found is None:

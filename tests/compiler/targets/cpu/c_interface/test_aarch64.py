@@ -18,6 +18,7 @@ from ingot.compiler.demo import held_out, model_path
 Workshop = Any  # of conftest.py
 FOLDER = Path(os.environ.get("INGOT_MODELS") or Path(__file__).parents[6] / "shared" / "models")
 TARGET = "aarch64"
+LEVELS = (TARGET, "aarch64+i8mm+sve256")
 
 
 def by_onnxruntime(model: bytes, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -26,9 +27,11 @@ def by_onnxruntime(model: bytes, inputs: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def check(workshop: Workshop, model: bytes, name: str, inputs: dict[str, Any], kind: str, **symbols: int) -> None:
+def check(
+    workshop: Workshop, model: bytes, name: str, inputs: dict[str, Any], kind: str, target: str = TARGET, **symbols: int
+) -> None:
     """One thread and two give the same, and what ONNX Runtime gives."""
-    program = workshop.program(workshop.library(model, name, TARGET), TARGET, kind)
+    program = workshop.program(workshop.library(model, name, target), target, kind)
     alone, together = (program.run(inputs, symbols, threads) for threads in (1, 2))
     want = by_onnxruntime(model, inputs)
     assert list(alone) == list(want)
@@ -38,31 +41,35 @@ def check(workshop: Workshop, model: bytes, name: str, inputs: dict[str, Any], k
         np.testing.assert_array_equal(together[output], alone[output])
 
 
-def test_digits(workshop: Workshop) -> None:
-    check(workshop, model_path().read_bytes(), "digits", {"image": held_out()[0][:9]}, ".so", batch=9)
+@pytest.mark.parametrize("target", LEVELS)
+def test_digits(workshop: Workshop, target: str) -> None:
+    check(workshop, model_path().read_bytes(), "digits", {"image": held_out()[0][:9]}, ".so", target, batch=9)
 
 
-def test_trained_convolutional_network(workshop: Workshop) -> None:
+@pytest.mark.parametrize("target", LEVELS)
+def test_trained_convolutional_network(workshop: Workshop, target: str) -> None:
     path = FOLDER / "mnist_cnn" / "model.onnx"
     if not path.exists():
         pytest.skip(f"{path} is not there: set INGOT_MODELS to the folder of models")
     with np.load(sorted(path.parent.glob("inputs/s*.npz"))[0]) as data:
         inputs = {key[3:]: data[key] for key in data.files if key.startswith("in:")}
-    library = workshop.library(path.read_bytes(), "mnist", TARGET)
+    library = workshop.library(path.read_bytes(), "mnist", target)
     symbols = {}
     for port in library.signature.inputs:
         for dim, extent in zip(port.shape, inputs[port.name].shape, strict=True):
             symbols |= {} if isinstance(dim, int) else {str(dim): extent}
-    check(workshop, path.read_bytes(), "mnist", inputs, ".so", **symbols)
+    check(workshop, path.read_bytes(), "mnist", inputs, ".so", target, **symbols)
 
 
-def test_transformer_layer(workshop: Workshop) -> None:
+@pytest.mark.parametrize("target", LEVELS)
+def test_transformer_layer(workshop: Workshop, target: str) -> None:
     """Batch and sequence symbolic."""
     model, inputs = transformer_layer(np.random.default_rng(0), heads=2, depth=16, shape=(2, 19))
-    check(workshop, model.SerializeToString(), "layer", dict(inputs), ".so", batch=2, length=19)
+    check(workshop, model.SerializeToString(), "layer", dict(inputs), ".so", target, batch=2, length=19)
 
 
-def test_lstm(workshop: Workshop) -> None:
+@pytest.mark.parametrize("target", LEVELS)
+def test_lstm(workshop: Workshop, target: str) -> None:
     """Both directions, with initial states; the length of the sequence symbolic."""
     rng = np.random.default_rng(0)
     hidden, features = 12, 9
@@ -87,4 +94,4 @@ def test_lstm(workshop: Workshop) -> None:
         "h0": rng.standard_normal((2, 3, hidden)).astype(np.float32),
         "c0": rng.standard_normal((2, 3, hidden)).astype(np.float32),
     }
-    check(workshop, model.SerializeToString(), "lstm", inputs, ".o", time=11)
+    check(workshop, model.SerializeToString(), "lstm", inputs, ".o", target, time=11)
