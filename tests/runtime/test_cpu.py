@@ -36,6 +36,16 @@ def test_flags_of_aarch64(tmp_path: Path) -> None:
     assert missing_features(wanted, "aarch64", flags) == ("fullfp16", "i8mm")
 
 
+def test_the_length_of_vectors(tmp_path: Path) -> None:
+    """A processor whose vectors are too short, or of a length that nobody tells, runs no code for longer ones."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("Features\t: fp asimd sve i8mm\n")
+    flags = kernel_flags(str(cpuinfo))
+    if host_architecture() == "x86-64":
+        assert missing_features(["sve", "sve256", "i8mm"], "aarch64", flags) == ("sve256",)
+    assert missing_features(["sve256"], "aarch64", flags | {"sve256"}) == ()
+
+
 def test_a_silent_kernel(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedCpuError, match="cannot be read"):
         kernel_flags(str(tmp_path / "none"))

@@ -1,11 +1,13 @@
 """What this machine's processor can do, in the names that artifacts use for it.
 
-Features carry LLVM's names (`avx2`, `sse4.1`, `dotprod`). The Linux kernel lists them in /proc/cpuinfo under names of
-its own, and only those that it has enabled for programs; most differ in punctuation alone, the rest is in the tables.
+Features carry LLVM's names (`avx2`, `sse4.1`, `dotprod`); `sve256` stands for SVE whose vectors have 256 bits or
+more. The Linux kernel lists them in /proc/cpuinfo under names of its own, and only those that it has enabled for
+programs; most differ in punctuation alone, the rest is in the tables.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -38,6 +40,7 @@ _FOR_SYSTEMS: Final = frozenset((
 
 _PUNCTUATION: Final = str.maketrans("", "", "_.-+")
 _BLOCK: Final = 1 << 13  # bytes
+_SVE_LENGTH: Final = 51  # PR_SVE_GET_VL of prctl, whose answer has the bytes of a vector in its lower 16 bits
 
 
 def host_architecture() -> str:
@@ -56,7 +59,8 @@ def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
                 for line in lines:
                     name, _, flags = line.partition(b":")
                     if name.strip() in (b"flags", b"Features"):
-                        return frozenset(_plain(flags.decode("ascii", "replace")).split())
+                        found = frozenset(_plain(flags.decode("ascii", "replace")).split())
+                        return found | {"sve256"} if "sve" in found and _sve_bytes() >= 32 else found
     except OSError as error:
         raise UnsupportedCpuError(f"the processor's features cannot be read: {error}") from error
     raise UnsupportedCpuError(f"{path} does not list the processor's features")
@@ -67,6 +71,12 @@ def missing_features(required: Iterable[str], architecture: str, flags: frozense
     names = _KERNEL_NAMES[architecture]
     wanted = frozenset(required) - _FOR_SYSTEMS
     return tuple(sorted(f for f in wanted if not flags.issuperset(names.get(f, (_plain(f),)))))
+
+
+def _sve_bytes() -> int:
+    """The length of SVE's vectors for this thread, in bytes; 0 where the kernel knows none."""
+    answer = int(ctypes.CDLL(None).prctl(_SVE_LENGTH, 0, 0, 0, 0))
+    return answer & 0xFFFF if answer > 0 else 0
 
 
 def _plain(names: str) -> str:

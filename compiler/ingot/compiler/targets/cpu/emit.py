@@ -82,8 +82,7 @@ def emit_kernel(module: ir.Module, kernel: Kernel, level: Level, name: str | Non
     """
     function = declare_kernel(module, name or kernel.name)
     forbid_libraries(function)
-    if level.is_scalable:
-        _lengthen_vectors(function, level)
+    _describe_processor(function, level)
     b = ir.IRBuilder(function.append_basic_block("entry"))
     scope = Scope(level)
     arguments, chunk = function.args
@@ -123,11 +122,14 @@ def forbid_libraries(function: ir.Function) -> None:
     attributes.add("nounwind")
 
 
-def _lengthen_vectors(function: ir.Function, level: Level) -> None:
-    """Promise registers as long as the level's vectors, so that those are not split."""
-    promise = f"vscale_range({level.vector_bytes // 16},16)"  # in units of 16 bytes
-    function.attributes._known = function.attributes._known | {promise}
-    function.attributes.add(promise)
+def _describe_processor(function: ir.Function, level: Level) -> None:
+    """Whose pipelines instructions are scheduled for, and that registers are as long as the level's vectors."""
+    known = [f'"tune-cpu"="{level.tune}"'] if level.tune else []
+    if level.is_scalable:
+        known.append(f"vscale_range({level.vector_bytes // 16},16)")  # in units of 16 bytes
+    function.attributes._known = function.attributes._known | {*known}
+    for attribute in known:
+        function.attributes.add(attribute)
 
 
 def decode_chunk(b: ir.IRBuilder, grid: Sequence[Axis], chunk: ir.Value, scope: Scope) -> dict[str, Range]:

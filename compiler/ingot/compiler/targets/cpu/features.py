@@ -36,7 +36,7 @@ class Level:
     in bytes, for which masked loads and stores are one instruction; 0 where there are none. l2: bytes of second-level
     cache that kernels block for. required: the features a machine must have, by LLVM's names.
     checked: whether kernels check each access of memory (`access_checks`). denormals: the mode in which kernels run
-    (`float_mode`).
+    (`float_mode`). tune: the processor, by LLVM's name, whose pipelines instructions are scheduled for, `cpu` if "".
     """
 
     name: str
@@ -52,6 +52,7 @@ class Level:
     required: frozenset[str] = frozenset()
     checked: bool = False
     denormals: Denormals = "keep"
+    tune: str = ""
 
     @property
     def dot(self) -> int:
@@ -82,7 +83,7 @@ class Level:
         return max(1, self.vector_bytes // element_bytes)
 
 
-def _x86(name: str, cpu: str, names: tuple[str, ...], off: tuple[str, ...] = ()) -> Level:
+def _x86(name: str, cpu: str, names: tuple[str, ...], off: tuple[str, ...] = (), tune: str = "") -> Level:
     have = frozenset(names)
     wide = have.issuperset(_AVX512)
     vector = 64 if wide else 32 if "avx2" in have else 16
@@ -98,6 +99,7 @@ def _x86(name: str, cpu: str, names: tuple[str, ...], off: tuple[str, ...] = ())
         masked_bytes=1 if wide else 4 if "avx2" in have else 0,
         fma="fma" in have,
         required=have,
+        tune=tune,
     )
 
 
@@ -124,7 +126,9 @@ _UNFIT = frozenset((("x86-64-v3", "avx512vnni"), ("x86-64-v4", "avxvnni")))
 _LEVELS: dict[str, Level] = {
     level.name: level
     for level in (
-        _x86("x86-64-v3", "x86-64-v3", _V3),
+        # LLVM schedules x86-64-v3 for Haswell and keeps more values than there are registers: those of a depthwise
+        # convolution's taps, for one. Later cores wait less for loads.
+        _x86("x86-64-v3", "x86-64-v3", _V3, tune="znver3"),
         _x86("x86-64-v4", "x86-64-v4", (*_V3, *_AVX512)),
         Level(
             "aarch64",
@@ -136,6 +140,7 @@ _LEVELS: dict[str, Level] = {
             vector_registers=32,
             l2=512 << 10,
             required=frozenset(_ARM),
+            tune="neoverse-n2",
         ),
     )
 }

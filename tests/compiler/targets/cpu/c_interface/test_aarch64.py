@@ -46,19 +46,18 @@ def test_digits(workshop: Workshop, target: str) -> None:
     check(workshop, model_path().read_bytes(), "digits", {"image": held_out()[0][:9]}, ".so", target, batch=9)
 
 
-@pytest.mark.parametrize("target", LEVELS)
-def test_trained_convolutional_network(workshop: Workshop, target: str) -> None:
+def test_trained_convolutional_network(workshop: Workshop) -> None:
     path = FOLDER / "mnist_cnn" / "model.onnx"
     if not path.exists():
         pytest.skip(f"{path} is not there: set INGOT_MODELS to the folder of models")
     with np.load(sorted(path.parent.glob("inputs/s*.npz"))[0]) as data:
         inputs = {key[3:]: data[key] for key in data.files if key.startswith("in:")}
-    library = workshop.library(path.read_bytes(), "mnist", target)
+    library = workshop.library(path.read_bytes(), "mnist", TARGET)
     symbols = {}
     for port in library.signature.inputs:
         for dim, extent in zip(port.shape, inputs[port.name].shape, strict=True):
             symbols |= {} if isinstance(dim, int) else {str(dim): extent}
-    check(workshop, path.read_bytes(), "mnist", inputs, ".so", target, **symbols)
+    check(workshop, path.read_bytes(), "mnist", inputs, ".so", **symbols)
 
 
 @pytest.mark.parametrize("target", LEVELS)
@@ -68,8 +67,7 @@ def test_transformer_layer(workshop: Workshop, target: str) -> None:
     check(workshop, model.SerializeToString(), "layer", dict(inputs), ".so", target, batch=2, length=19)
 
 
-@pytest.mark.parametrize("target", LEVELS)
-def test_lstm(workshop: Workshop, target: str) -> None:
+def test_lstm(workshop: Workshop) -> None:
     """Both directions, with initial states; the length of the sequence symbolic."""
     rng = np.random.default_rng(0)
     hidden, features = 12, 9
@@ -94,4 +92,4 @@ def test_lstm(workshop: Workshop, target: str) -> None:
         "h0": rng.standard_normal((2, 3, hidden)).astype(np.float32),
         "c0": rng.standard_normal((2, 3, hidden)).astype(np.float32),
     }
-    check(workshop, model.SerializeToString(), "lstm", inputs, ".o", target, time=11)
+    check(workshop, model.SerializeToString(), "lstm", inputs, ".o", time=11)
