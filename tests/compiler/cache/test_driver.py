@@ -131,6 +131,7 @@ def test_every_option_makes_another_program(model: Path, cache: Store, tmp_path:
         {"specialise": [{"n": 1}]},
         {"specialise": [{"n": 1}], "general": False},
         {"numerics": "strict"},
+        {"denormals": "flush"},
         {"checked": True},
         {"pipeline": default_pipeline().without("fuse")},
         {"name": "other"},

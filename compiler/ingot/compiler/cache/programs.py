@@ -13,7 +13,7 @@ from ingot.compiler.cache.fingerprint import content_digest
 from ingot.compiler.environment import read_environment
 from ingot.compiler.frontend.content import model_content
 from ingot.compiler.frontend.errors import ModelError
-from ingot.compiler.passes.default import PASSES
+from ingot.compiler.passes.default import REGISTRY
 from ingot.compiler.request import Request
 from ingot.compiler.targets.target import Target
 from ingot.runtime.errors import ArtifactError
@@ -64,7 +64,7 @@ def program_key(cache: Cache, request: Request, place: str) -> str | None:
     Ingot's own or have options (which may name files), and for a model that is not well formed.
     """
     model, passes = request.model, request.passes
-    if not isinstance(model, str | Path | bytes) or any(item not in PASSES for item in passes):
+    if not isinstance(model, str | Path | bytes) or any(item not in REGISTRY.values() for item in passes):
         return None
     try:
         content = content_digest(model_content(model))

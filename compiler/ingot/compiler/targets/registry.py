@@ -52,7 +52,7 @@ def find_target(name: str, *, checked: bool = False, denormals: Denormals = "kee
         case _:
             from ingot.compiler.targets.cpu.target import CpuTarget
 
-            return CpuTarget(replace(_level(name), checked=checked, denormals=denormals))
+            return CpuTarget(replace(_level(name), checked=checked, flushes=denormals == "flush"))
 
 
 def find_library_target(
@@ -69,7 +69,7 @@ def find_library_target(
         raise TargetError("libraries for C have no checks: compile an artifact, which runs the same kernels")
     if name in ("interpreter", "null"):
         raise TargetError(f"no library for C can be made for the target {name}: name a level, or cpu")
-    return LibraryTarget(replace(_level(name), denormals=denormals))
+    return LibraryTarget(replace(_level(name), flushes=denormals == "flush"))
 
 
 def require_runnable(name: str) -> None:

@@ -18,7 +18,6 @@ from llvmlite import binding as llvm
 
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.lower.machine import AVX2, AVX512, NEON, Machine
-from ingot.compiler.targets.target import Denormals
 
 Arch = Literal["x86-64", "aarch64"]
 
@@ -35,8 +34,8 @@ class Level:
     vector_bytes: width of a vector register; vector_registers: how many there are. masked_bytes: the narrowest element,
     in bytes, for which masked loads and stores are one instruction; 0 where there are none. l2: bytes of second-level
     cache that kernels block for. required: the features a machine must have, by LLVM's names.
-    checked: whether kernels check each access of memory (`access_checks`). denormals: the mode in which kernels run
-    (`float_mode`). tune: the processor, by LLVM's name, whose pipelines instructions are scheduled for, `cpu` if "".
+    checked: whether kernels check each access of memory (`access_checks`). flushes: whether they take denormals for
+    zeros (`float_mode`). tune: for whose pipelines instructions are scheduled, by LLVM's name; "" for those of `cpu`.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Level:
     l2: int = 1 << 20
     required: frozenset[str] = frozenset()
     checked: bool = False
-    denormals: Denormals = "keep"
+    flushes: bool = False
     tune: str = ""
 
     @property

@@ -3,7 +3,7 @@
 """The floating-point mode that kernels run in, whatever mode their caller is in.
 
 The mode is the processor's default (round to nearest even, no traps), so that results are those of IEEE 754 and the
-same on every thread; a level whose `denormals` are flushed treats denormal operands as zeros of their sign and gives
+same on every thread; a level that `flushes` treats denormal operands as zeros of their sign and gives
 zeros instead of denormal results. On x86-64 that is MXCSR with DAZ and FTZ (Intel SDM, volume 1, 10.2.3), on AArch64
 FPCR with FZ (Arm ARM, C5.2.8). Conversions from and to half precision know nothing of either and keep denormals.
 """
@@ -29,15 +29,14 @@ class FloatMode:
 
     def __init__(self, b: ir.IRBuilder, level: Level) -> None:
         self.b, self.level = b, level
-        flush = level.denormals == "flush"
         if level.arch == "x86-64":
-            self.type, self.wanted = I32, I32(_MXCSR | (_FLUSHING if flush else 0))
+            self.type, self.wanted = I32, I32(_MXCSR | (_FLUSHING if level.flushes else 0))
             self.room = flow.stack(b, I32, 1)
             declarations.call(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), [self.room])
             self.callers = b.load(self.room, typ=I32, align=4)
             mode = b.and_(self.callers, I32(~_EXCEPTIONS))
         else:
-            self.type, self.wanted = I64, I64(_FZ if flush else 0)
+            self.type, self.wanted = I64, I64(_FZ if level.flushes else 0)
             mode = self.callers = declarations.call(b, "llvm.aarch64.get.fpcr", I64, [])
         self.differs = b.icmp_unsigned("!=", mode, self.wanted)
         self.enter()
