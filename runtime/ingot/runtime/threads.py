@@ -21,7 +21,7 @@ from ingot.runtime.errors import RuntimeFault
 from ingot.runtime.memory import Arena
 
 STACK_BYTES: Final = 1 << 20
-"""Stack of a worker. A kernel may put 64 KiB on it; what is never touched takes no memory."""
+"""Stack of a worker. Kernels put less than 256 KiB on it; what is never touched takes no memory."""
 _ATTRIBUTE_BYTES: Final = 128  # sizeof(pthread_attr_t) is 56 on x86-64 and 64 on AArch64
 _NAME: Final = b"ingot-worker"  # what debuggers and `top -H` show
 # Signals for the process are for Python's threads; those that an instruction causes must reach the thread at fault.
