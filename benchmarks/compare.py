@@ -1,9 +1,14 @@
-"""Latency of Ingot beside ONNX Runtime and OpenVINO.
+"""Latency of Ingot beside other engines.
 
-    python -m benchmarks.compare [--threads 1,2] [--groups demo,real,zoo] [--models digits]
+    python -m benchmarks.compare [--threads 1,2] [--groups demo,real,zoo] [--models digits] [--engines openvino,tract]
+    python -m benchmarks.compare --neighbour [--models minilm]
 
-All engines get the same inputs, precision (f32) and number of threads; rounds are interleaved. The error is the largest
-absolute difference from ONNX Runtime over the largest absolute output. An engine that refuses a model is said to.
+ONNX Runtime and OpenVINO gate; they run in this process. DeepSparse, ncnn, tract, PyTorch Inductor and IREE run each in
+an environment and a process of its own (`python -m benchmarks.peers install`). All engines get the same inputs,
+precision (f32), number of threads and processors, and their best settings; runs go from numpy arrays to numpy arrays,
+rounds are interleaved, medians are shown. Beside a time stands the error: the largest absolute difference from the
+model in double precision (onnx.reference; ONNX Runtime where that is too dear) over the largest absolute output. An
+engine without a figure has a note that says why.
 """
 
 from __future__ import annotations
@@ -12,103 +17,127 @@ import argparse
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.models import GROUPS, Case, cases, missing
+from benchmarks import neighbour
+from benchmarks.comparison import table
+from benchmarks.entrants import GATING, TITLES, Entrant, enter, race, reason
+from benchmarks.models import GROUPS, Case, cases, further, missing
+from benchmarks.placement import processors
+from benchmarks.precise import expected
 from ingot.compiler import compile
-from ingot.compiler.bench import engines
 from ingot.compiler.bench.agreement import relative_error
-from ingot.compiler.bench.engines import PEERS, Engine, MissingEngineError
-from ingot.compiler.bench.interleave import Timing, interleave
+from ingot.compiler.bench.engines import Arrays
+from ingot.compiler.bench.interleave import Timing
 from ingot.compiler.frontend.errors import ModelError
+from ingot.runtime import Session
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that Ingot has compiled, its work in MFLOP, and what its outputs should be and by which reference."""
+
+    case: Case
+    artifact: Path
+    mflop: float
+    want: Arrays
+    reference: str
+
+
+def subject(case: Case, target: str, folder: Path) -> Subject:
+    """Compile a model; raises ModelError for one that Ingot refuses."""
+    artifact = folder / "model.ingot"
+    compile(case.path, target=target).save(artifact)
+    mflop = work(artifact, case)
+    return Subject(case, artifact, mflop, *expected(case, mflop))
+
+
+def work(artifact: Path, case: Case) -> float:
+    """MFLOP of a run, two for each multiply-add; what depends on data does not count."""
+    session = Session(artifact, threads=1)
+    try:
+        launches = session.profile(dict(case.inputs()), runs=1).launches
+    finally:
+        session.close()
+    return sum(each.calls * each.flops for each in launches if each.flops is not None) / 1e6
 
 
 def measure(
-    case: Case, artifact: Path, threads: int, peers: Sequence[str], *, rounds: int, bound: bool
+    given: Subject, threads: int, names: Sequence[str], folder: Path, *, rounds: int, bound: bool, limit: float
 ) -> dict[str, Any]:
-    """One row of the table: seconds per run and error per engine."""
-    inputs = dict(case.inputs())
-    ready: dict[str, Engine] = {"ingot": engines.ingot(artifact, threads)}
+    """One row: milliseconds, speedups and errors by engine. With `bound`, calls on fixed buffers are engines of their
+    own, called ``ingot (bound)`` and so on."""
+    case, cpus = given.case, processors(threads)
+    ready: dict[str, Entrant] = {}
     refused: dict[str, str] = {}
-    for name in peers:
-        try:
-            ready[name] = PEERS[name](case.path, threads)
-            ready[name].run(inputs)
-        except MissingEngineError:
-            raise
-        except Exception as error:  # whatever a peer raises for a model that it does not take
-            ready.pop(name, None)
-            refused[name] = str(error).strip().splitlines()[0]
-    # Copied: an engine may give views of memory that its next run overwrites.
-    outputs = {name: {k: np.array(v) for k, v in engine.run(inputs).items()} for name, engine in ready.items()}
-    want = outputs.get("onnxruntime", outputs["ingot"])
-    calls: dict[str, Callable[[], object]] = {name: partial(engine.run, inputs) for name, engine in ready.items()}
-    if bound:
-        for name, engine in ready.items():
-            if engine.bound is not None:
-                calls[f"{name} (bound)"] = engine.bound(inputs)
-    times = interleave(calls, rounds=rounds)
-    for engine in ready.values():
-        engine.close()
+    try:
+        for name in ("ingot", *names):
+            try:
+                ready[name] = enter(name, case, given.artifact, threads, cpus, folder / name, limit=limit)
+            except Exception as error:  # whatever a peer raises for a model that it does not take
+                if name == "ingot":
+                    raise
+                refused[name] = reason(error)
+        samplers = {name: entrant.sample for name, entrant in ready.items()}
+        if bound or case.bound:
+            samplers |= {f"{name} (bound)": e.bound for name, e in ready.items() if e.bound is not None}
+        times, lost = race(samplers, rounds)
+    finally:
+        for entrant in ready.values():
+            entrant.close()
     return {
         "model": case.name,
+        "kind": case.kind,
+        "quantised": case.quantised,
+        "mflop": given.mflop,
+        "tokens": case.tokens,
         "threads": threads,
         "milliseconds": {name: t.median * 1e3 for name, t in times.items()},
         "best_milliseconds": {name: t.best * 1e3 for name, t in times.items()},
         "speedup": speedups(times),
-        "error": {name: relative_error(have, want) for name, have in outputs.items()},
-        "versions": {engine.name: engine.version for engine in ready.values()},
-        "refused": refused,
+        "error": {name: relative_error(e.outputs, given.want) for name, e in ready.items()},
+        "reference": given.reference,
+        "versions": {name: e.version for name, e in ready.items()},
+        "refused": refused | lost,
     }
 
 
 def measured(
-    case: Case, target: str, threads: Sequence[int], peers: Sequence[str], *, rounds: int = 15, bound: bool = False
+    case: Case,
+    target: str,
+    threads: Sequence[int],
+    names: Sequence[str],
+    *,
+    rounds: int = 15,
+    bound: bool = False,
+    limit: float = 900,
 ) -> Iterator[dict[str, Any]]:
     """The rows of a model, one for each number of threads; a model that Ingot refuses has one that says so."""
-    with tempfile.TemporaryDirectory(prefix="ingot-bench-") as folder:
-        artifact = Path(folder) / "model.ingot"
+    with tempfile.TemporaryDirectory(prefix="ingot-bench-") as made:
+        folder = Path(made)
         try:
-            compile(case.path, target=target).save(artifact)
+            given = subject(case, target, folder)
         except ModelError as error:
-            yield {"model": case.name, "refused": {"ingot": str(error).strip().splitlines()[0]}}
+            yield {"model": case.name, "milliseconds": {}, "refused": {"ingot": reason(error)}}
             return
         for count in threads:
-            yield measure(case, artifact, count, peers, rounds=rounds, bound=bound)
+            yield measure(given, count, names, folder, rounds=rounds, bound=bound, limit=limit)
 
 
-def speedups(times: dict[str, Timing]) -> dict[str, float]:
-    """How many times faster Ingot is than each peer (median over rounds)."""
-    return {name: t.over(times["ingot"]) for name, t in times.items() if not name.startswith("ingot")}
+def speedups(times: Mapping[str, Timing]) -> dict[str, float]:
+    """How many times faster Ingot is than each peer (median over rounds); calls on fixed buffers among each other."""
+    ours = {name: "ingot (bound)" if name.endswith(" (bound)") else "ingot" for name in times}
+    return {name: t.over(times[ours[name]]) for name, t in times.items() if name != ours[name] and ours[name] in times}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| model | threads | Ingot ms | ONNX Runtime ms | OpenVINO ms | × ONNX Runtime | × OpenVINO | error |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if "ingot" in row["refused"]:
-            lines.append(f"| {row['model']} | – | refused: {row['refused']['ingot']} | – | – | – | – | – |")
-            continue
-        ms, speed = row["milliseconds"], row["speedup"]
-
-        def cell(values: dict[str, float], key: str, form: str) -> str:
-            return form.format(values[key]) if key in values else "–"
-
-        lines.append(
-            f"| {row['model']} | {row['threads']} | {cell(ms, 'ingot', '{:.3f}')} "
-            f"| {cell(ms, 'onnxruntime', '{:.3f}')} | {cell(ms, 'openvino', '{:.3f}')} "
-            f"| {cell(speed, 'onnxruntime', '{:.2f}')} | {cell(speed, 'openvino', '{:.2f}')} "
-            f"| {row['error']['ingot']:.1e} |"
-        )
-    return "\n".join(lines)
+def chosen(groups: Sequence[Any], wanted: Sequence[str]) -> tuple[Case, ...]:
+    """The models of the groups, with all inputs, whose names have one of the `wanted` in them, if there are any."""
+    found = (*cases(*groups), *further(*groups))
+    return tuple(case for case in found if not wanted or any(name in case.name for name in wanted))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,26 +146,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", default="1,2", help="thread counts, comma separated")
     parser.add_argument("--groups", default=",".join(GROUPS), help="demo, real, zoo; comma separated; default all")
     parser.add_argument("--models", default="", help="names (substrings) of models, comma separated; default all")
-    parser.add_argument("--engines", default=",".join(PEERS), help="what Ingot is compared with, comma separated")
+    peers = [name for name in TITLES if name != "ingot"]
+    parser.add_argument("--engines", default=",".join(peers), help="what Ingot is compared with; default all")
     parser.add_argument("--target", default="native", help="what Ingot compiles for")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--bound", action="store_true", help="time calls on fixed buffers too")
+    parser.add_argument("--limit", type=float, default=900, help="seconds that a peer may take for an answer (900)")
+    parser.add_argument("--bound", action="store_true", help="time calls on fixed buffers of all models")
+    parser.add_argument("--neighbour", action="store_true", help="two threads while another process takes a processor")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
-    wanted = [name for name in options.models.split(",") if name]
+    names = [name for name in options.engines.split(",") if name]
+    if unknown := [name for name in names if name not in peers]:
+        parser.error(f"there is no engine {', '.join(unknown)}; there are {', '.join(peers)}")
+    threads = [int(count) for count in options.threads.split(",")]
+    shown = neighbour.table if options.neighbour else partial(table, names=names)
     rows: list[dict[str, Any]] = []
-    for case in cases(*options.groups.split(",")):
-        if wanted and not any(name in case.name for name in wanted):
-            continue
-        peers = [name for name in options.engines.split(",") if name]
-        threads = [int(t) for t in options.threads.split(",")]
-        for row in measured(case, options.target, threads, peers, rounds=options.rounds, bound=options.bound):
+    for case in chosen(options.groups.split(","), [name for name in options.models.split(",") if name]):
+        if options.neighbour:
+            made = neighbour.measured(case, options.target, names, rounds=options.rounds, limit=options.limit)
+        else:
+            made = measured(
+                case, options.target, threads, names, rounds=options.rounds, bound=options.bound, limit=options.limit
+            )
+        for row in made:
             rows.append(row)
-            print(table(rows).splitlines()[-1], flush=True)
+            print("\n".join(shown([row]).splitlines()[2:]), flush=True)
     if absent := missing():
         print(f"\nnot there: {', '.join(absent)}")
     print(f"\n{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
-    print(table(rows))
+    print(shown(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -17,9 +17,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from benchmarks.zoo.catalogue import MODELS, find
-from benchmarks.zoo.specification import VARIANTS, Variant
+from benchmarks.zoo.specification import VARIANTS, Model, Variant
 
-__all__ = ["MODELS", "VARIANTS", "NotExportedError", "Variant", "folder", "inputs", "load", "record"]
+__all__ = ["MODELS", "VARIANTS", "Model", "NotExportedError", "Variant", "folder", "inputs", "load", "record"]
 
 
 class NotExportedError(FileNotFoundError):

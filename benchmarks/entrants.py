@@ -1,0 +1,101 @@
+"""Engines made ready for a comparison, in this process or in one of their own, all behind the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.models import Case
+from benchmarks.peers.catalogue import PEERS as APART
+from benchmarks.peers.client import PeerError, Worker
+from benchmarks.peers.worker import one_line
+from benchmarks.placement import pinned
+from ingot.compiler.bench import engines
+from ingot.compiler.bench.engines import PEERS as GATING
+from ingot.compiler.bench.engines import Arrays
+from ingot.compiler.bench.interleave import Sampler, Timing, interleave_samplers, timed
+
+TITLES: Mapping[str, str] = {
+    "ingot": "Ingot",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    **{name: peer.title for name, peer in APART.items()},
+}
+"""All that can be compared, by name."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """An engine with a model and its inputs: runs are made through `sample`; `bound` makes those on fixed buffers."""
+
+    version: str
+    outputs: Arrays
+    sample: Sampler
+    bound: Sampler | None
+    close: Callable[[], None]
+
+
+def enter(
+    name: str, case: Case, artifact: Path, threads: int, cpus: Sequence[int], folder: Path, *, limit: float = 900
+) -> Entrant:
+    """Make an engine ready on `cpus`; `folder` keeps what a peer makes of the model, for its next time with it, and
+    `limit` is how many seconds a peer of its own process may take for an answer. Raises what the engine raises."""
+    inputs = dict(case.inputs())
+    if name in APART:
+        worker = Worker(APART[name], cpus, limit=limit)
+        try:
+            worker.load(case.path, inputs, threads, folder)
+            return Entrant(worker.version, worker.outputs(), worker.run, None, worker.close)
+        except BaseException:
+            worker.close()
+            raise
+    with pinned(cpus):
+        engine = engines.ingot(artifact, threads) if name == "ingot" else GATING[name](case.path, threads)
+        # Copied: an engine may give views of memory that its next run overwrites.
+        outputs = {key: np.array(value) for key, value in engine.run(inputs).items()}
+        bound = timed(engine.bound(inputs)) if engine.bound is not None else None
+    sample = timed(partial(engine.run, inputs))
+    return Entrant(engine.version, outputs, _placed(sample, cpus), _placed(bound, cpus) if bound else None, engine.close)
+
+
+def _placed(sample: Sampler, cpus: Sequence[int]) -> Sampler:
+    def on(count: int) -> Sequence[float]:
+        with pinned(cpus):
+            return sample(count)
+
+    return on
+
+
+class _LostError(Exception):
+    """An engine stopped working while it was timed."""
+
+
+def race(samplers: Mapping[str, Sampler], rounds: int) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Timings of all that run to the end, and why the others do not: they are left out and the rest timed again."""
+    running, lost = dict(samplers), dict[str, str]()
+
+    def watched(name: str, sample: Sampler) -> Sampler:
+        def checked(count: int) -> Sequence[float]:
+            try:
+                return sample(count)
+            except PeerError as error:
+                raise _LostError(name, str(error)) from error
+
+        return checked
+
+    while True:
+        try:
+            return interleave_samplers({n: watched(n, s) for n, s in running.items()}, rounds=rounds), lost
+        except _LostError as error:
+            name, reason = error.args
+            del running[name]
+            lost[name] = reason
+
+
+def reason(error: BaseException) -> str:
+    """Why an engine is not there, in a line."""
+    return one_line(error)
