@@ -25,8 +25,9 @@ from typing import Any
 
 from benchmarks import neighbour
 from benchmarks.comparison import table
-from benchmarks.entrants import GATING, TITLES, Entrant, enter, race, reason
+from benchmarks.entrants import TITLES, Entrant, enter, race
 from benchmarks.models import GROUPS, Case, cases, further, missing
+from benchmarks.peers.worker import one_line
 from benchmarks.placement import processors
 from benchmarks.precise import expected
 from ingot.compiler import compile
@@ -39,13 +40,14 @@ from ingot.runtime import Session
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that Ingot has compiled, its work in MFLOP, and what its outputs should be and by which reference."""
+    """A model that Ingot has compiled, its work in MFLOP, what its outputs should be, and why these are not of double
+    precision, if they are not."""
 
     case: Case
     artifact: Path
     mflop: float
     want: Arrays
-    reference: str
+    imprecise: str
 
 
 def subject(case: Case, target: str, folder: Path) -> Subject:
@@ -81,7 +83,7 @@ def measure(
             except Exception as error:  # whatever a peer raises for a model that it does not take
                 if name == "ingot":
                     raise
-                refused[name] = reason(error)
+                refused[name] = one_line(error)
         samplers = {name: entrant.sample for name, entrant in ready.items()}
         if bound or case.bound:
             samplers |= {f"{name} (bound)": e.bound for name, e in ready.items() if e.bound is not None}
@@ -100,7 +102,7 @@ def measure(
         "best_milliseconds": {name: t.best * 1e3 for name, t in times.items()},
         "speedup": speedups(times),
         "error": {name: relative_error(e.outputs, given.want) for name, e in ready.items()},
-        "reference": given.reference,
+        "imprecise": given.imprecise,
         "versions": {name: e.version for name, e in ready.items()},
         "refused": refused | lost,
     }
@@ -122,7 +124,7 @@ def measured(
         try:
             given = subject(case, target, folder)
         except ModelError as error:
-            yield {"model": case.name, "milliseconds": {}, "refused": {"ingot": reason(error)}}
+            yield {"model": case.name, "milliseconds": {}, "refused": {"ingot": one_line(error)}}
             return
         for count in threads:
             yield measure(given, count, names, folder, rounds=rounds, bound=bound, limit=limit)

@@ -1,4 +1,4 @@
-"""Tables of latency: a row a model and number of threads, a column an engine, and what became of those without a figure."""
+"""Tables of latency: a row a model and number of threads, a column an engine, a note for what has no figure."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def table(rows: Sequence[Row], names: Sequence[str] = ("ingot", *GATING)) -> str
     parts = ["\n".join(lines)]
     if notes:
         parts.append("\n".join(f"[{number}] {note}  " for number, note in enumerate(notes, 1)))
+    if told := {row["model"]: row["imprecise"] for row in rows if row.get("imprecise")}:
+        listed = "; ".join(f"{model} ({why})" for model, why in told.items())
+        parts.append(f"Errors against ONNX Runtime instead of the model in double precision: {listed}.")
     if said := list(means(rows)):
         parts.append("\n".join(f"- {line}" for line in said))
     return "\n\n".join(parts)

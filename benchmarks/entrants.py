@@ -12,7 +12,6 @@ import numpy as np
 from benchmarks.models import Case
 from benchmarks.peers.catalogue import PEERS as APART
 from benchmarks.peers.client import PeerError, Worker
-from benchmarks.peers.worker import one_line
 from benchmarks.placement import pinned
 from ingot.compiler.bench import engines
 from ingot.compiler.bench.engines import PEERS as GATING
@@ -59,7 +58,8 @@ def enter(
         outputs = {key: np.array(value) for key, value in engine.run(inputs).items()}
         bound = timed(engine.bound(inputs)) if engine.bound is not None else None
     sample = timed(partial(engine.run, inputs))
-    return Entrant(engine.version, outputs, _placed(sample, cpus), _placed(bound, cpus) if bound else None, engine.close)
+    placed = _placed(bound, cpus) if bound is not None else None
+    return Entrant(engine.version, outputs, _placed(sample, cpus), placed, engine.close)
 
 
 def _placed(sample: Sampler, cpus: Sequence[int]) -> Sampler:
@@ -94,8 +94,3 @@ def race(samplers: Mapping[str, Sampler], rounds: int) -> tuple[dict[str, Timing
             name, reason = error.args
             del running[name]
             lost[name] = reason
-
-
-def reason(error: BaseException) -> str:
-    """Why an engine is not there, in a line."""
-    return one_line(error)

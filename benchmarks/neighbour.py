@@ -12,12 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.entrants import TITLES, Entrant, enter, race, reason
+from benchmarks.entrants import TITLES, Entrant, enter, race
 from benchmarks.models import Case
+from benchmarks.peers.worker import one_line
 from benchmarks.placement import processors
 from ingot.compiler import compile
 from ingot.compiler.bench.interleave import Sampler
@@ -37,7 +38,7 @@ class Neighbour:
         self._process.send_signal(signal.SIGSTOP)
 
     @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Generator[None]:
         """Let it compute."""
         self._process.send_signal(signal.SIGCONT)
         try:
@@ -71,7 +72,7 @@ def measured(case: Case, target: str, names: Sequence[str], *, rounds: int, limi
         try:
             compile(case.path, target=target).save(artifact)
         except ModelError as error:
-            yield {"model": case.name, "milliseconds": {}, "refused": {"ingot": reason(error)}}
+            yield {"model": case.name, "milliseconds": {}, "refused": {"ingot": one_line(error)}}
             return
         yield _measure(case, artifact, names, folder, rounds, limit)
 
@@ -94,7 +95,7 @@ def _measure(
             except Exception as error:  # whatever a peer raises for a model that it does not take
                 if name == "ingot":
                     raise
-                refused[name] = reason(error)
+                refused[name] = one_line(error)
                 continue
             samplers |= {f"{name} one": one.sample, f"{name} two": two.sample}
             samplers[f"{name} beside"] = neighbour.beside(two.sample)
@@ -123,7 +124,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         for name, title in TITLES.items():
             if name in row["refused"]:
-                lines.append(f"| {row['model']} | {title} | – | – | – | {row['refused'][name]} |")
+                escaped = row["refused"][name].replace("|", "\\|")
+                lines.append(f"| {row['model']} | {title} | – | – | – | {escaped} |")
             elif name in row["milliseconds"]:
                 ms = row["milliseconds"][name]
                 cells = " | ".join(f"{ms[kind]:.3f}" for kind in ("one", "two", "beside"))

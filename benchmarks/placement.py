@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 
@@ -20,7 +20,7 @@ def processors(threads: int) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def pinned(chosen: Sequence[int]) -> Iterator[None]:
+def pinned(chosen: Sequence[int]) -> Generator[None]:
     """This thread, and those that it starts meanwhile, run on the `chosen` processors only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, chosen)

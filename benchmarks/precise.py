@@ -8,23 +8,29 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.fuzz.double import as_double, data_as_double
 from benchmarks.models import Case
+from benchmarks.peers.worker import one_line
 from ingot.compiler.bench.engines import Arrays, onnxruntime
 
 DEAREST = 30_000.0  # MFLOP that numpy computes in about a minute
-DOUBLE, SINGLE = "float64", "ONNX Runtime"
 
 
 def expected(case: Case, megaflops: float) -> tuple[Arrays, str]:
-    """The outputs and where they come from: onnx.reference on the model in double precision, or ONNX Runtime without
-    optimisations for models above `DEAREST`, quantised ones (whose steps fall elsewhere in other precisions) and those
-    that onnx.reference does not run."""
-    inputs = dict(case.inputs())
-    if megaflops <= DEAREST and not case.quantised:
-        try:
-            evaluator = ReferenceEvaluator(as_double(onnx.load(case.path)))
-            values = [np.asarray(value) for value in evaluator.run(None, data_as_double(inputs))]
-            if not any(value.dtype in (np.float16, np.float32) for value in values):
-                return dict(zip(map(str, evaluator.output_names), values, strict=True)), DOUBLE
-        except Exception:  # onnx.reference lacks operators and raises what it likes; then the other is the reference
-            pass
-    return onnxruntime(case.path, 1, optimise=False).run(inputs), SINGLE
+    """The outputs by onnx.reference on the model in double precision and an empty string; or by ONNX Runtime without
+    optimisations, and why: the work is above `DEAREST`, the model is quantised (the steps fall elsewhere in other
+    precisions), or onnx.reference does not run it."""
+    if case.quantised:
+        return _single(case), "quantised"
+    if megaflops > DEAREST:
+        return _single(case), f"more than {DEAREST:.0f} MFLOP"
+    try:
+        evaluator = ReferenceEvaluator(as_double(onnx.load(case.path)))
+        values = [np.asarray(value) for value in evaluator.run(None, data_as_double(dict(case.inputs())))]
+    except Exception as error:  # onnx.reference lacks operators and raises what it likes
+        return _single(case), one_line(error)
+    if narrow := next((v.dtype for v in values if v.dtype.kind == "f" and v.dtype.itemsize < 8), None):
+        return _single(case), f"onnx.reference computes it in {narrow}"
+    return dict(zip(map(str, evaluator.output_names), values, strict=True)), ""
+
+
+def _single(case: Case) -> Arrays:
+    return onnxruntime(case.path, 1, optimise=False).run(dict(case.inputs()))

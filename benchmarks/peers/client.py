@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -44,6 +45,7 @@ class Worker:
         with (self._folder / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
                 (str(interpreter), "-m", "benchmarks.peers.worker", peer.name, ",".join(map(str, cpus))),
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -57,9 +59,9 @@ class Worker:
         """Make the model ready; the seconds that took. `folder` keeps what the peer makes of the model."""
         folder.mkdir(parents=True, exist_ok=True)
         feed = self._folder / "inputs.npz"
-        np.savez(feed, **inputs)
-        asked = {"model": str(model.resolve()), "inputs": str(feed), "threads": threads, "folder": str(folder.resolve())}
-        answer = self.ask(call="load", **asked)
+        np.savez(feed, **dict[str, Any](inputs))
+        asked = {"model": str(model.resolve()), "inputs": str(feed), "folder": str(folder.resolve())}
+        answer = self.ask(call="load", threads=threads, **asked)
         self.version = str(answer["version"])
         return float(answer["seconds"])
 
@@ -76,12 +78,13 @@ class Worker:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to a request; raises PeerError when there is none or when it is an error."""
+        if self._process.poll() is not None:
+            raise PeerError(self._end())
         self._signal(signal.SIGCONT)
         pipe = self._process.stdin
         assert pipe is not None
         try:
             pipe.write(json.dumps(request).encode() + b"\n")
-            pipe.flush()
         except BrokenPipeError:
             raise PeerError(self._end()) from None
         answer = json.loads(self._line(time.monotonic() + self._limit))
@@ -92,8 +95,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process and everything that it started."""
-        self._signal(signal.SIGKILL)
-        self._process.wait()
+        self._kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -106,6 +108,7 @@ class Worker:
             selector.register(pipe, selectors.EVENT_READ)
             while b"\n" not in self._rest:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self._kill()  # a late answer would be taken for that to the next request
                     raise PeerError(f"took more than {self._limit:.0f} s")
                 data = os.read(pipe.fileno(), 1 << 16)
                 if not data or len(self._rest) > LONGEST:
@@ -124,10 +127,12 @@ class Worker:
         words = (self._folder / "errors").read_text(errors="replace").strip().splitlines()
         return f"{how}: {words[-1].strip()[:300]}" if words else how
 
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
     def _signal(self, number: signal.Signals) -> None:
         """To the process and what it started. Until it is waited for, its number is nobody else's."""
         if self._process.returncode is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                pass

@@ -74,7 +74,7 @@ def _interpreter(peer: Peer) -> Path:
         return Path(sys.executable)
     found = shutil.which(f"python3.{newest}")
     if found is None:
-        raise NotInstalledError(f"{peer.label} has no package for a Python after 3.{newest}, and python3.{newest} is not there")
+        raise NotInstalledError(f"not installed: it has no package for a Python after 3.{newest}, which is not there")
     return Path(found)
 
 

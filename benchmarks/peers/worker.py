@@ -15,7 +15,6 @@ ends the process.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import os
 import sys
@@ -60,11 +59,12 @@ class Worker:
         with np.load(inputs) as data:
             arrays = {key: data[key] for key in data.files}
         started = time.perf_counter()
-        module = importlib.import_module(f"benchmarks.peers.engines.{'local' if self.name in LOCAL else self.name}")
         job = Job(model, arrays, threads, folder)
-        self.call = module.prepare(self.name, job) if self.name in LOCAL else module.prepare(job)
+        local = self.name in LOCAL
+        module = importlib.import_module(f"benchmarks.peers.engines.{'local' if local else f'{self.name}_peer'}")
+        self.call = module.prepare(self.name, job) if local else module.prepare(job)
         seconds = time.perf_counter() - started
-        return {"version": module.version(self.name) if self.name in LOCAL else module.version(), "seconds": seconds}
+        return {"version": module.version(self.name) if local else module.version(), "seconds": seconds}
 
 
 def timed(call: Call, count: int) -> list[float]:

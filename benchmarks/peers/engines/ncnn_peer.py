@@ -1,4 +1,4 @@
-"""ncnn: converted by pnnx, f32 throughout. It has no batch axis: the first axis of every array, of extent 1, is left out."""
+"""ncnn: converted by pnnx, f32 throughout. It has no batch axis: the first of every array, of extent 1, goes."""
 # The peer lives in an environment of its own and comes without types.
 # pyright: basic, reportMissingImports=false, reportMissingModuleSource=false
 
@@ -67,9 +67,8 @@ def _converted(model: Path, job: Job) -> tuple[Path, Path]:
         specification = util.find_spec("pnnx")
         if specification is None or specification.origin is None:
             raise RefusedError("pnnx is not installed")
-        shapes = ",".join(
-            f"[{','.join(map(str, job.shape(name)))}]{KINDS[job.inputs[name].dtype.name]}" for name in input_names(model)
-        )
+        arrays = [job.inputs[name] for name in input_names(model)]
+        shapes = ",".join(f"[{','.join(map(str, array.shape))}]{KINDS[array.dtype.name]}" for array in arrays)
         done = subprocess.run(
             (str(Path(specification.origin).with_name("pnnx")), str(model), f"inputshape={shapes}", "fp16=0",
              f"ncnnparam={param}", f"ncnnbin={weights}"),

@@ -1,4 +1,4 @@
-"""DeepSparse: one stream, as many cores as threads, shapes pinned (its own way to pin them writes to the model's file)."""
+"""DeepSparse: one stream, as many cores as threads. Shapes are pinned here: its own way writes to the model's file."""
 # The peer lives in an environment of its own and comes without types.
 # pyright: basic, reportMissingImports=false, reportMissingModuleSource=false
 
