@@ -62,8 +62,8 @@ class Neighbour:
 
 
 def measured(case: Case, target: str, names: Sequence[str], *, rounds: int, limit: float) -> Iterator[dict[str, Any]]:
-    """The row of a model: milliseconds of ``one``, ``two`` and ``beside`` by engine, and the gain of the last over the
-    first. Raises RuntimeError where there are no two processors."""
+    """The row of a model; one that Ingot refuses has one that says so. Raises RuntimeError where there are no two
+    processors."""
     if len(os.sched_getaffinity(0)) < 2:
         raise RuntimeError("two threads beside a neighbour need two processors; this process may use one")
     with tempfile.TemporaryDirectory(prefix="ingot-bench-") as made:
@@ -74,12 +74,14 @@ def measured(case: Case, target: str, names: Sequence[str], *, rounds: int, limi
         except ModelError as error:
             yield {"model": case.name, "milliseconds": {}, "refused": {"ingot": one_line(error)}}
             return
-        yield _measure(case, artifact, names, folder, rounds, limit)
+        yield measure(case, artifact, names, folder, rounds=rounds, limit=limit)
 
 
-def _measure(
-    case: Case, artifact: Path, names: Sequence[str], folder: Path, rounds: int, limit: float
+def measure(
+    case: Case, artifact: Path, names: Sequence[str], folder: Path, *, rounds: int, limit: float
 ) -> dict[str, Any]:
+    """The row of a model that Ingot has compiled: milliseconds of ``one``, ``two`` and ``beside`` by engine, and the
+    gain of the last over the first."""
     taken, free = processors(2)
     neighbour = Neighbour(taken)
     refused: dict[str, str] = {}

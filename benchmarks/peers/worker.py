@@ -78,9 +78,10 @@ def timed(call: Call, count: int) -> list[float]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in a line: the first that says something."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line), type(error).__name__)[:300]
+    """What an error says, in a line: the first that says something, and the next where that announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    announced = len(lines) > 1 and lines[0].endswith(":")
+    return (" ".join(lines[: 1 + announced]) or type(error).__name__)[:300]
 
 
 def serve(name: str, requests: IO[str], answers: IO[str]) -> None:

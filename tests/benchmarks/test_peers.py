@@ -119,6 +119,7 @@ def test_every_line_has_an_answer() -> None:
 
 def test_reasons_are_one_line() -> None:
     assert one_line(ValueError("\n  first\nsecond")) == "first"
+    assert one_line(ValueError("two things:\n  - one\n  - two")) == "two things: - one"
     assert one_line(KeyError()) == "KeyError"
     assert len(one_line(ValueError("x" * 1000))) == 300
 

@@ -11,7 +11,7 @@ import pytest
 from ingot.compiler.bench import engines
 from ingot.compiler.bench.agreement import relative_error
 from ingot.compiler.bench.engines import PEERS, MissingEngineError
-from ingot.compiler.bench.interleave import Timing, interleave
+from ingot.compiler.bench.interleave import Timing, interleave, interleave_samplers, timed
 from ingot.compiler.demo import held_out, model_path
 
 
@@ -88,3 +88,21 @@ def test_ingot_as_an_engine(tmp_path: Path) -> None:
     assert engine.bound is not None
     engine.bound(inputs)()
     engine.close()
+
+
+def test_samplers_are_asked_for_enough_runs() -> None:
+    asked: list[int] = []
+
+    def sample(count: int) -> list[float]:
+        asked.append(count)
+        return [0.001] * (count - 1) + [9.0]
+
+    times = interleave_samplers({"a": sample}, rounds=3, seconds=0.02, warm_up=0)
+    assert asked == [3, 20, 20, 20]
+    assert times["a"].rounds == (0.001,) * 3
+
+
+def test_timed_says_seconds_of_each_run() -> None:
+    calls: list[int] = []
+    times = timed(lambda: calls.append(1))(5)
+    assert len(times) == len(calls) == 5 and min(times) >= 0
