@@ -86,7 +86,7 @@ def means(rows: Iterable[Row]) -> Iterator[str]:
             faster = " and ".join(TITLES[name] for name in GATING)
             yield (
                 f"{title} above {WORK:.0f} MFLOP, {threads} thread{'s' * (threads > 1)}: geometric mean {mean:.2f} "
-                f"against the faster of {faster}, over {len(found)} rows; lowest {lowest:.2f} ({model})"
+                f"against the faster of {faster}, over {len(found)} row{'s' * (len(found) > 1)}; lowest {lowest:.2f} ({model})"
             )
 
 

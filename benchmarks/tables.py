@@ -1,7 +1,7 @@
 """Remake the tables of the documentation: ``python -m benchmarks.tables [latency footprint support tasks ...]``.
 
-Needs a quiet machine; the tables of all models take an hour. Each table stands between two comment lines that name it,
-in README.md (a few models) or docs/models.md (all).
+Needs a quiet machine; the tables of all models take an hour, that of all peers several. Each table stands between two
+comment lines that name it, in README.md (a few models) or docs/models.md (all).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import compare, footprint, support, tasks
-from benchmarks.models import Case, cases, missing, short
+from benchmarks import compare, comparison, footprint, neighbour, support, tasks
+from benchmarks.entrants import GATING, TITLES
+from benchmarks.models import Case, cases, further, missing, short
+from benchmarks.peers.catalogue import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
 README, MODELS = ROOT / "README.md", ROOT / "docs/models.md"
@@ -22,22 +24,29 @@ README, MODELS = ROOT / "README.md", ROOT / "docs/models.md"
 SIZED = ("mobilenet_v2_tf2_qdq", "yolox_nano", "zoo/resnet50", "zoo/vgg19", "zoo/bert_base")
 
 
-def machine() -> str:
-    """The processor and the versions that the figures belong to."""
+def machine(engines: Iterable[str] = tuple(GATING)) -> str:
+    """The processor and the versions that the figures of these engines belong to."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
-    peers = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino"))
+    peers = ", ".join(PEERS[name].label if name in PEERS else f"{name} {version(name)}" for name in engines)
     return f"{model}, Python {platform.python_version()}, {peers}, Ingot with `--target native`."
 
 
-def latency(chosen: Iterable[Case], rounds: int) -> str:
-    """Latency at one and two threads."""
-    peers = ("onnxruntime", "openvino")
-    rows = [row for case in chosen for row in compare.measured(case, "native", (1, 2), peers, rounds=rounds)]
-    return f"{compare.table(rows)}\n\n{machine()}"
+def latency(
+    chosen: Iterable[Case], rounds: int, engines: Sequence[str] = tuple(GATING), threads: Sequence[int] = (1, 2)
+) -> str:
+    """Latency beside engines."""
+    rows = [row for case in chosen for row in compare.measured(case, "native", threads, engines, rounds=rounds)]
+    return f"{comparison.table(rows, engines)}\n\n{machine(engines)}"
+
+
+def beside(chosen: Iterable[Case], engines: Sequence[str], rounds: int) -> str:
+    """Two threads beside a busy process."""
+    found = (neighbour.measured(case, "native", engines, rounds=rounds, limit=900) for case in chosen)
+    return f"{neighbour.table([row for rows in found for row in rows])}\n\n{machine(engines)}"
 
 
 def sizes(chosen: Iterable[Case], runs: int = 7) -> str:
@@ -58,13 +67,16 @@ def agreement(chosen: Iterable[Case]) -> str:
     return support.agreement_table(chosen) + (f"\n\nNot there: {', '.join(absent)}." if absent else "")
 
 
+OTHERS = tuple(name for name in TITLES if name != "ingot")
 TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "latency": (README, lambda: latency(short(), 15)),
     "footprint": (README, lambda: sizes(short())),
     "support": (README, support.table),
     "tasks": (README, tasks.table),
     "models agreement": (MODELS, lambda: agreement(cases())),
-    "models latency": (MODELS, lambda: latency(cases(), 5)),
+    "models latency": (MODELS, lambda: latency((*cases(), *further()), 5)),
+    "models peers": (MODELS, lambda: latency((*cases(), *further()), 5, OTHERS, (1,))),
+    "models neighbour": (MODELS, lambda: beside(short(), OTHERS, 5)),
     "models footprint": (MODELS, lambda: sizes(sized())),
 }
 

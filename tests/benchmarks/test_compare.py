@@ -132,8 +132,8 @@ def test_means_take_the_faster_peer_of_large_models() -> None:
     faster = "against the faster of ONNX Runtime and OpenVINO"
     assert list(means(rows)) == [
         f"CNNs above 100 MFLOP, 1 thread: geometric mean 1.00 {faster}, over 2 rows; lowest 0.50 (b)",
-        f"CNNs above 100 MFLOP, 2 threads: geometric mean 3.00 {faster}, over 1 rows; lowest 3.00 (a)",
-        f"Transformers above 100 MFLOP, 1 thread: geometric mean 1.50 {faster}, over 1 rows; lowest 1.50 (t)",
+        f"CNNs above 100 MFLOP, 2 threads: geometric mean 3.00 {faster}, over 1 row; lowest 3.00 (a)",
+        f"Transformers above 100 MFLOP, 1 thread: geometric mean 1.50 {faster}, over 1 row; lowest 1.50 (t)",
     ]
 
 
