@@ -84,9 +84,10 @@ def means(rows: Iterable[Row]) -> Iterator[str]:
             mean = math.exp(math.fsum(math.log(speedup) for speedup, _ in found) / len(found))
             lowest, model = min(found)
             faster = " and ".join(TITLES[name] for name in GATING)
+            rows_text = "1 row" if len(found) == 1 else f"{len(found)} rows"
             yield (
                 f"{title} above {WORK:.0f} MFLOP, {threads} thread{'s' * (threads > 1)}: geometric mean {mean:.2f} "
-                f"against the faster of {faster}, over {len(found)} row{'s' * (len(found) > 1)}; lowest {lowest:.2f} ({model})"
+                f"against the faster of {faster}, over {rows_text}; lowest {lowest:.2f} ({model})"
             )
 
 

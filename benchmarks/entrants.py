@@ -13,6 +13,7 @@ from benchmarks.models import Case
 from benchmarks.peers.catalogue import PEERS as APART
 from benchmarks.peers.client import PeerError, Worker
 from benchmarks.placement import pinned
+from benchmarks.static import static
 from ingot.compiler.bench import engines
 from ingot.compiler.bench.engines import PEERS as GATING
 from ingot.compiler.bench.engines import Arrays
@@ -41,17 +42,19 @@ class Entrant:
 def enter(
     name: str, case: Case, artifact: Path, threads: int, cpus: Sequence[int], folder: Path, *, limit: float = 900
 ) -> Entrant:
-    """Make an engine ready on `cpus`; `folder` keeps what a peer makes of the model, for its next time with it, and
-    `limit` is how many seconds a peer of its own process may take for an answer. Raises what the engine raises."""
+    """Make an engine ready on `cpus`. `folder` keeps what a peer makes of the model, for its next time with it; `limit`
+    is how many seconds a peer of its own process may take for an answer. A peer that does not take the model is given
+    it without what only computes shapes (`static`). Raises what the engine raises."""
     inputs = dict(case.inputs())
     if name in APART:
-        worker = Worker(APART[name], cpus, limit=limit)
         try:
-            worker.load(case.path, inputs, threads, folder)
-            return Entrant(worker.version, worker.outputs(), worker.run, None, worker.close)
-        except BaseException:
-            worker.close()
-            raise
+            return _apart(name, case.path, case, threads, cpus, folder / "whole", limit)
+        except PeerError as error:
+            try:
+                model = static(case, folder.parent / "static")
+                return _apart(name, model, case, threads, cpus, folder / "static", limit)
+            except Exception:  # the first reason is the one that counts
+                raise error from None
     with pinned(cpus):
         engine = engines.ingot(artifact, threads) if name == "ingot" else GATING[name](case.path, threads)
         # Copied: an engine may give views of memory that its next run overwrites.
@@ -60,6 +63,18 @@ def enter(
     sample = timed(partial(engine.run, inputs))
     placed = _placed(bound, cpus) if bound is not None else None
     return Entrant(engine.version, outputs, _placed(sample, cpus), placed, engine.close)
+
+
+def _apart(
+    name: str, model: Path, case: Case, threads: int, cpus: Sequence[int], folder: Path, limit: float
+) -> Entrant:
+    worker = Worker(APART[name], cpus, limit=limit)
+    try:
+        worker.load(model, case.inputs(), threads, folder)
+        return Entrant(worker.version, worker.outputs(), worker.run, None, worker.close)
+    except BaseException:
+        worker.close()
+        raise
 
 
 def _placed(sample: Sampler, cpus: Sequence[int]) -> Sampler:

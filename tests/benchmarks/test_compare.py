@@ -16,12 +16,15 @@ import pytest
 from benchmarks.comparison import means, over_gating, table
 from benchmarks.entrants import race
 from benchmarks.models import GROUPS, Case, cases, further
+from benchmarks.peers.catalogue import Peer
 from benchmarks.peers.client import PeerError
 from benchmarks.placement import pinned, processors
 from benchmarks.precise import DEAREST, expected
+from benchmarks.static import static
 from onnx import TensorProto, helper
 
-from benchmarks import compare, neighbour, zoo
+from benchmarks import compare, entrants, neighbour, tables, zoo
+from ingot.compiler.bench.agreement import relative_error
 from ingot.compiler.bench.engines import reference
 
 DIGITS = cases("demo")[0]
@@ -169,6 +172,40 @@ def test_expected_outputs_of_single_precision_say_why(case: Case, mflop: float, 
     pytest.importorskip("onnxruntime")
     want, why = expected(case, mflop)
     assert why == reason and all(values.dtype == np.float32 for values in want.values())
+
+
+def test_static_model_computes_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = static(DIGITS, tmp_path)
+    model = onnx.load(path)
+    shapes = [[dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in model.graph.input]
+    assert shapes == [list(array.shape) for array in DIGITS.inputs().values()]
+    assert {node.domain for node in model.graph.node} == {""} and len(model.opset_import) == 1
+    want = reference(DIGITS.path, 1).run(DIGITS.inputs())
+    assert relative_error(reference(path, 1).run(DIGITS.inputs()), want) < 1e-6
+    made = path.stat().st_mtime_ns
+    assert static(DIGITS, tmp_path).stat().st_mtime_ns == made
+
+
+def test_peer_that_takes_nothing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(entrants, "APART", {"here": Peer("onnxruntime", "Here", "")})
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a model")
+    broken = replace(DIGITS, path=path)
+    with pytest.raises(PeerError, match=r"broken\.onnx"):
+        entrants.enter("here", broken, path, 1, processors(1), tmp_path / "here", limit=60)
+    entrant = entrants.enter("here", DIGITS, path, 1, processors(1), tmp_path / "whole", limit=60)
+    try:
+        assert relative_error(entrant.outputs, reference(DIGITS.path, 1).run(DIGITS.inputs())) < 1e-5
+        assert len(entrant.sample(2)) == 2
+    finally:
+        entrant.close()
+
+
+def test_every_table_has_its_place() -> None:
+    for name, (path, _) in tables.TABLES.items():
+        assert tables.replaced(path, name, "|").count(f"<!-- {name} -->\n|\n<!-- /{name} -->") == 1
 
 
 def test_engines_are_placed_alike() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import iree.runtime as rt
 import numpy as np
+import onnx
 from iree.runtime import flags
 
 from benchmarks.peers.engines.pinned import input_names, pin
@@ -56,12 +57,22 @@ def _compiled(model: Path, folder: Path) -> Path:
     imported, made = folder / "model.mlir", folder / "model.vmfb"
     if not made.exists():
         unfinished = made.with_suffix(".partial")
-        _tool("import", sys.executable, "-m", "iree.compiler.tools.import_onnx", str(model), "-o", str(imported))
+        importer = (sys.executable, "-m", "iree.compiler.tools.import_onnx", str(model), "-o", str(imported))
+        try:
+            _tool("import", *importer, *_newer(model))
+        except RefusedError:
+            _tool("import", *importer)  # what cannot be converted may still be read
         compiler = Path(sys.executable).with_name("iree-compile")
         _tool("compile", str(compiler), str(imported), *COMPILE, "-o", str(unfinished))
         imported.unlink()
         unfinished.replace(made)
     return made
+
+
+def _newer(model: Path) -> tuple[str, ...]:
+    """Its importer is made for opset 17 and later, and converts what is older when it is told to."""
+    imports = onnx.load(str(model), load_external_data=False).opset_import
+    return ("--opset-version", "17") if any(not each.domain and each.version < 17 for each in imports) else ()
 
 
 def _tool(what: str, *command: str) -> None:
