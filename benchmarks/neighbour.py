@@ -18,21 +18,29 @@ from typing import Any
 
 from benchmarks.entrants import TITLES, Entrant, enter, race
 from benchmarks.models import Case
+from benchmarks.peers.client import ROOT
 from benchmarks.peers.worker import one_line
 from benchmarks.placement import processors
 from ingot.compiler import compile
 from ingot.compiler.bench.interleave import Sampler
 from ingot.compiler.frontend.errors import ModelError
 
-_BUSY = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
+_BUSY = """
+import os, sys
+from benchmarks.peers.worker import end_with_parent
+end_with_parent()
+os.sched_setaffinity(0, {int(sys.argv[1])})
+print(flush=True)
+while True: pass
+"""
 
 
 class Neighbour:
     """A process that computes without end on `processor`, but only within `busy`."""
 
     def __init__(self, processor: int) -> None:
-        command = (sys.executable, "-S", "-c", _BUSY, str(processor))
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        command = (sys.executable, "-c", _BUSY, str(processor))
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=ROOT)
         assert self._process.stdout is not None
         self._process.stdout.readline()  # it is where it should be
         self._process.send_signal(signal.SIGSTOP)

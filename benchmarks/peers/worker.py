@@ -14,9 +14,11 @@ ends the process.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,6 +28,7 @@ import numpy as np
 
 from benchmarks.peers.jobs import Call, Job
 
+_PR_SET_PDEATHSIG = 1
 LOCAL = ("ingot", "onnxruntime", "openvino")
 """What `benchmarks.peers.engines.local` runs, from this environment."""
 
@@ -96,8 +99,14 @@ def serve(name: str, requests: IO[str], answers: IO[str]) -> None:
         answers.flush()
 
 
+def end_with_parent() -> None:
+    """Be killed when the process that started this one ends, however it ends: a stopped one would stay (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Command line."""
+    end_with_parent()
     name, cpus = sys.argv[1:]
     os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
     # Native libraries print where they like: the answers get a descriptor of their own, all else goes to the errors.

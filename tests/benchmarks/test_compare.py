@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,7 @@ from benchmarks.comparison import means, over_gating, table
 from benchmarks.entrants import race
 from benchmarks.models import GROUPS, Case, cases, further
 from benchmarks.peers.catalogue import Peer
-from benchmarks.peers.client import PeerError
+from benchmarks.peers.client import ROOT, PeerError
 from benchmarks.placement import pinned, processors
 from benchmarks.precise import DEAREST, expected
 from benchmarks.static import static
@@ -235,13 +238,19 @@ def test_row_beside_a_neighbour(bare: Path, digits: compare.Subject) -> None:
 def test_neighbour_computes_only_when_it_is_to() -> None:
     near = neighbour.Neighbour(processors(1)[0])
 
+    about = Path(f"/proc/{near._process.pid}")
+
     def used() -> float:
-        return float(Path(f"/proc/{near._process.pid}/schedstat").read_text().split()[0])
+        return float((about / "schedstat").read_text().split()[0])
+
+    def soon(happens: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not happens():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def rest() -> None:
-        stat = Path(f"/proc/{near._process.pid}/stat")
-        while stat.read_text().rpartition(")")[2].split()[0] != "T":
-            time.sleep(0.001)
+        soon(lambda: (about / "stat").read_text().rpartition(")")[2].split()[0] == "T")
 
     try:
         rest()
@@ -249,14 +258,43 @@ def test_neighbour_computes_only_when_it_is_to() -> None:
         time.sleep(0.02)
         assert used() == before
         with near.busy():
-            while used() == before:
-                time.sleep(0.001)
+            soon(lambda: used() > before)
         rest()
         after = used()
         assert near.beside(lambda count: [used()] * count)(1)[0] >= after
     finally:
         near.close()
     assert near._process.returncode is not None
+
+
+def test_nothing_is_left_of_a_program_that_is_killed() -> None:
+    source = """
+import time
+from benchmarks.neighbour import Neighbour
+from benchmarks.peers.catalogue import Peer
+from benchmarks.peers.client import PeerError, Worker
+worker = Worker(Peer("nobody", "Nobody", ""), [0])
+try:
+    worker.run(1)
+except PeerError:
+    print(worker._process.pid, Neighbour(0)._process.pid, flush=True)
+time.sleep(60)
+"""
+    source = source.replace("[0]", str(list(processors(1)))).replace("r(0)", f"r({processors(1)[0]})")
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, cwd=ROOT, text=True) as program:
+        assert program.stdout is not None
+        left = program.stdout.readline().split()
+        assert len(left) == 2 and all(Path(f"/proc/{pid}").exists() for pid in left)
+        program.kill()
+
+    def gone(pid: str) -> bool:
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    deadline = time.monotonic() + 10
+    while not all(map(gone, left)):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_further_cases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
