@@ -37,7 +37,7 @@ from ingot.runtime.tables import (
 if TYPE_CHECKING:
     from ingot.runtime.host.calls import Call
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 MANIFEST_MEMBER: Final = "manifest.json"
 WEIGHTS_MEMBER: Final = "weights.bin"
@@ -484,13 +484,14 @@ def _check_late(manifest: Manifest) -> None:
 
 
 def _check_host(manifest: Manifest) -> None:
-    """Strings have a pool, calls a word for the function that answers them and a status for their faults."""
+    """Strings have a pool, calls a word for the function that answers them (which loops may have too) and a status for
+    their faults."""
     tensors = [t for call in manifest.host for t in (*call.operands, *call.results)]
     dtypes = {each.dtype for each in (*manifest.inputs, *manifest.outputs, *tensors)}
     if any(dtype.kind == "string" for dtype in dtypes) and not manifest.strings:
         raise ArtifactError("there are tensors of strings, but not even the empty string among the strings")
     words = np.count_nonzero(manifest.args.storage == HOST)
-    if words != (1 if manifest.host else 0):
+    if words > 1 or (manifest.host and not words):
         raise ArtifactError(f"args has {words} words for the function that answers {len(manifest.host)} host calls")
     if manifest.host and not len(manifest.storages.numbers(STATUS)):
         raise ArtifactError("there are host calls but no status storage")

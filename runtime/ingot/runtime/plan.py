@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.runtime.callback import Callback
 from ingot.runtime.dims import CompiledDims, Dim, compile_dims, symbols_of
 from ingot.runtime.entropy import Entropy
 from ingot.runtime.errors import InputError
@@ -72,8 +73,8 @@ def decline(inputs: Any) -> None:
 class Plan:
     """The argument table for concrete shapes. `template` needs the arena's address added at `arena_words`, that of the
     status at `status_words`, that of the block that `block` makes at `block_words`, that of what `entropy` gives at
-    `entropy_words`, and that of the function of what `host` makes at `host_words`. `names` are the outputs in order,
-    those of `late` among them, `values` the symbols that the inputs tell, `program` is the one that runs."""
+    `entropy_words`, and that of the callback at `host_words`: the one of what `host` makes, or else one for loops alone.
+    `names` are the outputs in order, those of `late` among them, `values` the symbols that the inputs tell, `program` is the one that runs."""
 
     program: Manifest
     shapes: tuple[tuple[int, ...], ...]
@@ -284,13 +285,13 @@ class Frame:
     the inputs `reads`. For those and for the outputs `writes`, `point` puts the caller's arrays into the table before
     the call. `copies` gives each other output's name and a function that copies it. With `is_staged` there are no
     arrays of the caller. `names` are all outputs, in order. `host` is there for models with strings or host steps: its
-    arrays are handles in the place of strings. `call` is the quickest
-    way to run it, None until that is known.
+    arrays are handles in the place of strings. `callback` is there where the code calls it. `call` is the quickest way
+    to run it, None until that is known.
     """
 
     __slots__ = (
-        "_table", "_words", "arena", "call", "copies", "host", "is_staged", "late", "names", "plan", "pointer", "reads",
-        "slow_runs", "status", "takes", "writes",
+        "_table", "_words", "arena", "call", "callback", "copies", "host", "is_staged", "late", "names", "plan",
+        "pointer", "reads", "slow_runs", "status", "takes", "writes",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, arena: Arena, late: LateMemory | None = None) -> None:
@@ -309,8 +310,7 @@ class Frame:
             self._table[list(plan.entropy_words)] += address + 8 * (count + 1)
             self._table[count + 1 :].view(np.uint64)[:] = plan.entropy.stream()
         self.host = None if plan.host is None else plan.host()
-        if self.host is not None:
-            self._table[list(plan.host_words)] = self.host.address
+        self.callback = self._callback()
         self._words = (ctypes.c_int64 * count).from_buffer(self._table.data)
         self.status = ctypes.c_int64.from_buffer(self._table.data, 8 * count)
         self.pointer = ctypes.c_void_p(address)
@@ -325,6 +325,14 @@ class Frame:
         self.call: Call | None = None
         self.slow_runs: int = 0
         self.is_staged = not (self.reads or self.writes or plan.late)
+
+    def _callback(self) -> Callback | None:
+        """What the code calls on its way; None where it calls nothing."""
+        if not self.plan.host_words:
+            return None
+        callback = Callback() if self.host is None else self.host.callback
+        self._table[list(self.plan.host_words)] = callback.address
+        return callback
 
     def _view(self, port: Port) -> NDArray[Any] | None:
         return None if port.offset is None else self.arena.view(port.offset, port.dtype, port.shape)

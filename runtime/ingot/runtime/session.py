@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ingot.runtime.callback import INTERRUPTED
 from ingot.runtime.checked import found_by_check
 from ingot.runtime.entropy import Entropy
 from ingot.runtime.environment import read_environment
@@ -122,7 +123,9 @@ class Session:
         strides, byte order and read-only arrays are fine; Python numbers and lists are converted.
 
         Raises InputError for inputs that do not fit, RuntimeFault when the model finds bad data (an index out of range,
-        say), when the system gives no memory or when the session is closed.
+        say), when the system gives no memory or when the session is closed. Handlers of signals run between the
+        iterations of the model's loops, a few times a second, and what they raise ends the run: KeyboardInterrupt,
+        where the main thread runs a model and Ctrl-C is pressed.
         """
         try:
             lane = self._idle.pop()
@@ -144,7 +147,11 @@ class Session:
     def _repeat(self, lane: Lane, inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]] | None:
         """The common case, without what it does not need: arrays of the shapes of the last run. None if it is not."""
         frame = lane.current
-        if frame is None or inputs.__class__ is not dict or len(inputs) != len(frame.takes):
+        if frame is None:
+            return None
+        if frame.callback is not None and frame.callback.error is not None:
+            self._fail(frame, INTERRUPTED)  # ingot_call cannot say so
+        if inputs.__class__ is not dict or len(inputs) != len(frame.takes):
             return None
         in_place: list[NDArray[Any]] = []
         for name, dtype, shape, buffer in frame.takes:
@@ -170,6 +177,8 @@ class Session:
             if self._call is not None and frame.is_staged and frame.plan.is_direct:
                 took, alone = thread_time_ns() - started, self._threads.count == 1
                 frame.call = make_call(frame, self._call, self._native, alone=alone, took=took)
+                if frame.callback is not None and frame.callback.error is not None:
+                    self._fail(frame, INTERRUPTED)
             lane.call = frame.call or decline
         return results
 
@@ -437,9 +446,8 @@ class Session:
         if found is not None:
             raise RuntimeFault(self._violation(frame, *found))
         faults = frame.plan.program.faults
-        if frame.host is not None and (cause := frame.host.error) is not None:
-            frame.host.error = None
-            if not isinstance(cause, Exception):
+        if frame.callback is not None and (cause := frame.callback.take()) is not None:
+            if status == INTERRUPTED or not isinstance(cause, Exception):
                 raise cause
             known = faults[number - 1] if 0 < number <= len(faults) else "a host function failed"
             raise RuntimeFault(f"{known}: {cause}") from cause

@@ -68,7 +68,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class HostFunction:
-    """The argument word that holds the address of the function that answers host calls (`ingot.runtime.host.lane`)."""
+    """The argument word that holds the address of the function that answers host calls (`ingot.runtime.callback`)."""
 
 
 Argument: TypeAlias = Value | Pointer | Block | HostFunction

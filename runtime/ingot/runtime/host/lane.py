@@ -9,31 +9,28 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.runtime.callback import Callback
 from ingot.runtime.errors import RuntimeFault
 from ingot.runtime.host.calls import Call, Tensor
 from ingot.runtime.host.functions import call
 from ingot.runtime.host.pool import Constants, Pool
 
-_CALLBACK: Final = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p)
 _MAX_BYTES: Final = 1 << 48
 
 
 class HostLane:
-    """What one lane needs of the host. The code calls the function at `address` as ``i32 host(i64 number, i64 *words)``
-    with the number of a call and its words; 0 says that the results are there, anything else that the run has failed,
-    for the reason in `error`."""
+    """What one lane needs of the host. The code calls `callback` with the words of a host step: the number of the call,
+    then for each operand and result its address and extents."""
 
     def __init__(self, constants: Constants, calls: Sequence[Call]) -> None:
         self._calls = tuple(calls)
         self._pool = Pool(constants)
-        self._function = _CALLBACK(self._answer)
-        self.address: int = ctypes.cast(self._function, ctypes.c_void_p).value or 0
-        self.error: BaseException | None = None
+        self.callback = Callback(self._answer)
 
     def begin(self, arrays: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
         """A run begins: its inputs as code takes them, handles for strings. Raises RuntimeFault for elements of arrays
         of objects that are no strings."""
-        self.error = None
+        self.callback.take()
         self._pool.forget()
         return [self._pool.intern(array) if array.dtype.hasobject else array for array in arrays]
 
@@ -41,17 +38,10 @@ class HostLane:
         """An output of strings. Raises RuntimeFault for numbers that are no handles."""
         return self._pool.strings(handles)
 
-    def _answer(self, number: int, words: int) -> int:
-        try:
-            self._compute(self._calls[number], words)
-        except BaseException as error:  # nothing can be raised through the code
-            self.error = error
-            return 1
-        return 0
-
-    def _compute(self, step: Call, words: int) -> None:
-        table = (ctypes.c_int64 * step.words).from_address(words)
-        at = 0
+    def _answer(self, words: int) -> None:
+        step = self._calls[ctypes.c_int64.from_address(words).value]
+        table = (ctypes.c_int64 * (1 + step.words)).from_address(words)
+        at = 1
         views: list[NDArray[Any]] = []
         tensors = (*step.operands, *step.results)
         for tensor in tensors:

@@ -22,12 +22,14 @@ from ingot.compiler.targets.cpu import codegen, features, workers
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.cpu.team import EXPORTS, SIZE
 from ingot.compiler.targets.target import Compilation
+from ingot.runtime.callback import Callback
 from ingot.runtime.dtypes import boolean, f32, i64
 from ingot.runtime.image import Image
 
 Array = NDArray[Any]
 LIBC = ctypes.CDLL(None, use_errno=True)
 COUNT = 2003
+CALLBACK = Callback()
 i, c, g, n = (symbol(name) for name in "icgn")
 
 
@@ -116,6 +118,8 @@ def bound(program: Program, memory: Mapping[str, Array], values: Mapping[str, in
     for entry in argument_table(program):
         if entry[0] == "d":
             words.append(value(entry[1]))
+        elif entry == ["host"]:
+            words.append(CALLBACK.address)
         else:
             array = memory[program.storages[int(str(entry[1]))].name]
             words.append(array.ctypes.data + value(entry[2]) * array.itemsize)

@@ -15,6 +15,7 @@ from llvmlite import ir
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Host, Launch, Program
 from ingot.compiler.targets.cpu import declarations, flow
+from ingot.compiler.targets.cpu.clock import time_stamp
 from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR
@@ -38,7 +39,6 @@ def emit_profile(
 ) -> ir.Function:
     """Define `ingot_profile` in `module`, as `name`; it is linked with those of `team.emit_team` and `emit_stamps`."""
     function = ir.Function(module, ir.FunctionType(I32, [PTR, PTR, PTR]), name)
-    forbid_libraries(function)
     walk = _ProfiledWalk(function, symbol_of, level)
     b, record = walk.b, walk.record
     fits, unfit = (function.append_basic_block(name) for name in ("fits", "unfit"))
@@ -60,16 +60,6 @@ def emit_stamps(module: ir.Module, level: Level) -> None:
     log = _emit_log(module)
     _emit_after(module, level, log)
     _emit_chunk(module, level, log)
-
-
-def time_stamp(b: ir.IRBuilder, level: Level) -> ir.Value:
-    """A counter that runs at a constant rate on all cores: the time stamp counter of x86-64, the virtual counter of Arm
-    (whose cycle counter programs may not read)."""
-    if level.arch == "x86-64":
-        return declarations.call(b, "llvm.readcyclecounter", I64, [])
-    register = b.module.add_metadata(["cntvct_el0"])
-    read = declarations.declared(b.module, "llvm.read_volatile_register.i64", I64, [ir.MetaDataType()])
-    return b.call(read, [register])
 
 
 def thread_pointer(b: ir.IRBuilder) -> ir.Value:
@@ -95,7 +85,7 @@ class _ProfiledWalk(Walk):
     """The walk with a time stamp before and after every launch and host step; numbers are those of `Program.timed`."""
 
     def __init__(self, function: ir.Function, symbol_of: Callable[[Kernel], str], level: Level) -> None:
-        super().__init__(function, level, declare_region(function.module), symbol_of)
+        super().__init__(function, declare_region(function.module), symbol_of, level)
         self.record = function.args[2]
         self.number = 0
         self.job = flow.stack(self.b, I64, len(_JOB))

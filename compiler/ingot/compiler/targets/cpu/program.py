@@ -7,7 +7,7 @@
     launch  chunks, a pointer per buffer, dims        branch  condition, then, otherwise
     repeat  counter, trip if it has one, condition if it has one, body
     bind    address of the value
-    host    for each operand, then for each result: address, extents
+    host    its number, for each operand, then for each result: address, extents
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ingot.compiler.ir.dims import Serial, serialise
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Bind, Branch, Host, Launch, Program, Repeat, Step, Stop
 from ingot.compiler.targets.cpu.binding import Binder
+from ingot.compiler.targets.cpu.clock import time_stamp
 from ingot.compiler.targets.cpu.emit import declare_kernel, forbid_libraries
 from ingot.compiler.targets.cpu.fastcall import emit_call
 from ingot.compiler.targets.cpu.features import Level
@@ -28,48 +29,49 @@ from ingot.compiler.targets.cpu.float_mode import FloatMode
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
 from ingot.compiler.targets.cpu.team import Callee, emit_team
 from ingot.compiler.targets.cpu.words import Sizes
+from ingot.runtime.callback import INTERRUPTED
 from ingot.runtime.manifest import RUN_SYMBOL
 
 Entry: TypeAlias = list[Serial]
 
+_PATIENCE = {"x86-64": 1 << 28, "aarch64": 1 << 22}
+"""Ticks of the clock between two looks for interrupts in a loop: a tenth of a second or so, less on some Arm."""
 
-def argument_table(program: Program) -> list[Entry]:
+
+def argument_table(program: Program, *, interruptible: bool = True) -> list[Entry]:
     """The words of `ingot_run`'s args in order, as the manifest lists them: ``["d", dim]``, the value of a dim, or
     ``["p", storage, dim]``, the address of element dim of the storage with that index in ``program.storages``. Where
     symbols are bound during the run, words that depend on them are filled in by the code itself; then there is a word
-    ``["late"]``, the address of the block that `ingot.runtime.late` lays out. Where there are host steps, the last word
-    is ``["host"]``, the address of the function that answers them."""
+    ``["late"]``, the address of the block that `ingot.runtime.late` lays out. Where there are host steps, or loops that
+    are to be `interruptible`, the last word is ``["host"]``, the address of the function that `ingot.runtime.callback`
+    makes."""
     positions = {storage: index for index, storage in enumerate(program.storages)}
     sizes = Sizes(program)
     table: list[Entry] = []
     for word in sizes.words:
         dim = serialise(word.dim)
         table.append(["d", dim] if word.storage is None else ["p", positions[word.storage], dim])
-    return [*table, *([["late"]] if sizes.bound else []), *([["host"]] if sizes.host is not None else [])]
+    host = sizes.host is not None and (interruptible or sizes.has_host_steps)
+    return [*table, *([["late"]] if sizes.bound else []), *([["host"]] if host else [])]
 
 
 def emit_program(module: ir.Module, program: Program, level: Level, symbol_of: Callable[[Kernel], str]) -> None:
     """Define `ingot_run`, its entry for Python and the thread team in `module`; kernels are external, named by
-    `symbol_of`."""
-    region = emit_team(module, level)
-    emit_call(module, emit_run(module, program, level, region, symbol_of))
+    `symbol_of`. Loops do not look for interrupts: nobody need be there to answer."""
+    walk = Walk(declare_run(module), emit_team(module, level), symbol_of, level, interruptible=False)
+    emit_call(module, walk.whole(program))
 
 
 def emit_run(
     module: ir.Module,
     program: Program,
-    level: Level,
     region: ir.Function,
+    level: Level,
     symbol_of: Callable[[Kernel], str],
     name: str = RUN_SYMBOL,
 ) -> ir.Function:
     """Define `ingot_run` alone, as `name`; `region` is the team's."""
-    function = declare_run(module, name)
-    forbid_libraries(function)
-    walk = Walk(function, level, region, symbol_of)
-    walk.program(program)
-    walk.b.ret(I32(0))
-    return function
+    return Walk(declare_run(module, name), region, symbol_of, level).whole(program)
 
 
 def declare_run(module: ir.Module, name: str = RUN_SYMBOL) -> ir.Function:
@@ -81,17 +83,31 @@ class Walk:
     """Emission of steps in order; `position` is the next word of args."""
 
     def __init__(
-        self, function: ir.Function, level: Level, region: ir.Function, symbol_of: Callable[[Kernel], str]
+        self,
+        function: ir.Function,
+        region: ir.Function,
+        symbol_of: Callable[[Kernel], str],
+        level: Level,
+        *,
+        interruptible: bool = True,
     ) -> None:
+        forbid_libraries(function)
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
-        self.module, self.level, self.region, self.symbol_of = function.module, level, region, symbol_of
+        self.module, self.region, self.symbol_of = function.module, region, symbol_of
+        self.function, self.level, self.interruptible = function, level, interruptible
         self.arguments, self.team = function.args[:2]
         self.position = 0
         self.binder: Binder | None = None
         self.stop: tuple[ir.Value, ir.Block] | None = None
         self.mode: FloatMode | None = None
         self.host_word: int | None = None
-        self.host_calls = 0
+        self.interrupted: ir.Block | None = None
+
+    def whole(self, program: Program) -> ir.Function:
+        """The function, complete: all steps and a return."""
+        self.program(program)
+        self.b.ret(I32(0))
+        return self.function
 
     def program(self, program: Program) -> None:
         """All steps of a program, in the kernels' floating-point mode; a run that ends early goes on behind them."""
@@ -137,21 +153,48 @@ class Walk:
     def host(self, step: Host) -> None:
         """A call of the host, by number, in the caller's floating-point mode; where it fails the run ends."""
         b = self.b
-        assert self.stop is not None and self.host_word is not None and self.mode is not None
+        assert self.stop is not None
         status, end = self.stop
         words = b.gep(self.arguments, [I64(self.position)], source_etype=I64)
-        self.position += sum(1 + tensor.type.rank for tensor in (*step.operands, *step.results))
-        address = b.load(b.gep(self.arguments, [I64(self.host_word)], source_etype=I64), typ=PTR, align=8)
-        self.mode.leave()
-        outcome = b.call(Callee(address, ir.FunctionType(I32, [I64, PTR])), [I64(self.host_calls), words])
-        self.mode.enter()
-        self.host_calls += 1
+        self.position += 1 + sum(1 + tensor.type.rank for tensor in (*step.operands, *step.results))
         failed, following = b.append_basic_block("failed"), b.append_basic_block("following")
-        b.cbranch(b.icmp_signed("==", outcome, I32(0)), following, failed)
+        b.cbranch(self._ask(words), following, failed)
         b.position_at_end(failed)
         b.store(I64(step.fault), status, align=8)
         b.branch(end)
         b.position_at_end(following)
+
+    def _ask(self, words: ir.Value) -> ir.Value:
+        """i1: whether the run goes on after the function of `ingot.runtime.callback` was called, in the caller's
+        floating-point mode."""
+        b = self.b
+        assert self.host_word is not None and self.mode is not None
+        address = b.load(b.gep(self.arguments, [I64(self.host_word)], source_etype=I64), typ=PTR, align=8)
+        self.mode.leave()
+        outcome = b.call(Callee(address, ir.FunctionType(I32, [PTR])), [words])
+        self.mode.enter()
+        return b.icmp_signed("!=", outcome, I32(0))
+
+    def _look_for_interrupts(self, since: ir.Value) -> ir.Value:
+        """Ask whether the run goes on where some time went by `since` that was done last; when it was done last now."""
+        b, before = self.b, self.b.block
+        now = time_stamp(b, self.level)
+        late = b.icmp_unsigned(">", b.sub(now, since), I64(_PATIENCE[self.level.arch]))
+        ask, following = b.append_basic_block("ask"), b.append_basic_block("following")
+        b.cbranch(late, ask, following).set_weights([1, 1 << 20])
+        if self.interrupted is None:
+            self.interrupted = b.append_basic_block("interrupted")
+            assert self.mode is not None
+            with b.goto_block(self.interrupted):
+                self.mode.leave()
+                b.ret(I32(INTERRUPTED))
+        b.position_at_end(ask)
+        b.cbranch(self._ask(PTR(None)), following, self.interrupted)
+        b.position_at_end(following)
+        last = b.phi(I64)
+        last.add_incoming(since, before)
+        last.add_incoming(now, ask)
+        return last
 
     def _stop(self) -> None:
         """End the run where the status is set: what follows may compute with shapes that make no sense then."""
@@ -199,12 +242,16 @@ class Walk:
         counter = self.word(PTR)
         trip = None if repeat.trip is None else b.load(self.word(PTR), typ=I64, align=8)
         condition = None if repeat.condition is None else self.word(PTR)
+        polls = self.interruptible
+        started = time_stamp(b, self.level) if polls else I64(0)
         before = b.block
         test, ask, body, after = (b.append_basic_block(name) for name in ("test", "ask", "body", "after"))
         b.branch(test)
         b.position_at_end(test)
         index = b.phi(I64)
         index.add_incoming(I64(0), before)
+        asked = b.phi(I64)
+        asked.add_incoming(started, before)
         if trip is None:
             b.branch(ask)
         else:
@@ -217,6 +264,8 @@ class Walk:
         b.position_at_end(body)
         b.store(index, counter, align=8)
         self.steps(repeat.body)
+        following = self._look_for_interrupts(asked) if polls else asked
         index.add_incoming(b.add(index, I64(1)), b.block)
+        asked.add_incoming(following, b.block)
         b.branch(test)
         b.position_at_end(after)

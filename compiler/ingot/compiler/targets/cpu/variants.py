@@ -37,10 +37,10 @@ def emit_walks(module: ir.Module, programs: Sequence[Program], level: Level, sym
     """Define `ingot_run` and `ingot_profile` in `module` for one program, or for several by their numbers."""
     region = declare_region(module)
     if len(programs) == 1:
-        emit_run(module, programs[0], level, region, symbol_of)
+        emit_run(module, programs[0], region, level, symbol_of)
         emit_profile(module, programs[0], level, symbol_of)
         return
-    runs = [emit_run(module, p, level, region, symbol_of, f"{RUN_SYMBOL}.{i}") for i, p in enumerate(programs)]
+    runs = [emit_run(module, p, region, level, symbol_of, f"{RUN_SYMBOL}.{i}") for i, p in enumerate(programs)]
     _emit_choice(module, RUN_SYMBOL, runs)
     profiles = [emit_profile(module, p, level, symbol_of, f"{PROFILE_SYMBOL}.{i}") for i, p in enumerate(programs)]
     _emit_choice(module, PROFILE_SYMBOL, profiles)

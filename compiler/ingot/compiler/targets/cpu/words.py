@@ -6,7 +6,7 @@ code needs to compute the words that depend on them (`Sizes`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ingot.compiler.ir.dims import Dim, symbol, symbols
@@ -21,8 +21,8 @@ class Word:
     storage: Storage | None = None
 
 
-def step_words(steps: Sequence[Step]) -> Iterator[Word]:
-    """The words of `steps`, nested ones included, in program order."""
+def step_words(steps: Sequence[Step], calls: Mapping[Host, int]) -> Iterator[Word]:
+    """The words of `steps`, nested ones included, in program order; `calls` numbers the host steps."""
 
     def address(argument: Argument) -> Word:
         return Word(argument.offset, argument.storage)
@@ -35,14 +35,15 @@ def step_words(steps: Sequence[Step]) -> Iterator[Word]:
                 yield from map(Word, step.dims)
             case Branch(condition=condition, then=then, otherwise=otherwise):
                 yield address(condition)
-                yield from step_words(then)
-                yield from step_words(otherwise)
+                yield from step_words(then, calls)
+                yield from step_words(otherwise, calls)
             case Repeat(counter=counter, trip=trip, condition=condition, body=body):
                 yield from (address(argument) for argument in (counter, trip, condition) if argument is not None)
-                yield from step_words(body)
+                yield from step_words(body, calls)
             case Bind(value=value):
                 yield address(value)
             case Host(operands=operands, results=results):
+                yield Word(calls[step])
                 for tensor in (*operands, *results):
                     yield address(tensor.argument)
                     yield from map(Word, tensor.type.shape)
@@ -73,14 +74,15 @@ class Sizes:
     `words` are those of the steps, then, at `status`, the address of the status where the run may end early. Where
     symbols are bound, what follows are the values of the other symbols that are needed, and
     the addresses of the first elements of storages that are pointed into at places known only then. Behind them, at
-    `block`, is the address of the block of words that `ingot.runtime.late` lays out. Where there are host steps, the
-    last word of the table, at `host`, is the address of the function that they call.
+    `block`, is the address of the block of words that `ingot.runtime.late` lays out. Where there are host steps or
+    loops, the last word of the table, at `host`, is the address of the function that they call; `has_host_steps` tells
+    which.
     """
 
     def __init__(self, program: Program) -> None:
         self.bound = program.bound()
         self.late = program.late_storages()
-        words = list(step_words(program.steps))
+        words = list(step_words(program.steps, {step: n for n, step in enumerate(program.host_steps())}))
         self.values: dict[str, int] = {}
         self.bases: dict[Storage, int] = {}
         self.status: int | None = None
@@ -103,7 +105,9 @@ class Sizes:
                     extra.append(Word(0, word.storage))
             words += extra
             self.block = len(words)
-        self.host = len(words) + bool(self.bound) if next(program.host_steps(), None) is not None else None
+        self.has_host_steps = any(isinstance(step, Host) for step in program.all_steps())
+        has_loops = any(isinstance(step, Repeat) for step in program.all_steps())
+        self.host = len(words) + bool(self.bound) if self.has_host_steps or has_loops else None
         self.words = words
         self.depending = [(i, word, needs) for i, word in enumerate(words) if (needs := self.needs(word))]
         """The words that depend on bound symbols: number, word and those symbols."""

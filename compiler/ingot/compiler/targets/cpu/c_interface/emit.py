@@ -119,7 +119,7 @@ class CFunctions:
     def _list_words(self, weights: dict[Storage, int]) -> list[_Word]:
         ports = {port.storage: number for number, port in enumerate(self.signature.ports)}
         words: list[_Word] = []
-        for entry in argument_table(self.program):
+        for entry in argument_table(self.program, interruptible=False):
             match entry:
                 case ["d", dim]:
                     words.append(_Word(_ABSOLUTE, deserialise(dim)))
