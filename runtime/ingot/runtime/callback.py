@@ -1,7 +1,7 @@
 """The function by which code reaches Python while it runs: ``i32 callback(i64 *words)``.
 
 With the words of a host step (`ingot.runtime.host.lane`) it answers that. Without any it only gives Python the occasion
-to do what waits for it, such as the handlers of signals: loops call it so a few times a second, so that KeyboardInterrupt
+to do what waits for it, such as the handlers of signals: loops call it so a few times a second. KeyboardInterrupt then
 ends a run that takes too long. The result is 1 where the run goes on and 0 where it ends.
 """
 

@@ -73,8 +73,9 @@ def decline(inputs: Any) -> None:
 class Plan:
     """The argument table for concrete shapes. `template` needs the arena's address added at `arena_words`, that of the
     status at `status_words`, that of the block that `block` makes at `block_words`, that of what `entropy` gives at
-    `entropy_words`, and that of the callback at `host_words`: the one of what `host` makes, or else one for loops alone.
-    `names` are the outputs in order, those of `late` among them, `values` the symbols that the inputs tell, `program` is the one that runs."""
+    `entropy_words`, and that of the callback at `host_words`: the one of what `host` makes, or one for loops alone.
+    `names` are the outputs in order, those of `late` among them, `values` the symbols that the inputs tell, `program`
+    is the one that runs."""
 
     program: Manifest
     shapes: tuple[tuple[int, ...], ...]
