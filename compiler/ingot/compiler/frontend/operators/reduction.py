@@ -12,7 +12,7 @@ from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops import reduction
 from ingot.compiler.ops.movement import Concat, Slice
-from ingot.runtime.dtypes import f64
+from ingot.runtime.dtypes import f64, i64
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -113,6 +113,11 @@ def _arg(op: Callable[..., Node]) -> Row:
         x = ctx.operand(0)
         axis = ctx.axis(ctx.attribute("axis", 0), x.rank)
         keepdims, last = bool(ctx.attribute("keepdims", 1)), bool(ctx.attribute("select_last_index", 0))
+        need, extent = f"{ctx.node.op_type} chooses among the elements of axis {axis}", x.shape[axis]
+        ctx.at_least(extent, 1, need)
+        if ctx.scope.is_closed:  # where the inputs are not restricted, as this may not run
+            some = ctx.build(ops.Greater, ctx.dim_values((extent,), True), ctx.constant(0, i64))
+            ctx.require(some, f"{need}, but there are none")
         return ctx.build(op, x, axis, keepdims, last)
 
     return row
