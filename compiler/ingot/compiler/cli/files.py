@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import tempfile
 from pathlib import Path
 
 from ingot.compiler.cli.failures import CommandError
@@ -28,7 +28,10 @@ def require_writable(path: Path, *, sources: tuple[Path, ...] = ()) -> None:
         raise CommandError(f"{path} cannot be written: it is a folder") from None
     if not folder.is_dir():
         raise CommandError(f"{path} cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CommandError(f"{path} cannot be written: no permission to write to {folder}")
+    try:  # the only way to know: permissions say little of file systems like /proc, or of full ones
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: no file can be made in {folder}: {error.strerror}") from None
     if any(source.exists() and path.exists() and path.samefile(source) for source in sources):
         raise CommandError(f"{path} would be overwritten, but it is what is read; give another -o")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -15,7 +15,13 @@ from ingot.compiler.frontend.functions import Opsets, domain_of, schema_defaults
 from ingot.compiler.frontend.hypotheses import Split
 from ingot.compiler.frontend.operators.bodies import choice
 from ingot.compiler.frontend.refusals import BlockedError, Refusals, stand_in_types
-from ingot.compiler.frontend.schemas import require_outputs
+from ingot.compiler.frontend.schemas import (
+    require_attributes,
+    require_outputs,
+    type_variables,
+    widened,
+    with_result_types,
+)
 from ingot.compiler.frontend.scope import Absent, Body, Scope, Sizes
 from ingot.compiler.frontend.sequences import ITEMS, Item, Optional, RaggedSequence, Results, TensorSequence
 from ingot.compiler.frontend.signature import declared_dims
@@ -44,9 +50,11 @@ _MALFORMED = (
 
 @dataclass
 class GraphImport(Scope):
-    """A scope whose names get their values from the nodes of a graph, by what `dispatch` says that these mean."""
+    """A scope whose names get their values from the nodes of a graph, by what `dispatch` says that these mean. With
+    `widens` nodes may mix floats, which are cast to the widest."""
 
     dispatch: Dispatch = field(kw_only=True)
+    widens: bool = field(default=False, kw_only=True)
 
     # -- graphs ------------------------------------------------------------------------------------------------------
 
@@ -223,18 +231,27 @@ class GraphImport(Scope):
         require_outputs(domain, node, opset)
         if not isinstance(meaning, Inlined | TypedBody | None):
             context = Context(node, opset, origin, self, attributes, operands)
+            if self.widens:
+                context = replace(context, operands=widened(context, domain))
             results = context.guarded(meaning(context))
             unread = context.unread()
             if unread:
                 raise UnsupportedError(f"{', '.join(unread)} of {node.op_type} is not supported")
             return results
         attributes = {**schema_defaults(domain, node.op_type, opset), **attributes}
+        require_attributes(domain, node.op_type, opset, attributes, operands)
+        variables = type_variables(domain, node.op_type, opset, operands)
         if isinstance(meaning, TypedBody):
             meaning = self._typed(node, domain, opset, operands, attributes)
         if meaning is None:
             raise UnsupportedError(f"operator {node.op_type} is not supported with these types or attributes")
         self._require_supported(meaning)
-        return self._call(meaning.function, meaning.opsets, operands, attributes, origin)
+        if len({dtype for dtype in variables.values() if dtype.is_float}) < 2:
+            return self._call(meaning.function, meaning.opsets, operands, attributes, origin)
+        # The standard's bodies are written for one type of floats where their schemas allow two.
+        results = self._call(meaning.function, meaning.opsets, operands, attributes, origin, widens=True)
+        context = Context(node, opset, origin, self, attributes, operands)
+        return with_result_types(context, domain, results, variables)
 
     def _typed(
         self,
@@ -324,8 +341,10 @@ class GraphImport(Scope):
         operands: Sequence[Item | None],
         attributes: Mapping[str, onnx.AttributeProto],
         origin: Origin,
-    ) -> Results:
-        """Put the body of `function` in place of a call."""
+        *,
+        widens: bool = False,
+    ) -> list[Item | None]:
+        """Put the body of `function` in place of a call; with `widens` its nodes may mix floats."""
         if self.depth >= CALL_DEPTH:
             raise ModelError(f"functions call each other more than {CALL_DEPTH} deep, or without end")
         if len(operands) > len(function.input):
@@ -333,7 +352,7 @@ class GraphImport(Scope):
         bindings = {**_defaults(function), **attributes}
         inner = GraphImport(
             self.importer, opsets, None, None, bindings, origin, self.depth + 1, self.is_closed, self,
-            sizes=self.sizes, dispatch=self.dispatch,
+            sizes=self.sizes, dispatch=self.dispatch, widens=widens,
         )  # fmt: skip
         for position, name in enumerate(function.input):
             value = operands[position] if position < len(operands) else None

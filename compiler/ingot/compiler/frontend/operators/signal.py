@@ -49,6 +49,13 @@ def _symbolic_parts(ctx: Context, x: Value) -> UnsupportedError:
     return ctx.unsupported(f"a transform of {x.type}: whether it is real or complex is not known", "pin its last dim")
 
 
+def _flag(ctx: Context, name: str, default: int) -> bool:
+    value = ctx.attribute(name, default)
+    if value not in (0, 1):
+        raise ctx.error(f"attribute {name!r} of {ctx.node.op_type} is {value}: it must be 0 or 1")
+    return value == 1
+
+
 @onnx_op("DFT", since=17)
 def dft_attribute(ctx: Context) -> Results:
     return _dft(ctx, ctx.attribute("axis", 1))
@@ -63,7 +70,7 @@ def dft(ctx: Context) -> Results:
 def _dft(ctx: Context, axis: int | Value) -> Value:
     """[.., n, .., 1 or 2] -> [.., bins, .., 2]: the axis and the parts are turned to the end and multiplied."""
     x, points = ctx.operand(0), _whole(ctx, 1)
-    inverse, half = bool(ctx.attribute("inverse", 0)), bool(ctx.attribute("onesided", 0))
+    inverse, half = _flag(ctx, "inverse", 0), _flag(ctx, "onesided", 0)
     if x.rank < 2 or not x.dtype.is_float:
         raise ctx.error(f"DFT of {x.type}: floats with an axis for real and imaginary parts are needed")
     parts = x.shape[-1]
@@ -72,6 +79,9 @@ def _dft(ctx: Context, axis: int | Value) -> Value:
     axis = ctx.axis(axis, x.rank) if isinstance(axis, int) else axis
     if axis == x.rank - 1 or parts not in (1, 2):
         raise ctx.error(f"DFT of {x.type} along axis {axis}: the last axis holds real and imaginary parts")
+    if half and parts != (2 if inverse else 1):
+        taken, given = ("complex", "real") if inverse else ("real", "complex")
+        raise ctx.error(f"DFT with onesided = 1 and inverse = {int(inverse)} takes {taken} data, {x.type} is {given}")
     extent = x.shape[axis] if isinstance(axis, int) else None
     if not isinstance(axis, int) or not isinstance(extent, int) or isinstance(points, Value):
         length = ctx.constant(points, i64) if isinstance(points, int) else points
@@ -140,7 +150,10 @@ def stft(ctx: Context) -> Results:
     else:
         length = given
     parts = 2 if x.shape[2] == 2 else 1
-    half = bool(ctx.attribute("onesided", 1)) and parts == 1
+    half = _flag(ctx, "onesided", 1)
+    if half and parts == 2:
+        problem = f"STFT of complex data ({x.type}) has no one-sided result"
+        raise ctx.error(problem, "set onesided to 0; its default is 1")
     if not isinstance(step, int) or not isinstance(length, int):
         pace = ctx.constant(step, i64) if isinstance(step, int) else ctx.cast(ctx.scalar(ctx.operand(1)), i64)
         return spectra.stft(ctx, x, pace, length, window, half)
