@@ -10,9 +10,11 @@ imported when they are first used, so that a tool that needs one part does not p
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers see it; `typing` itself takes as long as Python's start
 if TYPE_CHECKING:
+    from typing import Any
+
     from ingot.compiler.api import compile as compile
     from ingot.compiler.api import compile_library as compile_library
     from ingot.compiler.artifact import Artifact as Artifact

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingot.compiler.cli import DEFECT, FAILED, _failed
+from ingot.compiler.cli.command_line import DEFECT, FAILED, _failed
 from ingot.compiler.cli.failures import explain
 from ingot.compiler.defects import DefectError, defects_of
 from ingot.compiler.ir.types import IrError

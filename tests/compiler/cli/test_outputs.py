@@ -47,6 +47,14 @@ def test_names_of_nothing(ingot: Ingot, model: Path, artifact: Path, number: int
     assert "it is a folder" in ingot(*command, "-o", ".").complaint
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_folders_where_nothing_can_be_made(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
+    """Also where the permissions say otherwise; it is told before the work is done, and nothing is left behind."""
+    outcome = ingot(*_commands(model, artifact)[number], "-o", "/proc/x", "--verbose")
+    assert outcome.complaint.startswith("/proc/x cannot be written: no file can be made in /proc: ")
+    assert "import" not in outcome.err and os.listdir() == []
+
+
 def test_a_full_disk_names_the_file(ingot: Ingot, model: Path) -> None:
     Path("m.ingot").write_text("old")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

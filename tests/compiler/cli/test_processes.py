@@ -86,6 +86,23 @@ def test_interrupt(tmp_path: Path, model: Path) -> None:
     assert not (tmp_path / "m.ingot").exists()
 
 
+@pytest.mark.parametrize("module", ["numpy", "ingot.compiler.cli.bench", "ingot.runtime.session", "onnx"])
+def test_interrupts_while_modules_are_imported(tmp_path: Path, model: Path, module: str) -> None:
+    """Ctrl-C comes when a module is asked for; the handler runs at the next instruction, in the midst of imports."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *others):\n"
+        f"        if name == {module!r}:\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *filter(None, sys.path)))}
+    done = run("compile", model, "-o", "m.ingot", "--no-cache", cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ingot: interrupted\n")
+    assert not (tmp_path / "m.ingot").exists()
+
+
 @pytest.mark.parametrize("arguments", [("inspect", "{}"), ("inspect", "{}", "--json"), ("--version",)])
 def test_closed_pipe(tmp_path: Path, artifact: Path, arguments: tuple[str, ...]) -> None:
     ours, theirs = os.pipe()
