@@ -151,11 +151,12 @@ def instance_normalization(ctx: Context) -> Results:
     x, scale, bias = ctx.operand(0), ctx.operand(1), ctx.operand(2)
     if x.rank < 3:
         raise ctx.error(f"InstanceNormalization needs spatial axes, the operand is {x.type}")
-    axes = tuple(range(2, x.rank))
-    centred = ctx.build(ops.Sub, x, ctx.build(ReduceMean, x, axes, True))
+    axes, wide = tuple(range(2, x.rank)), ctx.cast(x, working_type(x.dtype))
+    centred = ctx.build(ops.Sub, wide, ctx.build(ReduceMean, wide, axes, True))
     variance = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
-    epsilon = ctx.constant(ctx.attribute("epsilon", 1e-5), x.dtype)
+    epsilon = ctx.constant(ctx.attribute("epsilon", 1e-5), wide.dtype)
     normal = ctx.build(ops.Div, centred, ctx.build(ops.Sqrt, ctx.build(ops.Add, variance, epsilon)))
+    normal = ctx.cast(normal, x.dtype)
     scale, bias = (ctx.build(Reshape, v, (v.shape[0], *(1,) * (x.rank - 2))) for v in (scale, bias))
     return ctx.pointwise(ops.Add, ctx.pointwise(ops.Mul, normal, scale), bias)
 
@@ -164,11 +165,11 @@ def instance_normalization(ctx: Context) -> Results:
 def mean_variance_normalization(ctx: Context) -> Results:
     """(x - mean) / (deviation + 1e-9) over `axes`; the standard's own function fits f32 alone."""
     x = ctx.operand(0)
-    axes = ctx.axes(ctx.ints("axes") or (0, 2, 3), x.rank)
-    centred = ctx.build(ops.Sub, x, ctx.build(ReduceMean, x, axes, True))
+    axes, wide = ctx.axes(ctx.ints("axes") or (0, 2, 3), x.rank), ctx.cast(x, working_type(x.dtype))
+    centred = ctx.build(ops.Sub, wide, ctx.build(ReduceMean, wide, axes, True))
     variance = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
-    deviation = ctx.build(ops.Add, ctx.build(ops.Sqrt, variance), ctx.constant(1e-9, x.dtype))
-    return ctx.build(ops.Div, centred, deviation)
+    deviation = ctx.build(ops.Add, ctx.build(ops.Sqrt, variance), ctx.constant(1e-9, wide.dtype))
+    return ctx.cast(ctx.build(ops.Div, centred, deviation), x.dtype)
 
 
 @onnx_op("LpNormalization")
@@ -177,12 +178,14 @@ def lp_normalization(ctx: Context) -> Results:
     axis, power = ctx.axis(ctx.attribute("axis", -1), x.rank), ctx.attribute("p", 2)
     if power not in (1, 2):
         raise ctx.error(f"LpNormalization with p = {power}: 1 or 2 is needed")
+    wide = ctx.cast(x, working_type(x.dtype))
     if power == 1:
-        norm: Value = ctx.build(ReduceSum, ctx.build(ops.Abs, x), (axis,), True)
+        norm: Value = ctx.build(ReduceSum, ctx.build(ops.Abs, wide), (axis,), True)
     else:
-        norm = ctx.build(ops.Sqrt, ctx.build(ReduceSum, ctx.build(ops.Mul, x, x), (axis,), True))
-    zero = ctx.constant(0, x.dtype)  # where the norm is 0 the result is 0, not NaN
-    return ctx.build(ops.Where, ctx.build(ops.Equal, norm, zero), zero, ctx.build(ops.Div, x, norm))
+        norm = ctx.build(ops.Sqrt, ctx.build(ReduceSum, ctx.build(ops.Mul, wide, wide), (axis,), True))
+    zero = ctx.constant(0, wide.dtype)  # where the norm is 0 the result is 0, not NaN
+    normal = ctx.build(ops.Where, ctx.build(ops.Equal, norm, zero), zero, ctx.build(ops.Div, wide, norm))
+    return ctx.cast(normal, x.dtype)
 
 
 @onnx_op("LRN")

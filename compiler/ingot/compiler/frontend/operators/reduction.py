@@ -12,6 +12,7 @@ from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops import reduction
 from ingot.compiler.ops.movement import Concat, Slice
+from ingot.compiler.ops.quantised import working_type
 from ingot.runtime.dtypes import f64, i64
 
 TABLE = Table()
@@ -29,12 +30,12 @@ def _l1(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
     return ctx.build(reduction.ReduceSum, ctx.build(ops.Abs, x), axes, keepdims)
 
 
-def _sum_square(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+def _squares(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
     return ctx.build(reduction.ReduceSum, ctx.build(ops.Mul, x, x), axes, keepdims)
 
 
 def _l2(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
-    return ctx.build(ops.Sqrt, _sum_square(ctx, x, axes, keepdims))
+    return ctx.build(ops.Sqrt, _squares(ctx, x, axes, keepdims))
 
 
 def _log_sum(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
@@ -52,12 +53,23 @@ def _log_sum_exp(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) 
     return ctx.build(ops.Add, logarithm, kept)
 
 
+def _wide(reduce: Callable[..., Value]) -> Callable[..., Value]:
+    """A reduction in several steps: of halves in f32 and rounded once, as squares of 256 and more are no halves."""
+
+    def row(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+        if not x.dtype.is_float:
+            return reduce(ctx, x, axes, keepdims)
+        return ctx.cast(reduce(ctx, ctx.cast(x, working_type(x.dtype)), axes, keepdims), x.dtype)
+
+    return row
+
+
 def _in_floats(reduce: Callable[..., Value]) -> Callable[..., Value]:
     """A reduction that has fractions on the way, of integers too: computed in f64, its fraction dropped."""
 
     def row(ctx: Context, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
         if x.dtype.is_float:
-            return reduce(ctx, x, axes, keepdims)
+            return _wide(reduce)(ctx, x, axes, keepdims)
         return ctx.build(ops.Cast, reduce(ctx, ctx.build(ops.Cast, x, f64), axes, keepdims), x.dtype)
 
     return row
@@ -73,7 +85,7 @@ REDUCTIONS: dict[str, Callable[..., Value]] = {
     "ReduceL2": _in_floats(_l2),
     "ReduceLogSum": _in_floats(_log_sum),
     "ReduceLogSumExp": _in_floats(_log_sum_exp),
-    "ReduceSumSquare": _sum_square,
+    "ReduceSumSquare": _wide(_squares),
 }
 
 
