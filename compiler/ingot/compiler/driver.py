@@ -16,9 +16,9 @@ from ingot.compiler.frontend import load_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.verify import verify_program
-from ingot.compiler.lower.lowering import lower
+from ingot.compiler.lower.lowering import lower, lower_interface
 from ingot.compiler.lower.machine import Machine
-from ingot.compiler.lower.variants import WeightPool, interface_of
+from ingot.compiler.lower.variants import WeightPool
 from ingot.compiler.processing import appended, prepended
 from ingot.compiler.request import Request
 from ingot.compiler.rewrite import Trace
@@ -56,9 +56,7 @@ def build(request: Request, place: Target[P]) -> P:
         return known
 
     variants = request.variants
-    graph, program = _lowered(request, place.machine, stages)
-    if not request.general:
-        program = interface_of(program)
+    graph, program = _lowered(request, place.machine, stages, is_whole=request.general)
     others: list[Program] = []
     pool = WeightPool()
     if variants:
@@ -90,8 +88,10 @@ def build(request: Request, place: Target[P]) -> P:
     return shelf.keep(product)
 
 
-def _lowered(request: Request, machine: Machine, stages: _Stages) -> tuple[Graph, Program]:
-    """One program of the model, and the graph that it is made from."""
+def _lowered(
+    request: Request, machine: Machine, stages: _Stages, *, is_whole: bool = True
+) -> tuple[Graph, Program]:
+    """One program of the model, or else one that only describes it, and the graph that it is made from."""
     model = request.model
     if not isinstance(model, Graph):
         model = load_onnx(model, shapes=request.shapes, ranges=request.ranges, custom=request.custom)
@@ -110,9 +110,12 @@ def _lowered(request: Request, machine: Machine, stages: _Stages) -> tuple[Graph
     stages.finish("passes")
 
     with defects_of("lowering"):
-        program = lower(graph, machine, reorder=request.numerics != "strict")
-        verify_program(program)
-    if request.verify:
+        if is_whole:
+            program = lower(graph, machine, reorder=request.numerics != "strict")
+            verify_program(program)
+        else:
+            program = lower_interface(graph, machine)
+    if request.verify and is_whole:
         validate_lowering(graph, program)
     stages.finish("lower")
     return graph, program

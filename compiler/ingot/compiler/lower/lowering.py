@@ -28,6 +28,7 @@ from ingot.compiler.lower.reduction import lower_reduction
 from ingot.compiler.lower.resample import lower_resample
 from ingot.compiler.lower.strings import with_handles
 from ingot.compiler.lower.suppression import lower_suppression
+from ingot.compiler.lower.variants import interface_of
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops import composite, linear, movement, reduction
 from ingot.compiler.ops.control import Require
@@ -44,16 +45,7 @@ def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
     Raises LoweringError for an op that has no kernel.
     """
     graph, strings = with_handles(graph)
-    context = Context(machine, bound_symbols(graph), reorder, dict(graph.ranges))
-    for x in graph.inputs:
-        storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
-        context.views[x] = View(storage, x.shape, dense_strides(x.shape))
-    targets: list[tuple[Value, View]] = []
-    for label, value in graph.outputs:
-        # An input may be an output under the same name.
-        name = label if all(s.name != label for s in context.storages) else context.unique(label)
-        storage = context.storage("output", value.dtype, product(value.shape), name=name, type=value.type)
-        targets.append((value, View(storage, value.shape, dense_strides(value.shape))))
+    context, targets = _begun(graph, machine, reorder)
     taken: set[Value] = set()
     for value, view in targets:
         if value not in taken and not isinstance(value, (Input, Constant)):
@@ -65,10 +57,37 @@ def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
         have = context.view(value)
         if have.storage is not view.storage or have.offset != view.offset:
             copy(context, have, view, node_of(value).origin, "output")
-    made = Program(
+    return carry_in_place(share_storages(_made(context, graph, strings)))
+
+
+def lower_interface(graph: Graph, machine: Machine) -> Program:
+    """What describes `graph` where its general program is left out: inputs and outputs, and for sizes that come from
+    data the binds that say so. It is not to be run. Raises what `lower` does."""
+    if bound_symbols(graph):
+        return interface_of(lower(graph, machine))
+    graph, strings = with_handles(graph)
+    return _made(_begun(graph, machine, reorder=True)[0], graph, strings)
+
+
+def _begun(graph: Graph, machine: Machine, reorder: bool) -> tuple[Context, list[tuple[Value, View]]]:
+    """A context with the storages of inputs and outputs, and where each output is to be."""
+    context = Context(machine, bound_symbols(graph), reorder, dict(graph.ranges))
+    for x in graph.inputs:
+        storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
+        context.views[x] = View(storage, x.shape, dense_strides(x.shape))
+    targets: list[tuple[Value, View]] = []
+    for label, value in graph.outputs:
+        # An input may be an output under the same name.
+        name = label if all(s.name != label for s in context.storages) else context.unique(label)
+        storage = context.storage("output", value.dtype, product(value.shape), name=name, type=value.type)
+        targets.append((value, View(storage, value.shape, dense_strides(value.shape))))
+    return context, targets
+
+
+def _made(context: Context, graph: Graph, strings: tuple[str, ...]) -> Program:
+    return Program(
         graph.name, tuple(context.storages), tuple(context.steps), context.ranges, tuple(context.faults), strings
     )
-    return carry_in_place(share_storages(made))
 
 
 def bound_symbols(graph: Graph) -> frozenset[str]:
