@@ -22,7 +22,10 @@ from ingot.compiler.environment import Environment
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.ir.graph import Graph
+from ingot.compiler.lower.lowering import lower, lower_interface
 from ingot.compiler.lower.machine import AVX2
+from ingot.compiler.lower.variants import interface_of
+from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.request import Request
 from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.variants import Case, read_variants, require_same_interface
@@ -143,6 +146,17 @@ def test_only_the_shapes_asked_for() -> None:
                 session.run({"x": np.zeros((batch, 2, 8), np.float32)})
         with pytest.raises(InputError, match="seq must be in 1 to 9"):
             session.run({"x": np.zeros((2, 10, 8), np.float32)})
+
+
+@pytest.mark.parametrize("with_sizes", [False, True])
+def test_what_describes_a_model_is_what_its_program_says_of_itself(with_sizes: bool) -> None:
+    text = "net (float[n] x) => (int64[1, m] y) { y = NonZero (x) }"
+    graph = default_pipeline().run(load_onnx(parsed(text, {}) if with_sizes else tokens()))
+    machine = AVX2
+    wanted, found = interface_of(lower(graph, machine)), lower_interface(graph, machine)
+    sides = [[(s.name, s.kind, s.dtype, s.type) for s in each.storages] for each in (wanted, found)]
+    assert sides[0] == sides[1] and (wanted.ranges, wanted.strings) == (found.ranges, found.strings)
+    assert wanted.bound() == found.bound() and bool(found.steps) == with_sizes and not list(found.launches())
 
 
 def test_a_shape_that_copies_an_empty_axis() -> None:

@@ -47,6 +47,16 @@ def test_check_says_what_the_host_computes(ingot: Ingot, words: Path) -> None:
     assert "host steps: string_parts 1, string_split 1, string_concat 1;" in ingot("check", words).out
 
 
+def test_casts_of_strings_are_the_hosts_and_others_are_not(ingot: Ingot) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    casts (string[n] x, float[n] f) => (float[n] y, string[n] z, float16[n] h)
+    { a = Cast <to = 1> (x)  y = Neg (a)  z = Cast <to = 8> (f)  h = Cast <to = 10> (f) }"""
+    onnx.save(onnx.parser.parse_model(text), "casts.onnx")
+    found = ingot("check", "casts.onnx", "--json").record["targets"]["cpu"]
+    assert found["native"] == {"Cast": 1, "Neg": 1}
+    assert found["host"] == {"string_to_number": 1, "number_to_string": 1}
+
+
 def test_a_model_is_compiled_looked_at_and_run(ingot: Ingot, words: Path) -> None:
     artifact = Path("words.ingot")
     assert ingot("compile", words, "-o", artifact).status == 0

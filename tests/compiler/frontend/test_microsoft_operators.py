@@ -438,6 +438,32 @@ def test_group_query_attention(stage: str) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("attributes", "scales", "message"),
+    [
+        ({"k_quant_type": "PER_TENSOR"}, False, "a quantised cache"),
+        ({"v_quant_type": "PER_CHANNEL"}, False, "a quantised cache"),
+        ({"kv_cache_bit_width": 8}, False, "kv_cache_bit_width"),
+        ({"k_quant_type": "NONE", "v_quant_type": "NONE"}, True, "input 12"),
+    ],
+)
+def test_quantised_caches_are_refused(attributes: dict[str, Any], scales: bool, message: str) -> None:
+    inputs = {
+        "q": floats(1, 1, 64), "k": floats(1, 1, 32), "v": floats(1, 1, 32), "pk": integers(1, 2, 4, 16),
+        "pv": integers(1, 2, 4, 16), "lengths": np.array([4], np.int32), "total": np.array(5, np.int32),
+    }  # fmt: skip
+    if scales:
+        inputs |= {f"_{i}": ONE for i in range(7, 12)} | {"ks": floats(1), "vs": floats(1)}
+    else:
+        inputs |= {"pk": floats(1, 2, 4, 16), "pv": floats(1, 2, 4, 16)}
+    f32 = np.float32
+    model = node_model(
+        "GroupQueryAttention", inputs, (f32, f32, f32), "com.microsoft", (), num_heads=4, kv_num_heads=2, **attributes
+    )
+    with pytest.raises(UnsupportedError, match=message):
+        load_onnx(model)
+
+
 # -- weights of a few bits --------------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     shapes, ranges = for_compile(options.shape, lambda: input_names(model))
     operators = load_custom(options.custom)
     progress = console.progress()
-    record: dict[str, Any] = {"model": model, "target": names[0], **survey(model)}
+    surveyed, labels = survey(model)
+    record: dict[str, Any] = {"model": model, "target": names[0], **surveyed}
     problems: list[dict[str, Any]] = []
     unexamined: Mapping[str, int] = {}
     graph: Graph | None = None
@@ -90,7 +91,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                     others[which] = _lowered(special, name, target, options.numerics, missing)
             found[name] = {
                 "compilable": not missing,
-                "native": _native(record, missing, unexamined),
+                "native": _native(record, missing, unexamined, _on_host(program, labels)),
                 "host": {} if program is None else dict(Counter(step.function for step in program.host_steps())),
                 "missing": missing,
                 "launches": _launches(program),
@@ -164,7 +165,10 @@ def _refused(error: UnsupportedError) -> Iterator[dict[str, Any]]:
 
 
 def _native(
-    record: Mapping[str, Any], missing: Iterable[Mapping[str, Any]], unexamined: Mapping[str, int]
+    record: Mapping[str, Any],
+    missing: Iterable[Mapping[str, Any]],
+    unexamined: Mapping[str, int],
+    on_host: Mapping[str, int],
 ) -> dict[str, int]:
     """How often each operator occurs, without what is not used, what is missing, what nobody could look at and what the
     host computes as a whole."""
@@ -177,20 +181,30 @@ def _native(
             return {}
         left[each["operator"]] -= each["count"]
     left.subtract(unexamined)
+    left.subtract(on_host)
     host = set(FAMILIES["strings"].names())
     return {name: count for name, count in left.items() if count > 0 and name not in host}
 
 
-def survey(model: Path) -> dict[str, Any]:
+def _on_host(program: Program | None, labels: Mapping[str, str]) -> Counter[str]:
+    """How often the host computes all of an operator, and no kernel takes part: a Cast to strings, say."""
+    if program is None:
+        return Counter()
+    steps = {name for step in program.host_steps() for name in step.origin}
+    return Counter(labels[name] for name in steps.difference(*(x.origin for x in program.launches())) if name in labels)
+
+
+def survey(model: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The opsets of the model and how often each operator occurs in it, sub-graphs included; `unused` are nodes that no
-    output needs. Raises ModelError."""
+    output needs. Second, the operators of nodes by the names that the user knows them by. Raises ModelError."""
     from ingot.compiler.frontend.errors import ModelError
-    from ingot.compiler.frontend.topology import live_order, own_names, producers, subgraphs
+    from ingot.compiler.frontend.topology import label, live_order, own_names, producers, subgraphs
     from ingot.compiler.frontend.weights import map_file, open_model
 
     proto = open_model(map_file(model), str(model), model.parent).proto
     counts: Counter[str] = Counter()
     unused: Counter[str] = Counter()
+    labels: dict[str, str] = {}
     graphs = [(proto.graph, True)]
     while graphs:
         graph, needed = graphs.pop()
@@ -202,13 +216,15 @@ def survey(model: Path) -> dict[str, Any]:
         for index, node in enumerate(graph.node):
             name = _spelled(node.domain, node.op_type)
             counts[name] += 1
+            labels[label(node)] = name
             unused[name] += index not in live
             graphs.extend((each, index in live) for each in subgraphs(node))
-    return {
+    record = {
         "opsets": {each.domain or "ai.onnx": each.version for each in proto.opset_import},
         "operators": dict(sorted(counts.items())),
         "unused": {name: count for name, count in sorted(unused.items()) if count},
     }
+    return record, labels
 
 
 def _spelled(domain: str, op_type: str) -> str:
