@@ -33,6 +33,17 @@ MODEL = onnx.parser.parse_model(
         ({"ranges": {"n": 3}}, "the range of 'n' is given as 3"),
         ({"ranges": {"n": (1,)}}, "the range of 'n' is given as"),
         ({"ranges": {"n": (1, 2.5)}}, "the range of 'n' is given as"),
+        ({"ranges": {"n": (0, 2**62 + 1)}}, r"no dim is larger than 2\*\*62"),
+        ({"ranges": [("n", 1, 2)]}, "ranges is .*; it is a dict by name"),
+        ({"shapes": [1, 2]}, "shapes is .*; it is a dict by name"),
+        ({"preprocess": ["x=cast:u8"]}, "preprocess is .*; it is a dict by name"),
+        ({"specialise": {"n": 1}}, "specialise is .*; it is a list"),
+        ({"specialise": 3}, "specialise is 3; it is a list"),
+        ({"custom": 3}, "custom is 3; it is a list"),
+        ({"print_after": "fuse"}, "print_after is 'fuse'; it is a list"),
+        ({"name": 3}, "name is '3'; it is a str"),
+        ({"name": "m" * 5000}, "name is 'm.*; it is a str of at most 4096"),
+        ({"progress": 3}, "progress is 3; it is a function"),
     ],
 )
 def test_what_means_nothing_is_refused(options: dict[str, Any], words: str) -> None:

@@ -278,7 +278,7 @@ def test_bound_functions_can_be_copied_and_taken_apart(affine: Artifact, rows: i
     assert session._lanes == 0
 
 
-@pytest.mark.parametrize("outputs", ["y", "ys", b"y"])
+@pytest.mark.parametrize("outputs", ["y", "ys", b"y", 3])
 def test_outputs_are_a_list_of_names(affine: Artifact, outputs: Any) -> None:
     with affine.session() as session, pytest.raises(InputError, match="a list of names is needed"):
         session.run(feeds(2), outputs=outputs)

@@ -25,6 +25,7 @@ from ingot.compiler.rewrite import Trace
 from ingot.compiler.targets.target import Compilation, Labels, Target, Variants
 from ingot.compiler.validate import validate_lowering
 from ingot.compiler.variants import require_same_interface
+from ingot.runtime.manifest import MAX_NAME
 
 P = TypeVar("P")
 
@@ -68,7 +69,7 @@ def build(request: Request, place: Target[P]) -> P:
         others.append(pool.share(replace(other, name=name)))
 
     labels = Labels(
-        name=request.name or graph.name,
+        name=request.name or graph.name[:MAX_NAME],
         inputs=[x.label for x in graph.inputs],
         outputs=[label for label, _ in graph.outputs],
         provenance=request.provenance,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from ingot.compiler.frontend.errors import ModelError
+from ingot.compiler.ir.dims import UNBOUNDED
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.passes.default import default_pipeline
@@ -18,6 +19,7 @@ from ingot.compiler.processing import NO_STEPS, Listed, Steps, read_steps
 from ingot.compiler.targets.target import Denormals
 from ingot.compiler.variants import Case, read_variants
 from ingot.runtime.errors import InputError
+from ingot.runtime.manifest import MAX_NAME
 
 Numerics: TypeAlias = Literal["default", "strict"]
 
@@ -50,8 +52,18 @@ class Request:
     progress: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("custom", "specialise"):  # they are read more than once
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("shapes", "ranges", "preprocess", "postprocess"):
+            if not isinstance(getattr(self, name), Mapping | None):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it is a dict by name")
+        for name in ("custom", "specialise", "print_after"):
+            given = getattr(self, name)
+            if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+                raise InputError(f"{name} is {given!r}; it is a list")
+            object.__setattr__(self, name, tuple(cast("Iterable[object]", given)))  # as it is read more than once
+        if not (self.name is None or (isinstance(self.name, str) and len(self.name) <= MAX_NAME)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"name is {str(self.name)[:40]!r}; it is a str of at most {MAX_NAME} characters")
+        if not (self.progress is None or callable(self.progress)):
+            raise InputError(f"progress is {self.progress!r}; it is a function that takes a str")
         for name, words in (("numerics", get_args(Numerics)), ("denormals", get_args(Denormals))):
             if getattr(self, name) not in words:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(words)}")
@@ -70,6 +82,8 @@ class Request:
         for label, ends in (self.ranges or {}).items():
             if len(_items(ends)) != 2 or not all(isinstance(end, Integral) for end in _items(ends)):
                 raise InputError(f"the range of {label!r} is given as {ends!r}; it is (low, high), both whole numbers")
+            if max(ends) > UNBOUNDED:
+                raise InputError(f"the range of {label!r} is given as {ends!r}; no dim is larger than 2**62")
 
     @property
     def variants(self) -> Mapping[str, Request]:

@@ -220,7 +220,7 @@ class Session:
         outputs: Iterable[str] | None,
         native: _Native | None = None,
     ) -> dict[str, NDArray[Any]]:
-        if isinstance(outputs, str | bytes):
+        if isinstance(outputs, str | bytes) or not isinstance(outputs, Iterable | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"outputs is {outputs!r}; a list of names is needed, such as [{outputs!r}]")
         wanted = None if outputs is None else list(outputs)
         if wanted is not None:

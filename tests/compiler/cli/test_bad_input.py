@@ -412,3 +412,28 @@ def test_graph_texts(ingot: Ingot) -> None:
     assert "half.ir:3" in ingot("opt", "half.ir").complaint
     assert "0123456789abcdef" in ingot("opt", "lost.ir").complaint
     assert "--shape" in ingot("opt", "half.ir", "--shape", "x=1").complaint
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_not_commands_to_the_terminal(ingot: Ingot) -> None:
+    name, shown = "a\x1b[2J\x00\u202eb", "a\\x1b[2J\\x00\\u202eb"
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4])]
+    save(Path("m.onnx"), [helper.make_node("Relu", [name], ["y"])], inputs=given)
+    assert ingot("compile", "m.onnx", "-o", "m.ingot", "-v").status == 0
+    assert shown in ingot("inspect", "m.ingot").out
+    assert shown in ingot("run", "m.ingot").complaint
+
+
+def test_long_names(ingot: Ingot) -> None:
+    name = "n" * 400  # longer than the name of a file may be
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4])]
+    path = save(Path("m.onnx"), [helper.make_node("Relu", [name], ["y"])], inputs=given)
+    proto = onnx.load(path)
+    proto.graph.name = "g" * 70_000
+    onnx.save(proto, path)
+    assert ingot("compile", "m.onnx", "-o", "m.ingot").status == 0
+    np.save("x.npy", np.ones((2, 4), np.float32))
+    assert ingot("run", "m.ingot", "--input", f"{name}=x.npy", "-o", "y.npz").status == 0
+    assert "there is no such file" in ingot("run", "m.ingot", "--input", f"{name}={'x' * 400}").complaint

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from .conftest import Ingot
 
@@ -90,6 +90,18 @@ def changed(proto: onnx.ModelProto, path: Path) -> Path:
     copy.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array(4, np.float32), "three"))
     onnx.save(copy, path)
     return path
+
+
+def test_outputs_that_no_node_makes(ingot: Ingot) -> None:
+    x, w = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in "xw")
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [3], [1, -2, 3])
+    graph = helper.make_graph([], "nothing", [x], [x, w], [weight])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=9)
+    onnx.save(proto, "nothing.onnx")
+    assert ingot("compile", "nothing.onnx", "-o", "nothing.ingot", "-q").status == 0
+    for reference in ("exact", "onnxruntime"):
+        outcome = ingot("diff", "nothing.onnx", "nothing.ingot", "--reference", reference, "--json")
+        assert outcome.status == 0 and [each["name"] for each in outcome.record["tensors"]] == ["x", "w"]
 
 
 def test_two_models(ingot: Ingot, model: Path, scale_proto: onnx.ModelProto, tmp_path: Path) -> None:

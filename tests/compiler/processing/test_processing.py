@@ -110,8 +110,16 @@ def test_topk_of_an_open_axis() -> None:
         assert np.array_equal(session.run({"x": given})["y_indices"], order)
         assert session.run({"x": given[:3]})["y"].shape == (3, 6)
         for batch in (0, 2):
-            with pytest.raises(RuntimeFault, match="topk:3 needs as many elements on axis 0 of output y"):
+            with pytest.raises(RuntimeFault, match=r"topk:3,axis=0 needs 3 element.* on axis 0 of output y"):
                 session.run({"x": given[:batch]})
+
+
+def test_argmax_of_an_open_axis() -> None:
+    given = np.random.default_rng(8).standard_normal((4, 6)).astype(np.float32)
+    with compile(model(("n", 6)), postprocess={"y": "argmax:0"}, cache=False).session() as session:
+        assert np.array_equal(session.run({"x": given})["y"], np.maximum(given, 0).argmax(0))
+        with pytest.raises(RuntimeFault, match=r"argmax:0 needs 1 element.* on axis 0 of output y"):
+            session.run({"x": given[:0]})
 
 
 def test_after() -> None:
@@ -147,6 +155,7 @@ def test_after() -> None:
         ("preprocess", {"x": "cast:int"}, "no element type"),
         ("preprocess", {"x": "transpose:0:1"}, "order of the 4 axes"),
         ("postprocess", {"y": "topk:99"}, "99 elements"),
+        ("postprocess", {"y": "topk:0"}, "at least 1 is needed"),
         ("postprocess", {"y": "topk:many"}, "no whole number"),
         ("postprocess", {"y": "softmax:7"}, "no axis 7"),
     ],

@@ -38,8 +38,7 @@ def exact(model: Path, inputs: Inputs) -> Arrays:
         given = {name: _wide(array) for name, array in inputs.items()}
         with np.errstate(all="ignore"):
             found: Any = ReferenceEvaluator(proto, new_ops=_replaced(proto)).run(None, given, intermediate=True)
-        results = [name for node in proto.graph.node for name in node.output if name]
-        return {n: np.asarray(found[n]) for n in results if isinstance(found.get(n), np.ndarray | np.generic)}
+        return {n: np.asarray(found[n]) for n in _made(proto) if isinstance(found.get(n), np.ndarray | np.generic)}
 
 
 def onnxruntime(model: Path, inputs: Inputs) -> Arrays:
@@ -63,14 +62,18 @@ def onnxruntime(model: Path, inputs: Inputs) -> Arrays:
         feeds = {each.name for each in session.get_inputs()}
         results: Any = session.run(None, {name: array for name, array in inputs.items() if name in feeds})
         arrays = dict(zip((each.name for each in session.get_outputs()), results, strict=True))
-        results = [name for node in proto.graph.node for name in node.output if name]
-        return {name: arrays[name] for name in results if isinstance(arrays.get(name), np.ndarray)}
+        return {name: arrays[name] for name in _made(proto) if isinstance(arrays.get(name), np.ndarray)}
 
 
 EVALUATORS: Mapping[str, Callable[[Path, Inputs], Arrays]] = MappingProxyType(
     {"exact": exact, "onnxruntime": onnxruntime}
 )
-"""References by name. Each gives what the nodes of the main graph make, in order."""
+"""References by name. Each gives what the nodes of the main graph make, in order, then outputs that no node makes."""
+
+
+def _made(proto: onnx.ModelProto) -> list[str]:
+    made = [name for node in proto.graph.node for name in node.output if name]
+    return list(dict.fromkeys((*made, *(value.name for value in proto.graph.output))))
 
 
 @contextlib.contextmanager

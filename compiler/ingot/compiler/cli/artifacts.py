@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -161,7 +162,7 @@ def array_files(texts: Sequence[str]) -> tuple[Path, ...]:
 
 
 def _load(path: Path) -> NDArray[Any] | Arrays:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CommandError(f"{path}: there is no such file")
     try:
         loaded: Any = np.load(path, allow_pickle=False)

@@ -35,7 +35,7 @@ from ingot.compiler.cli import (
     selftest,
 )
 from ingot.compiler.cli.console import Console, standard_console
-from ingot.compiler.cli.failures import CommandError, explain, one_line
+from ingot.compiler.cli.failures import CommandError, explain, one_line, printable
 from ingot.compiler.environment import read_environment
 
 
@@ -191,7 +191,7 @@ def _failed(error: Exception, show_traceback: bool) -> int:
 
 def _complain(line: str) -> None:
     with contextlib.suppress(OSError):  # stderr is closed or full: the status has to say it
-        print(f"ingot: error: {line}", file=sys.stderr)
+        print(f"ingot: error: {printable(line)}", file=sys.stderr)
         sys.stderr.flush()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TextIO, cast
 
+from ingot.compiler.cli.failures import printable
 from ingot.compiler.environment import Environment
 
 PATIENCE = 1.0
@@ -37,7 +38,7 @@ class Progress:
         if self.quiet:
             return
         now = perf_counter()
-        line = f"[{now - self._started:5.1f} s] {message}"
+        line = f"[{now - self._started:5.1f} s] {printable(message)}"
         if self.verbose:
             self.stream.write(line + "\n")
         elif self.stream.isatty():
@@ -78,12 +79,12 @@ class Console:
         if self.json:
             self.out.write(json.dumps(_plain(record), allow_nan=False, indent=1) + "\n")
         elif not self.quiet:
-            self.out.writelines(f"{line}\n" for line in lines)
+            self.out.writelines(f"{printable(line)}\n" for line in lines)
 
     def note(self, line: str) -> None:
         """Something that the user should know, on stderr, kept apart from the result."""
         if not self.quiet:
-            self.err.write(f"ingot: {line}\n")
+            self.err.write(f"ingot: {printable(line)}\n")
 
     def progress(self) -> Progress:
         """A new line of progress."""

@@ -111,7 +111,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         inputs, want, have, outputs, taps = sides.evaluate()
     finally:
         progress.close()
-    common = [name for name in want if name in have and name not in inputs]
+    common = [name for name in want if name in have and (name in outputs or name not in inputs)]
     if not common:
         raise CommandError(
             f"nothing to compare: {model} has {_some(outputs)}, {other or 'the other side'} has {_some(list(have))}"

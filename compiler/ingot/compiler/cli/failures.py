@@ -44,6 +44,15 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+_CONTROLS = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_ESCAPED = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS}
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what terminals obey: names in models are somebody else's. Newlines and tabs stay."""
+    return text.translate(_ESCAPED)
+
+
 def one_line(text: str) -> str:
     """`text` on one line: its lines joined by semicolons where no punctuation stands there already."""
     joined = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -33,5 +34,5 @@ def require_writable(path: Path, *, sources: tuple[Path, ...] = ()) -> None:
             pass
     except OSError as error:
         raise CommandError(f"{path} cannot be written: no file can be made in {folder}: {error.strerror}") from None
-    if any(source.exists() and path.exists() and path.samefile(source) for source in sources):
+    if os.path.exists(path) and any(os.path.exists(source) and path.samefile(source) for source in sources):
         raise CommandError(f"{path} would be overwritten, but it is what is read; give another -o")

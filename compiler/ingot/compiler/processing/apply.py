@@ -115,7 +115,7 @@ def _transpose_before(step: Step, target: Input) -> Graph:
 def _argmax(step: Step, label: str, value: Value) -> Outputs:
     """``argmax[:axis]``: i64 positions, without the axis (default: the last)."""
     axis = _axis(step, value)
-    found = ArgMax(value, axis, True, False)
+    found = ArgMax(_with_elements(step, label, value, axis, 1), axis, True, False)
     shape = (*value.shape[:axis], *value.shape[axis + 1 :])
     return [(label, Reshape(found, shape))]
 
@@ -125,13 +125,20 @@ def _topk(step: Step, label: str, value: Value) -> Outputs:
     step.require(1, "axis")
     count = step.integer(_only(step, "how many, as in topk:5"))
     axis = _checked(step, step.integer(step.options.get("axis", "-1")), value)
-    extent = value.shape[axis]
-    if not isinstance(extent, int):
-        short = Less(DimValues((extent,), True), constant(count, i64))
-        message = f"topk:{count} needs as many elements on axis {axis} of output {label}, and there are fewer"
-        value = Require((value,), short, False, message).result(0)
-    found = TopK(value, count, axis, True)
+    if count < 1:
+        raise step.error(f"{count} elements are none: at least 1 is needed")
+    found = TopK(_with_elements(step, label, value, axis, count), count, axis, True)
     return [(label, found.result(0)), (f"{label}_indices", found.result(1))]
+
+
+def _with_elements(step: Step, label: str, value: Value, axis: int, count: int) -> Value:
+    """`value`, checked to have so many elements along an axis whose extent is known when the model runs."""
+    extent = value.shape[axis]
+    if isinstance(extent, int):
+        return value
+    short = Less(DimValues((extent,), True), constant(count, i64))
+    message = f"{step.text} needs {count} element(s) on axis {axis} of output {label}, and there are fewer"
+    return Require((value,), short, False, message).result(0)
 
 
 def _softmax(step: Step, label: str, value: Value) -> Outputs:
