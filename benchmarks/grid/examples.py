@@ -253,7 +253,8 @@ class Table:
 
 
 def value_infos(example: Example, opset: int) -> dict[str, onnx.ValueInfoProto]:
-    """The types of inputs and outputs, the latter as ONNX infers them; without a type where it does not."""
+    """The types of inputs and outputs, the latter as ONNX infers them; without a type where it does not, or where that
+    is not what the operator's schema says (for RMSNormalization the type of X, in the schema that of the scale)."""
     infos = {name: tensor_info(name, array) for name, array in example.inputs.items()}
     outputs = [onnx.ValueInfoProto(name=name) for name in example.outputs]
     graph = helper.make_graph(example.nodes, "case", list(infos.values()), outputs, initializers(example.constants))
@@ -261,7 +262,17 @@ def value_infos(example: Example, opset: int) -> dict[str, onnx.ValueInfoProto]:
         inferred = onnx.shape_inference.infer_shapes(as_model(graph, opset))
     except Exception:  # old versions and types that it does not know: the output stays open
         return infos | {o.name: o for o in outputs}
-    return infos | {o.name: o for o in inferred.graph.output}
+    found = infos | {o.name: o for o in inferred.graph.output}
+    constants = {name: tensor_info(name, array) for name, array in example.constants.items()}
+    codes = {name: info.type.tensor_type.elem_type for name, info in (found | constants).items()}
+    for node in example.nodes:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+        formals = zip(schema.inputs, node.input, strict=False)
+        said = {each.type_str: codes[name] for each, name in formals if name in codes}
+        for each, name in zip(schema.outputs, node.output, strict=False):
+            if name in found and said.get(each.type_str, codes[name]) != codes[name]:
+                found[name] = onnx.ValueInfoProto(name=name)
+    return found
 
 
 def tensor_info(name: str, array: Array) -> onnx.ValueInfoProto:

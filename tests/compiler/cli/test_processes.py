@@ -98,7 +98,7 @@ def test_interrupts_while_modules_are_imported(tmp_path: Path, model: Path, modu
         "sys.meta_path.insert(0, Finder())\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *filter(None, sys.path)))}
-    done = run("compile", model, "-o", "m.ingot", "--no-cache", cwd=tmp_path, env=environment)
+    done = run("compile", model, "-o", "m.ingot", "--no-cache", "-q", cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "ingot: interrupted\n")
     assert not (tmp_path / "m.ingot").exists()
 
