@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import signal
 
+from ingot.compiler.cli.failures import INTERRUPTED
+
 TYPE_CHECKING = False  # as type checkers see it; `typing` itself takes as long as Python's start
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-INTERRUPTED = 130  # 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 
 from ingot.compiler.cli import (
-    INTERRUPTED,
     bench,
     bisect,
     cache,
@@ -35,7 +34,7 @@ from ingot.compiler.cli import (
     selftest,
 )
 from ingot.compiler.cli.console import Console, standard_console
-from ingot.compiler.cli.failures import CommandError, explain, one_line, printable
+from ingot.compiler.cli.failures import INTERRUPTED, CommandError, explain, one_line, printable
 from ingot.compiler.environment import read_environment
 
 

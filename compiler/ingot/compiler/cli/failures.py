@@ -20,6 +20,8 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
 )
 """The extra of Ingot that installs a package."""
 
+INTERRUPTED = 130  # 128 + SIGINT
+
 
 class CommandError(Exception):
     """What was asked for cannot be done; the message says why and what to do."""
