@@ -111,7 +111,7 @@ def judge(path: Path, inputs: dict[str, Array], *, own_only: bool = False) -> No
                     _require_same(model, others, wanted, session.run(others))
         if own_only:
             return
-        double, runtime = _reference(model, inputs), _runtime(model, inputs, list(have))
+        double, runtime = reference(model, inputs), _runtime(model, inputs, list(have))
         for name, array in have.items():
             _confront(model, inputs, name, array, double.get(name), runtime.get(name))
 
@@ -262,20 +262,22 @@ def _like(outputs: Outputs, types: Outputs) -> Outputs:
     }
 
 
-def _reference(model: onnx.ModelProto, inputs: dict[str, Array]) -> Outputs:
-    """What onnx.reference gives in double precision, if it can evaluate the model: outputs of the shapes that ONNX
-    infers."""
+def reference(model: onnx.ModelProto, inputs: dict[str, Array]) -> Outputs:
+    """What onnx.reference gives in double precision, if it can evaluate the model: nothing where a tensor in it has
+    another shape than ONNX infers, which a later operator would hide."""
     opset, nodes = model.opset_import[0].version, [n for graph in graphs_of(model.graph) for n in graph.node]
     if any(opset <= MISJUDGED.get(node.op_type, 0) or _is_simplified(node) for node in nodes):
         return {}
-    wide = as_double(model)
+    wide = onnx.shape_inference.infer_shapes(as_double(model))
     try:
-        results: Any = ReferenceEvaluator(wide).run(None, data_as_double(inputs))
+        results: Any = ReferenceEvaluator(wide).run(None, data_as_double(inputs), intermediate=True)
     except Exception:
         return {}
-    found = {info.name: np.asarray(result) for info, result in zip(wide.graph.output, results, strict=True)}
-    declared = {info.name: info.type.tensor_type.shape.dim for info in model.graph.output}
-    return {name: array for name, array in found.items() if _fits(array.shape, declared[name])}
+    for info in (*wide.graph.value_info, *wide.graph.output):
+        is_declared = info.type.tensor_type.HasField("shape")
+        if is_declared and not _fits(np.shape(results[info.name]), info.type.tensor_type.shape.dim):
+            return {}
+    return {info.name: np.asarray(results[info.name]) for info in wide.graph.output}
 
 
 def _is_simplified(node: onnx.NodeProto) -> bool:

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from benchmarks.fuzz.campaign import examine, has_special
+from benchmarks.fuzz.build import numpy_type
+from benchmarks.fuzz.campaign import examine, has_special, inputs_of
 from benchmarks.fuzz.coverage import count, report, supported
 from benchmarks.fuzz.double import as_double, data_as_double
 from benchmarks.fuzz.generate import generate
-from benchmarks.fuzz.oracles import DiscardedError, RefusedError
+from benchmarks.fuzz.oracles import DiscardedError, RefusedError, reference
+from onnx.reference import ReferenceEvaluator
 
 from ingot.compiler import compile, load_onnx
 from ingot.compiler.ir.interpret import evaluate_graph
@@ -80,6 +82,29 @@ def test_special_numbers_are_seen() -> None:
     samples = [generate(seed) for seed in range(100)]
     assert any(has_special(sample.data) for sample in samples)
     assert all(sample.special or not has_special(sample.data) for sample in samples)
+
+
+def test_inputs_keep_types_that_numpy_lacks(tmp_path: Path) -> None:
+    """In numpy's files bfloat16 has no name: the model says what the bytes are."""
+    text = "m (bfloat16[3] x, bfloat16[3] y) => (bool[3] z) { z = GreaterOrEqual (x, y) }"
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {text}'), path)
+    data = {name: np.array(row, numpy_type("bfloat16")) for name, row in (("x", [1, 2, np.nan]), ("y", [1, 3, 0]))}
+    np.savez(path.with_suffix(".npz"), allow_pickle=False, **data)
+    found = inputs_of(path)
+    assert all(found[name].dtype == array.dtype for name, array in data.items())
+    assert has_special(found) and not has_special({"y": found["y"]})
+    examine(path)
+
+
+def test_a_wrong_shape_inside_is_no_reference() -> None:
+    """onnx.reference reduces the channels with the places of a signal: the sum after it has the right shape."""
+    text = "m (float[2, 3, 4] x) => (float y) { a = GlobalMaxPool (x)  y = ReduceSum <keepdims = 0> (a) }"
+    model, x = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {text}'), np.ones((2, 3, 4), "f4")
+    assert ReferenceEvaluator(model).run(None, {"x": x}) == [2]
+    assert not reference(model, {"x": x})
+    rightly = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {text.replace("4]", "4, 1]")}')
+    assert reference(rightly, {"x": x[..., None]})["y"] == 6
 
 
 # What the fuzzer found, reduced.
