@@ -112,6 +112,21 @@ def test_nothing_to_reduce() -> None:
         reduce_model(wide(), lambda model, data: Failure("reference", "E", "m"))
 
 
+def test_given_data_have_the_types_of_the_inputs(faulty: str, tmp_path: Path) -> None:
+    """numpy's files hold bfloat16 as bytes without a type: the model says what they are."""
+    text = "m (bfloat16[2, 4] x) => (bfloat16[2, 4] y) { a = Relu (x)  y = Neg (a) }"
+    wide, small = tmp_path / "wide.onnx", tmp_path / "small.onnx"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {text}'), wide)
+    data = np.full((2, 4), -1.5, onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16))
+    np.savez(wide.with_suffix(".npz"), x=data)
+    options = [str(wide), "--pass", f"after:simplify={faulty}:drop_relu", "--data", str(wide.with_suffix(".npz"))]
+    assert main(["reduce", *options, "-o", str(small)]) == 0
+    assert operators(onnx.load(small).graph) == ["Relu"]
+    with np.load(small.with_suffix(".npz")) as arrays:
+        assert (arrays["x"].view(data.dtype) < 0).any()
+    assert main(["bisect", *options]) == 1
+
+
 def test_command(model: Path, faulty: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = Path("small.onnx")
     data = Path("data.npz")

@@ -31,7 +31,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     """Bisect. The status is 1 where the model fails, 0 where it does not."""
     model: Path = options.model
     require_model(model)
-    data = read_data(options.data)
+    data = read_data(options.data, model)
     progress = console.progress()
     try:
         with working_directory_importable(options.pipeline, options.check, *options.passes):

@@ -46,7 +46,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     model, output = options.model, options.output
     require_model(model)
     require_writable(output, sources=(model,))
-    data = read_data(options.data)
+    data = read_data(options.data, model)
     inputs = output.with_suffix(".npz")
     if data is not None:
         require_writable(inputs, sources=(options.data,))

@@ -92,11 +92,20 @@ def load_check(reference: str) -> Callable[[Path], object]:
     return found
 
 
-def read_data(path: Path | None) -> Arrays | None:
-    """The arrays of ``--data``. Raises CommandError."""
+def read_data(path: Path | None, model: Path) -> Arrays | None:
+    """The arrays of ``--data``, for the inputs of `model`. Raises CommandError, ModelError."""
+    if path is None:
+        return None
     from ingot.compiler.cli.artifacts import read_arrays
+    from ingot.compiler.frontend.weights import dtype_of, map_file, open_model
+    from ingot.runtime.inputs import TensorInfo
 
-    return read_arrays([str(path)], (), option="--data") if path is not None else None
+    inputs: list[TensorInfo] = []
+    for value in open_model(map_file(model), str(model), model.parent).proto.graph.input:
+        if value.type.HasField("tensor_type"):
+            dtype = dtype_of(value.type.tensor_type.elem_type, f"input {value.name!r}")
+            inputs.append(TensorInfo(value.name, dtype.to_array(), ()))
+    return read_arrays([str(path)], inputs, option="--data")
 
 
 def bound_type(text: str) -> float:
