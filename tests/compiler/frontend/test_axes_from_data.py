@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 
+from ingot.compiler import compile
 from ingot.compiler.onnx_backend import Prepared, prepare
 from ingot.runtime import RuntimeFault
 
@@ -151,3 +152,26 @@ def test_scales(mode: str) -> None:
         assert_allclose(ready.run(given)[0], peer.run(None, given)[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(RuntimeFault, match="not greater than 0"):
         ready.run({"x": image, "scales": np.array([1, 1, -1, 1], np.float32)})
+
+
+@pytest.mark.parametrize("flags", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize(("dtype", "axis", "bound"), [("float", 0, 1e-6), ("float16", 1, 1e-3), ("uint64", 2, 0)])
+def test_products_along_an_axis_of_any_length(dtype: str, axis: int, bound: float, flags: tuple[int, int]) -> None:
+    reverse, exclusive = flags
+    shape = ", ".join("n" if a == axis else str(d) for a, d in enumerate((2, 3, 4)))
+    text = f"""<ir_version: 10, opset_import: ["" : 26]> m ({dtype}[{shape}] x) => ({dtype}[{shape}] y)
+        <int64 a = {{{axis}}}> {{ y = CumProd <reverse = {reverse}, exclusive = {exclusive}> (x, a) }}"""
+    with compile(onnx.parser.parse_model(text), jobs=1).session(threads=1) as session:
+        for length in (0, 1, 5):
+            sizes = [length if a == axis else d for a, d in enumerate((2, 3, 4))]
+            kind = {"float": np.float32, "float16": np.float16, "uint64": np.uint64}[dtype]
+            x = (RNG.uniform(0.5, 1.5, sizes) * (1 if bound else 2**33)).astype(kind)  # integers wrap
+            wide = x.astype(np.float64) if bound else x
+            if reverse:
+                wide = np.flip(wide, axis)
+            wanted = np.cumprod(wide, axis, dtype=wide.dtype)
+            if exclusive:
+                ones = np.ones_like(np.take(wanted, range(min(length, 1)), axis))
+                wanted = np.concatenate((ones, np.take(wanted, range(max(length - 1, 0)), axis)), axis)
+            wanted = np.flip(wanted, axis) if reverse else wanted
+            assert_allclose(session.run({"x": x})["y"], wanted.astype(x.dtype), rtol=bound, strict=True)
