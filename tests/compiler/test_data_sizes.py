@@ -239,6 +239,22 @@ def test_parts_of_a_size_from_data() -> None:
         session.run({"x": x, "k": i64(4), "cut": i64(1, 2)})
 
 
+def test_what_grows_is_checked_when_its_loop_has_ended() -> None:
+    """The largest row needs a row: there is none before the first iteration."""
+    text = """<ir_version: 9, opset_import: ["" : 21]> m (bool start, int64 n, float[2] x) => (float[1, 2] y)
+        <int64[1] k = {1}, int64 one = {1}> {
+        last, rows = Loop ("", start, x) <body = b (int64 i, bool c, float[2] v) => (bool more, float[2] w, float[2] u)
+            { next = Add (i, one)  more = Less (next, n)  w = Add (v, v)  u = Neg (v) }>
+        y, places = TopK <axis = 0> (rows, k) }"""
+    x = f32(-1, 2)
+    with compile(onnx.parser.parse_model(text), jobs=1).session(threads=1) as session:
+        for n, wanted in ((1, (1, -2)), (3, (4, -2)), (0, (1, -2))):
+            found = session.run({"start": np.array(True), "n": np.array(n), "x": x})["y"]
+            np.testing.assert_array_equal(found, [wanted])
+        with pytest.raises(RuntimeFault, match="outside 1 and more"):
+            session.run({"start": np.array(False), "n": np.array(3), "x": x})
+
+
 BRANCHES = (
     body([node("NonZero", "x", "tp"), node("Squeeze", "tp zero", "tq")], [], [("tq", INT64, ["k"])]),
     body(

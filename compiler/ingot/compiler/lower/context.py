@@ -127,12 +127,16 @@ class Context:
         self.faults.append(message)
         return View(status, (1,), (1,)), len(self.faults)
 
+    def size_fault(self, name: str, limits: tuple[int, int], node: Node) -> tuple[View, int]:
+        """As `fault`, for a size that `node` gives and that is not within `limits`."""
+        low, high = limits
+        within = f"{low}..{high}" if high < UNBOUNDED else f"{low} and more"
+        return self.fault(f"{describe(node)}: the size {name} is outside {within}")
+
     def bind(self, name: str, view: View, node: Node) -> None:
         """From here on the symbol `name` is what the i64 scalar `view` holds."""
         if name not in self.bound:
-            low, high = self.ranges.get(name, (0, UNBOUNDED))
-            limit = f"{low}..{high}" if high < UNBOUNDED else f"{low} and more"
-            _, self.bound[name] = self.fault(f"{describe(node)}: the size {name} is outside {limit}")
+            _, self.bound[name] = self.size_fault(name, self.ranges.get(name, (0, UNBOUNDED)), node)
         self.steps.append(Bind(name, Argument(view.storage, view.offset), self.bound[name], node.origin))
 
     def may_hold(self, size: Dim, value: Value) -> bool:

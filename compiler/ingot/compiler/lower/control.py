@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ingot.compiler.ir.dims import Dim, substitute, symbol, symbols
+from ingot.compiler.ir.dims import UNBOUNDED, Dim, substitute, symbol, symbols
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
 from ingot.compiler.ir.loops import Axis, Call, Const, Let, When
 from ingot.compiler.ir.program import Argument, Branch, Repeat, Step, Stop, Storage
@@ -109,6 +109,7 @@ class _Carried:
 
 def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
     carried = _Carried.of(context, node)
+    limits = _taken_limits(context, node)
     carried.store(context, [context.view(v) for v in node.carried])
     scans = [context.destination(v) for v in node.results()[len(node.carried) :]]
     for scan in scans:
@@ -131,6 +132,29 @@ def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
         node.origin,
     )
     context.steps.append(repeat)
+    _taken_limits(context, node)  # of which the body may have told again
+    for each in node.growth:
+        for name in symbols(each.outer) & limits.keys():
+            if limits[name] != (0, UNBOUNDED):
+                _check_size(context, node, name, carried.places[each.source], limits[name])
+
+
+def _taken_limits(context: Context, node: ops.Loop) -> dict[str, tuple[int, int]]:
+    """The ranges of the sizes that a loop leaves, which are not theirs any more: what they are before and between
+    iterations may lie outside."""
+    names = [name for each in node.growth for name in symbols(each.outer)]
+    return {name: context.ranges.pop(name) for name in names if name in context.ranges}
+
+
+def _check_size(context: Context, node: ops.Loop, name: str, place: View, limits: tuple[int, int]) -> None:
+    """End the run where a size is not what it must be when the loop has ended."""
+    status, number = context.size_fault(name, limits, node)
+    build = KernelBuilder(context.unique("size"))
+    size = build.load(place, place.offset)
+    below, above = (Call(op, (size, Const(end, i64)), boolean) for op, end in zip(("lt", "gt"), limits, strict=True))
+    body = (When(Call("or", (below, above), boolean), (build.store(status, 0, Const(number, i64)),)),)
+    context.run(build.launch((Axis("_point", 1),), body, origin=node.origin))
+    context.steps.append(Stop(node.origin))
 
 
 def _running(context: Context, node: ops.Loop) -> View:
