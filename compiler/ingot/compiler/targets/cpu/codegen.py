@@ -14,11 +14,12 @@ from ingot.compiler.cache import Cache
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Program
 from ingot.compiler.targets import elf
+from ingot.compiler.targets.cpu.assembly import module_text
 from ingot.compiler.targets.cpu.compiled_routines import called_routines, compile_routines
 from ingot.compiler.targets.cpu.effort import is_brief
 from ingot.compiler.targets.cpu.fastcall import emit_call
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.objects import kernel_symbol, kernel_text, level_text, new_module, object_code
+from ingot.compiler.targets.cpu.objects import KernelSymbols, kernel_text, level_text, new_module, object_code
 from ingot.compiler.targets.cpu.profile import emit_stamps
 from ingot.compiler.targets.cpu.program import declare_run
 from ingot.compiler.targets.cpu.team import EXPORTS as TEAM_EXPORTS
@@ -35,32 +36,41 @@ def compile_program(
     *,
     variants: Sequence[Program] = (),
     compilation: Compilation = SERIAL,
+    symbol_of: KernelSymbols | None = None,
 ) -> bytes:
     """The closed shared object of `program`, and of its `variants`, for `level`; the same bytes however it is compiled.
+    `symbol_of` names the kernels.
 
     It exports ``i32 ingot_run(i64 *args, void *team)``, whose args are `variants.numbered_tables`, its entry for Python
     (`fastcall`), the same with time stamps (`profile`) and the functions of the thread team. Raises IrError naming the
     kernel that is malformed.
     """
     programs = (program, *variants)
-    ordered = kernel_objects(programs, level, compilation)
+    symbol_of = symbol_of or KernelSymbols()
+    ordered = kernel_objects(programs, level, compilation, symbol_of)
     cache = compilation.cache
     # The name goes into tables for debuggers only; the model's may hold anything.
     soname = (re.sub(r"[^A-Za-z0-9_.+-]", "-", program.name)[:80] or "model") + ".so"
     exports = (RUN_SYMBOL, CALL_SYMBOL, PROFILE_SYMBOL, *TEAM_EXPORTS)
     fixed = _kept(cache, ("fixed", level_text(level)), lambda: _fixed_object(level))
-    return elf.link([fixed, _walk(programs, level, cache), *ordered], soname=soname, exports=exports)
+    return elf.link([fixed, _walk(programs, level, cache, symbol_of), *ordered], soname=soname, exports=exports)
 
 
-def kernel_objects(programs: Sequence[Program], level: Level, compilation: Compilation = SERIAL) -> list[bytes]:
+def kernel_objects(
+    programs: Sequence[Program],
+    level: Level,
+    compilation: Compilation = SERIAL,
+    symbol_of: KernelSymbols | None = None,
+) -> list[bytes]:
     """An object for each different kernel of `programs`, in the order of their names, and for each routine that they
     call. Raises IrError naming the kernel that is malformed, CustomOpError for a routine that cannot be compiled."""
+    symbol_of = symbol_of or KernelSymbols()
     routines = compile_routines([r for program in programs for r in called_routines(program)], level)
     kernels: dict[str, Kernel] = {}
     brief: dict[str, bool] = {}
     for program in programs:
         for launch in program.launches():
-            name = kernel_symbol(launch.kernel)
+            name = symbol_of(launch.kernel)
             kernels.setdefault(name, launch.kernel)
             brief[name] = brief.get(name, True) and is_brief(launch, program.ranges)
     target, cache, progress = level_text(level), compilation.cache, compilation.progress
@@ -94,11 +104,11 @@ def _fixed_object(level: Level) -> bytes:
     return object_code(module, level)
 
 
-def _walk(programs: Sequence[Program], level: Level, cache: Cache | None) -> bytes:
+def _walk(programs: Sequence[Program], level: Level, cache: Cache | None, symbol_of: KernelSymbols) -> bytes:
     """The object that launches the kernels."""
     module = new_module("program", level)
-    emit_walks(module, programs, level, kernel_symbol)
-    text = str(module)
+    emit_walks(module, programs, level, symbol_of)
+    text = module_text(module)
     return _kept(cache, ("module", level_text(level), text), lambda: object_code(text, level, optimise=False))
 
 

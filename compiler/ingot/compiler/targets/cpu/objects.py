@@ -18,6 +18,7 @@ from llvmlite import ir
 
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.types import IrError
+from ingot.compiler.targets.cpu.assembly import module_text
 from ingot.compiler.targets.cpu.emit import emit_kernel
 from ingot.compiler.targets.cpu.features import Level
 
@@ -30,6 +31,19 @@ def kernel_symbol(kernel: Kernel) -> str:
 def kernel_text(kernel: Kernel) -> str:
     """All that the object of a kernel depends on, besides the level."""
     return repr(replace(kernel, name="", flops=0))
+
+
+class KernelSymbols:
+    """`kernel_symbol`, which reads a kernel to its last expression, asked once for each kernel object."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Kernel, str]] = {}  # a kernel that is alive keeps its id
+
+    def __call__(self, kernel: Kernel) -> str:
+        known = self._known.get(id(kernel))
+        if known is None:
+            known = self._known[id(kernel)] = kernel, kernel_symbol(kernel)
+        return known[1]
 
 
 def level_text(level: Level) -> str:
@@ -60,14 +74,15 @@ def new_module(name: str, level: Level) -> ir.Module:
 def object_code(module: ir.Module | str, level: Level, *, optimise: bool = True) -> bytes:
     """A relocatable ELF object of a module or its text. Raises RuntimeError with LLVM's message when the module is
     malformed."""
-    parsed = llvm.parse_assembly(str(module))
+    parsed = llvm.parse_assembly(module if isinstance(module, str) else module_text(module))
     parsed.verify()
     return target_machine(level, optimise=optimise).emit_object(parsed)
 
 
-def compile_kernel(kernel: Kernel, level: Level, *, optimise: bool = True) -> bytes:
-    """The object that defines `kernel` under its symbol. Raises IrError naming the kernel when it is malformed."""
-    name = kernel_symbol(kernel)
+def compile_kernel(kernel: Kernel, level: Level, *, optimise: bool = True, name: str | None = None) -> bytes:
+    """The object that defines `kernel` under `name`, its symbol where none is given. Raises IrError naming the kernel
+    when it is malformed."""
+    name = name or kernel_symbol(kernel)
     module = new_module(name, level)
     try:
         emit_kernel(module, kernel, level, name)

@@ -12,7 +12,7 @@ from ingot.compiler.targets.cpu.c_interface.library import Library, build_librar
 from ingot.compiler.targets.cpu.checked import checked_program
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.objects import kernel_symbol, level_text
+from ingot.compiler.targets.cpu.objects import KernelSymbols, level_text
 from ingot.compiler.targets.cpu.variants import numbered_tables
 from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Labels, Variants
@@ -48,10 +48,11 @@ class CpuTarget:
         if level.checked:
             programs = tuple(map(checked_program, programs))
         program, *others = programs
-        code = compile_program(program, level, variants=others, compilation=compilation)
+        symbol_of = KernelSymbols()
+        code = compile_program(program, level, variants=others, compilation=compilation, symbol_of=symbol_of)
         launches = [launch for each in programs for launch in each.launches()]
         table, *tables = numbered_tables(programs)
-        counts = {"kernels": len({kernel_symbol(launch.kernel) for launch in launches}), "launches": len(launches)}
+        counts = {"kernels": len({symbol_of(launch.kernel) for launch in launches}), "launches": len(launches)}
         return build_artifact(
             program,
             {level.name: code},

@@ -67,7 +67,7 @@ def compile_kernels(kernels: Mapping[str, Order], level: Level, jobs: int, done:
     try:
         while (item := queue.next()) is not None:
             name, (kernel, optimise) = item
-            made = compile_kernel(kernel, level, optimise=optimise)
+            made = compile_kernel(kernel, level, optimise=optimise, name=name)
             queue.report(partial(done, name, made))
     except BaseException as error:
         queue.failures.insert(0, error)  # so that the children stop

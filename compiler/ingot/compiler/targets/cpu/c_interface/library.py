@@ -19,7 +19,7 @@ from ingot.compiler.targets.cpu.c_interface.memory import plan_memory
 from ingot.compiler.targets.cpu.c_interface.signature import Signature, describe
 from ingot.compiler.targets.cpu.codegen import kernel_objects
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.objects import kernel_symbol, new_module, object_code
+from ingot.compiler.targets.cpu.objects import KernelSymbols, new_module, object_code
 from ingot.compiler.targets.cpu.program import emit_program
 from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.targets.target import SERIAL, Compilation, Labels
@@ -110,9 +110,10 @@ def build_library(program: Program, level: Level, labels: Labels, compilation: C
         program, names, level, name=labels.name, inputs=labels.inputs, outputs=labels.outputs
     )
     module = new_module("program", level)
-    emit_program(module, program, level, kernel_symbol)
+    symbol_of = KernelSymbols()
+    emit_program(module, program, level, symbol_of)
     functions = CFunctions(module, program, signature, plan_memory(program), weight_offsets)
     functions.emit()
-    objects = kernel_objects((program,), level, compilation)
+    objects = kernel_objects((program,), level, compilation, symbol_of)
     header = header_text(signature, state_bytes=functions.state_bytes)
     return Library(signature, header, (object_code(module, level), *objects), weights)
