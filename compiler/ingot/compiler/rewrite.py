@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -41,12 +42,14 @@ from ingot.compiler.ir.graph import (
     fields_of,
     node_of,
     operands_of,
+    subgraphs_of,
     with_operands,
 )
 from ingot.compiler.ir.types import IrError
 
 Patch: TypeAlias = Mapping[Value, Value]
 Rule: TypeAlias = Callable[[Any, Graph], Patch | None]
+RuleSet: TypeAlias = tuple[tuple[Rule, ...], bool]  # rules, and whether they are for sub-graphs too
 
 
 class RewriteError(IrError):
@@ -81,12 +84,15 @@ class Trace:
 
     With `stop_at` = n no rule fires after the n-th firing; the first n are those of the full run. That makes the
     first harmful firing findable by bisection. `watch` is called after each firing with its patch: what was replaced
-    by what.
+    by what. `settled` has the rule sets that are known to find nothing in a graph: passes ask for the same ones again.
     """
 
     stop_at: int | None = None
     firings: list[Firing] = field(default_factory=list[Firing])
     watch: Callable[[Firing, Patch], None] | None = None
+    settled: WeakKeyDictionary[Graph, set[RuleSet]] = field(
+        default_factory=WeakKeyDictionary[Graph, "set[RuleSet]"], repr=False, compare=False
+    )
 
     @property
     def remaining(self) -> int | None:
@@ -155,6 +161,10 @@ def rewrite(
     New nodes without an `origin` get the origins of the nodes they stand for. With `subgraphs`, the bodies of nodes
     (If, Loop, Fused) are rewritten too, each as a graph of its own. Raises RewriteError naming rule and node.
     """
+    trace = trace if trace is not None else Trace()
+    rule_set: RuleSet = tuple(rules), subgraphs
+    if rule_set in trace.settled.get(graph, ()):
+        return graph
     classes = [(rule, rule_classes(rule)) for rule in rules]
     dispatch: dict[type[Node], tuple[Rule, ...]] = {}
 
@@ -164,8 +174,10 @@ def rewrite(
             found = dispatch[cls] = tuple(rule for rule, targets in classes if issubclass(cls, targets))
         return found
 
-    engine = _Engine(rules_for, trace if trace is not None else Trace(), pass_name, subgraphs, max_sweeps)
-    return engine.settle(graph)
+    graph = _Engine(rules_for, trace, pass_name, subgraphs, max_sweeps).settle(graph)
+    if trace.remaining != 0:  # else rules may have been left out
+        trace.settled.setdefault(graph, set()).add(rule_set)
+    return graph
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -223,6 +235,8 @@ class _Engine:
     def _settle_bodies(self, graph: Graph) -> Graph:
         changed: dict[Node, Node] = {}
         for node in graph.nodes():
+            if not subgraphs_of(node):
+                continue
             bodies = {
                 f.name: self.settled.get(body) or self.settle(body)
                 for f in fields_of(node)
@@ -439,8 +453,10 @@ def substitute(
             targets = {operand: resolve(operand) for operand in operands_of(node)}
             waiting = [n for n in dict.fromkeys(map(node_of, targets.values())) if n not in made]
             if not waiting:
-                changes = {operand: renewed(target) for operand, target in targets.items()}
-                fresh = with_operands(node, changes)
+                changes = {
+                    operand: new for operand, target in targets.items() if (new := renewed(target)) is not operand
+                }
+                fresh = with_operands(node, changes) if changes else node
                 if node in origins:
                     fresh = dataclasses.replace(fresh, origin=origins[node])
                 made[node] = fresh

@@ -72,7 +72,7 @@ class Node(Value):
 
     @property
     def type(self) -> TensorType:
-        types = self.types
+        types: tuple[TensorType, ...] = self.__dict__["_types"]  # asked for all the time
         if len(types) != 1:
             raise IrError(f"{describe(self)} has {len(types)} results: use Result(node, i)")
         return types[0]
@@ -241,10 +241,10 @@ class Graph:
 
 def node_of(value: Value) -> Node:
     """The node that produces `value`."""
-    if isinstance(value, Result):
-        return value.node
-    assert isinstance(value, Node)
-    return value
+    if isinstance(value, Node):
+        return value
+    assert isinstance(value, Result)
+    return value.node
 
 
 def fields_of(node: Node) -> tuple[dataclasses.Field[Any], ...]:
@@ -289,8 +289,12 @@ def with_operands(node: Node, mapping: Mapping[Value, Value]) -> Node:
 
 
 def subgraphs_of(node: Node) -> tuple[Graph, ...]:
-    """The sub-graphs held in the node's fields."""
-    return tuple(g for f in fields_of(node) if isinstance(g := getattr(node, f.name), Graph))
+    """The sub-graphs held in the node's fields; cached."""
+    cached: tuple[Graph, ...] | None = node.__dict__.get("_subgraphs")
+    if cached is None:
+        cached = tuple(g for f in fields_of(node) if isinstance(g := getattr(node, f.name), Graph))
+        object.__setattr__(node, "_subgraphs", cached)
+    return cached
 
 
 def symbols_of(node: Node) -> frozenset[str]:
@@ -337,24 +341,22 @@ def topological(roots: Iterable[Value], bound: Mapping[str, Value] | None = None
     bound = bound or {}
     done: set[Node] = set()
     waiting: set[Node] = set()  # on the stack; without bound symbols there can be no cycle
-    for root in roots:
-        stack: list[tuple[Node, int]] = [(node_of(root), 0)]
+    for root in map(node_of, roots):
+        stack = [] if root in done else [(root, iter(dependencies_of(root, bound)))]
         while stack:
-            node, position = stack.pop()
-            if node in done:
-                continue
-            operands = dependencies_of(node, bound)
-            while position < len(operands) and node_of(operands[position]) in done:
-                position += 1
-            if position < len(operands):
-                below = node_of(operands[position])
+            node, operands = stack[-1]
+            for operand in operands:
+                below = node_of(operand)
+                if below in done:
+                    continue
                 if bound:
                     waiting.add(node)
                     if below in waiting:
                         raise IrError(f"{describe(below)} depends on itself: a size is bound to what needs it")
-                stack.append((node, position + 1))
-                stack.append((below, 0))
+                stack.append((below, iter(dependencies_of(below, bound))))
+                break
             else:
+                stack.pop()
                 done.add(node)
                 waiting.discard(node)
                 yield node

@@ -35,7 +35,7 @@ def merge_equal(graph: Graph) -> Graph:
     for node in graph.nodes():
         if isinstance(node, Input):
             continue
-        new = with_operands(node, mapping)
+        new = with_operands(node, mapping) if mapping else node
         bodies = subgraphs_of(new)
         if bodies:
             new = _with_bodies(new)

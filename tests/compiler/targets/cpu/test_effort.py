@@ -11,12 +11,27 @@ import numpy as np
 import pytest
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, symbol
-from ingot.compiler.ir.loops import Accumulate, Axis, Buffer, Call, Const, Expr, For, Kernel, Let, Load, Local, Store
+from ingot.compiler.ir.loops import (
+    Accumulate,
+    Axis,
+    Buffer,
+    Call,
+    Const,
+    Expr,
+    For,
+    Kernel,
+    Let,
+    Load,
+    Local,
+    Mode,
+    Store,
+)
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
+from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.targets import elf
 from ingot.compiler.targets.cpu import features, objects
 from ingot.compiler.targets.cpu.codegen import kernel_objects
-from ingot.compiler.targets.cpu.effort import BRIEF, is_brief
+from ingot.compiler.targets.cpu.effort import BRIEF, LANES, is_brief
 from ingot.runtime.dtypes import f32
 from ingot.runtime.image import Image
 
@@ -24,7 +39,7 @@ i, n, block = symbol("i"), symbol("n"), symbol("block")
 X: Expr = Load("x", i)
 
 
-def kernel_of(extent: Dim, value: Expr = X, *, block_size: int | None = None) -> Kernel:
+def kernel_of(extent: Dim, value: Expr = X, *, block_size: int | None = None, mode: Mode = "vector") -> Kernel:
     """y = value for `extent` elements, which is an int or follows the kernel's dim n; in blocks where a size is
     given."""
     inside, grid = extent, (Axis("point", 1),)
@@ -32,13 +47,34 @@ def kernel_of(extent: Dim, value: Expr = X, *, block_size: int | None = None) ->
         inside = minimum(extent - block_size * block, block_size)
         grid = (Axis("block", ceil_divide(extent, block_size)),)
     offset = i if block_size is None else i + block_size * block
-    body = (For("i", inside, (Store("y", offset, value),), "vector"),)
+    body = (For("i", inside, (Store("y", offset, value),), mode),)
     dims = () if isinstance(extent, int) else ("n",)
     return Kernel("kernel", (Buffer("x", f32), Buffer("y", f32, "write")), dims, grid, body)
 
 
+def product_of(rows: Dim, depth: Dim, columns: int) -> Kernel:
+    """A product of matrices, with panels of 16 columns."""
+    m, k = symbol("m"), symbol("k")
+    body = Contraction(
+        batch=(),
+        rows=(Axis("m", rows),),
+        columns=Axis("c", columns),
+        segments=(),
+        run=Axis("k", depth),
+        a=Load("x", m * depth + k),
+        b="w",
+        b_offset=0,
+        width=16,
+        tile_rows=6,
+        row_block=6,
+        panel_block=1,
+        stores=(Store("y", m * columns + symbol("c"), Local("acc", f32)),),
+    )
+    return Kernel("product", (Buffer("x", f32), Buffer("w", f32), Buffer("y", f32, "write")), ("n",), (), body)
+
+
 def launch_of(kernel: Kernel, *sizes: Dim) -> Launch:
-    storages = [Storage("x", "temp", f32, 1 << 20), Storage("y", "temp", f32, 1 << 20)]
+    storages = [Storage(buffer.name, "temp", f32, 1 << 20) for buffer in kernel.buffers]
     return Launch(kernel, tuple(map(Argument, storages)), sizes)
 
 
@@ -48,10 +84,18 @@ def launch_of(kernel: Kernel, *sizes: Dim) -> Launch:
         (launch_of(kernel_of(0)), {}, True),
         (launch_of(kernel_of(1)), {}, True),
         (launch_of(kernel_of(BRIEF // 4)), {}, True),
-        (launch_of(kernel_of(BRIEF)), {}, False),
-        (launch_of(kernel_of(BRIEF // 4, block_size=16)), {}, True),
-        (launch_of(kernel_of(BRIEF, block_size=16)), {}, False),
-        (launch_of(kernel_of(BRIEF // 4, Call("tanh", (X,), f32))), {}, False),  # a call is as much as some additions
+        (launch_of(kernel_of(BRIEF // 4, mode="serial")), {}, True),
+        (launch_of(kernel_of(BRIEF, mode="serial")), {}, False),
+        (launch_of(kernel_of(BRIEF // 4 * LANES)), {}, True),  # a register is as much as a scalar
+        (launch_of(kernel_of(BRIEF * LANES)), {}, False),
+        (launch_of(kernel_of(BRIEF // 2 * LANES, block_size=16)), {}, False),  # many short loops
+        (launch_of(kernel_of(BRIEF // 4 * LANES, block_size=16)), {}, True),
+        (launch_of(kernel_of(BRIEF // 4 * LANES, Call("tanh", (X,), f32))), {}, False),  # as much as some additions
+        (launch_of(product_of(3, 5, 4), 1), {}, True),
+        (launch_of(product_of(n, 5, 4), 4), {}, True),
+        (launch_of(product_of(n, 5, 4), symbol("rows")), {}, False),
+        (launch_of(product_of(3, 5, 400), 1), {}, False),
+        (launch_of(product_of(3, 500, 4), 1), {}, False),
         (launch_of(kernel_of(n), 8), {}, True),
         (launch_of(kernel_of(n), symbol("rows")), {"rows": (0, 8)}, True),
         (launch_of(kernel_of(n), 3 * symbol("rows")), {"rows": (0, 1000)}, False),
