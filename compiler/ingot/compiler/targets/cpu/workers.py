@@ -35,11 +35,13 @@ class WorkerError(RuntimeError):
 
 
 class _Queue:
-    """Kernels that wait, those expected to take longest first; nothing is given out after a failure."""
+    """Kernels that wait; if they are `shared` by processes, those expected to take longest come first. Nothing is given
+    out after a failure."""
 
-    def __init__(self, kernels: Mapping[str, Order]) -> None:
-        # An expression tree is about as much to emit and to compile as it is long.
-        self._waiting = sorted(kernels.items(), key=lambda item: (item[1][1], len(kernel_text(item[1][0])), item[0]))
+    def __init__(self, kernels: Mapping[str, Order], *, shared: bool) -> None:
+        self._waiting = list(kernels.items())
+        if shared:  # an expression tree is about as much to emit and to compile as it is long
+            self._waiting.sort(key=lambda item: (item[1][1], len(kernel_text(item[1][0])), item[0]))
         self._lock = threading.Lock()
         self.failures: list[BaseException] = []
 
@@ -59,8 +61,8 @@ def compile_kernels(kernels: Mapping[str, Order], level: Level, jobs: int, done:
 
     Raises IrError for a malformed kernel, WorkerError when a process dies.
     """
-    queue = _Queue(kernels)
     children = min(jobs - 1, sum(optimise for _, optimise in kernels.values()) // KERNELS_A_CHILD)
+    queue = _Queue(kernels, shared=children > 0)
     threads = [threading.Thread(target=_feed, args=(queue, level, done), daemon=True) for _ in range(children)]
     for thread in threads:
         thread.start()
