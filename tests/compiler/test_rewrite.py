@@ -164,6 +164,30 @@ class TestSweeps:
         assert len(trace.firings) == 1  # the second add no longer reads result 0 in the next sweep
         assert sorted(ops(graph)) == ["add", "input", "mul", "relu", "relu", "split"]
 
+    def test_what_finds_nothing_is_not_tried_again_in_a_compile(self) -> None:
+        tried: list[Node] = []
+
+        def look(node: Add, graph: Graph) -> Patch | None:
+            tried.append(node)
+            return None
+
+        def drop(node: Neg, graph: Graph) -> Patch | None:
+            return {node: node.x}
+
+        trace, graph = Trace(), graph_of(Neg(Add(X, X)))
+        assert rewrite(graph, [look], trace=trace) is rewrite(graph, [look], trace=trace) is graph
+        assert len(tried) == 1
+        rewrite(graph, [look])  # another compile
+        rewrite(graph, [look], trace=Trace())
+        assert len(tried) == 3
+        changed = rewrite(graph, [look, drop], trace=trace)  # other rules: both sweeps
+        assert len(tried) == 5
+        assert rewrite(changed, [look], trace=trace) is changed
+        assert len(tried) == 6
+        stopped = Trace(stop_at=0)
+        rewrite(graph, [drop], trace=stopped)
+        assert not stopped.settled
+
     def test_patches_of_one_sweep_compose(self) -> None:
         """Each replacement refers to values that other patches of the same sweep replace."""
 
