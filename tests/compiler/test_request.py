@@ -20,6 +20,8 @@ MODEL = onnx.parser.parse_model(
     ("options", "words"),
     [
         ({"numerics": "fast"}, "numerics is 'fast'; it is one of default, strict"),
+        ({"memory": "tiny"}, "memory is 'tiny'; it is one of fast, small"),
+        ({"weights": "f8"}, "weights is 'f8'; it is one of default, f32, keep, f16, bf16"),
         ({"jobs": 0}, "jobs is 0"),
         ({"jobs": True}, "jobs is True"),
         ({"jobs": 1.5}, "jobs is 1.5"),

@@ -135,6 +135,13 @@ def test_weights_are_shared_and_there_once() -> None:
     assert several.weights_bytes == plain.weights_bytes
 
 
+def test_small_programs_share_a_matrix_whatever_the_rows() -> None:
+    text = "net (float[rows, 24] x) => (float[rows, 48] y) { y = MatMul(x, w) }"
+    made, cases = parsed(text, {"w": weight(24, 48)}), [{"rows": 1}, {"rows": 100}]
+    fast, small = (compile(made, target="null", specialise=cases, memory=memory) for memory in ("fast", "small"))
+    assert small.weights_bytes == 24 * 48 * 4 < fast.weights_bytes
+
+
 def test_only_the_shapes_asked_for() -> None:
     made = tokens()
     cases: list[Case] = [{"batch": 1}, {"batch": (3, 4)}]

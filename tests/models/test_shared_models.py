@@ -20,6 +20,8 @@ from onnx import numpy_helper
 
 from ingot.compiler import compile
 from ingot.compiler.artifact import Artifact
+from ingot.compiler.lower.weight_forms import Memory
+from ingot.runtime import Session
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -46,11 +48,11 @@ def models(names: tuple[str, ...]) -> list[Any]:
 
 
 @cache
-def compiled(name: str) -> Artifact:
+def compiled(name: str, memory: Memory = "fast") -> Artifact:
     path = FOLDER / name / "model.onnx"
     if not path.exists():
         pytest.skip(f"{path} is not there: set INGOT_MODELS to the folder of models")
-    return compile(path, jobs=2)
+    return compile(path, jobs=2, memory=memory)
 
 
 def samples(name: str) -> list[tuple[Arrays, Arrays]]:
@@ -82,17 +84,30 @@ def step_of(name: str, output: str) -> float:
     return float(numpy_helper.to_array(scale).item())
 
 
+def gives_the_stored_outputs(name: str, session: Session) -> None:
+    for inputs, outputs in samples(name):
+        found = session.run(inputs)
+        for label, wanted in outputs.items():
+            assert found[label].dtype == wanted.dtype
+            assert found[label].shape == wanted.shape
+            scale = float(np.abs(wanted).max())
+            assert float(np.abs(found[label] - wanted).max()) <= 1e-4 * scale, label
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", models(FLOAT))
 def test_float_models_give_the_stored_outputs(name: str, threads: int) -> None:
     with compiled(name).session(threads=threads) as session:
-        for inputs, outputs in samples(name):
-            found = session.run(inputs)
-            for label, wanted in outputs.items():
-                assert found[label].dtype == wanted.dtype
-                assert found[label].shape == wanted.shape
-                scale = float(np.abs(wanted).max())
-                assert float(np.abs(found[label] - wanted).max()) <= 1e-4 * scale, label
+        gives_the_stored_outputs(name, session)
+
+
+@pytest.mark.parametrize("name", ["minilm_l6_v2_fp16w", "resnet20_cifar10"])
+def test_small_programs_are_no_larger_than_their_models(name: str) -> None:
+    artifact = compiled(name, "small")
+    weights = artifact.manifest.digests["weights.bin"].size
+    assert weights <= 1.02 * (FOLDER / name / "model.onnx").stat().st_size
+    with artifact.session(threads=1) as session:
+        gives_the_stored_outputs(name, session)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

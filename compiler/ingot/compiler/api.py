@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from ingot.compiler.artifact import Artifact
 from ingot.compiler.driver import build
+from ingot.compiler.lower.weight_forms import Memory, Weights
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.processing import Steps
@@ -35,6 +36,8 @@ class Options(TypedDict, total=False):
     pipeline: Pipeline | None
     numerics: Numerics
     denormals: Denormals
+    memory: Memory
+    weights: Weights
     verify: bool
     checked: bool
     print_after: Collection[str]
@@ -72,12 +75,14 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     as ``{"input": "image:imagenet"}`` (see docs/processing.md).
     `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `denormals`:
     "flush" takes denormal operands for zeros and gives zeros instead of denormal results, which is faster where
-    they appear; the caller's own mode is left as it was (see docs/levels.md). `verify`: evaluate what was before
-    and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code that checks
-    each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`, `dump` and
-    `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a pass that
-    fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that compile
-    kernels (default: the cores).
+    they appear; the caller's own mode is left as it was (see docs/levels.md). `memory`: "small" leaves out what makes
+    weights larger than the model has them; `weights`: "keep" stores those that f16 or bf16 hold exactly in it, "f16"
+    and "bf16" round f32 weights, "f32" stores all as they are computed (see docs/models.md). `verify`: evaluate what
+    was before and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code
+    that checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`,
+    `dump` and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a
+    pass that fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that
+    compile kernels (default: the cores).
 
     With `cache`, machine code and artifacts that were made before are taken from the kernel cache and new ones are kept
     there, as the environment says (see docs/tools.md); CacheWarning tells when that fails.

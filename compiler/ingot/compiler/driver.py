@@ -18,6 +18,7 @@ from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.verify import verify_program
 from ingot.compiler.lower.lowering import lower, lower_interface
 from ingot.compiler.lower.machine import Machine
+from ingot.compiler.lower.rounding import round_weights
 from ingot.compiler.lower.variants import WeightPool
 from ingot.compiler.processing import appended, prepended
 from ingot.compiler.request import Request
@@ -57,14 +58,14 @@ def build(request: Request, place: Target[P]) -> P:
         return known
 
     variants = request.variants
-    graph, program = _lowered(request, place.machine, stages, is_whole=request.general)
+    graph, program, error = _lowered(request, place.machine, stages, is_whole=request.general)
     others: list[Program] = []
     pool = WeightPool()
     if variants:
         program = pool.share(program)
     for name, each in variants.items():
         tell(f"variant {name}")
-        variant, other = _lowered(each, place.machine, stages)
+        variant, other, _ = _lowered(each, place.machine, stages)
         require_same_interface(graph, variant, name)
         others.append(pool.share(replace(other, name=name)))
 
@@ -72,7 +73,7 @@ def build(request: Request, place: Target[P]) -> P:
         name=request.name or graph.name[:MAX_NAME],
         inputs=[x.label for x in graph.inputs],
         outputs=[label for label, _ in graph.outputs],
-        provenance=request.provenance,
+        provenance={**request.provenance, **({} if error is None else {"weights_error": error})},
     )
     with defects_of("code generation"):
         product = place.build(
@@ -91,8 +92,9 @@ def build(request: Request, place: Target[P]) -> P:
 
 def _lowered(
     request: Request, machine: Machine, stages: _Stages, *, is_whole: bool = True
-) -> tuple[Graph, Program]:
-    """One program of the model, or else one that only describes it, and the graph that it is made from."""
+) -> tuple[Graph, Program, float | None]:
+    """One program of the model, or else one that only describes it, the graph that it is made from, and the error of
+    its weights where they are rounded."""
     model = request.model
     if not isinstance(model, Graph):
         model = load_onnx(model, shapes=request.shapes, ranges=request.ranges, custom=request.custom)
@@ -110,13 +112,18 @@ def _lowered(
     )
     stages.finish("passes")
 
+    error: float | None = None
+    if request.forms.rounds_to is not None:
+        graph, error = round_weights(graph, request.forms.rounds_to)
+        stages.tell(f"weights as {request.forms.rounds_to}: errors up to {error:.1e} of the largest of a weight")
+
     with defects_of("lowering"):
         if is_whole:
-            program = lower(graph, machine, reorder=request.numerics != "strict")
+            program = lower(graph, machine, reorder=request.numerics != "strict", forms=request.forms)
             verify_program(program)
         else:
             program = lower_interface(graph, machine)
     if request.verify and is_whole:
         validate_lowering(graph, program)
     stages.finish("lower")
-    return graph, program
+    return graph, program, error

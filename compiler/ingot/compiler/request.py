@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.ir.dims import UNBOUNDED
 from ingot.compiler.ir.graph import Graph
+from ingot.compiler.lower.weight_forms import Memory, WeightForms, Weights
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.pipeline import Pipeline
@@ -40,6 +41,8 @@ class Request:
     pipeline: Pipeline | None = None
     numerics: Numerics = "default"
     denormals: Denormals = "keep"
+    memory: Memory = "fast"
+    weights: Weights = "default"
     verify: bool = False
     checked: bool = False
     print_after: Collection[str] = ()
@@ -64,9 +67,10 @@ class Request:
             raise InputError(f"name is {str(self.name)[:40]!r}; it is a str of at most {MAX_NAME} characters")
         if not (self.progress is None or callable(self.progress)):
             raise InputError(f"progress is {self.progress!r}; it is a function that takes a str")
-        for name, words in (("numerics", get_args(Numerics)), ("denormals", get_args(Denormals))):
-            if getattr(self, name) not in words:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(words)}")
+        chosen = {"numerics": Numerics, "denormals": Denormals, "memory": Memory, "weights": Weights}
+        for name, words in chosen.items():
+            if getattr(self, name) not in get_args(words):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(get_args(words))}")
         for name, least in (("jobs", 1), ("stop_at", 0)):
             count = getattr(self, name)
             if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < least):
@@ -111,6 +115,11 @@ class Request:
         return self.pipeline if self.pipeline is not None else default_pipeline(self.numerics)
 
     @property
+    def forms(self) -> WeightForms:
+        """In which forms weights may lie."""
+        return WeightForms(self.memory, self.weights)
+
+    @property
     def before(self) -> Listed:
         """The steps before the inputs, each name's as a list."""
         return read_steps(self.preprocess)
@@ -136,6 +145,8 @@ class Request:
         said: dict[str, Any] = {"pipeline": str(self.passes), "numerics": self.numerics, "target": self.target}
         asked = {"checked": self.checked, "preprocess": self.before, "postprocess": self.after}
         asked |= {"denormals": "" if self.denormals == "keep" else self.denormals}
+        asked |= {"memory": self.memory if self.memory != "fast" else None}
+        asked |= {"weights": self.weights if self.weights != "default" else None}
         asked |= {"variants": list(self.variants), "closed": not self.general}
         return {**said, **{key: value for key, value in asked.items() if value}}
 

@@ -132,6 +132,8 @@ def test_every_option_makes_another_program(model: Path, cache: Store, tmp_path:
         {"specialise": [{"n": 1}], "general": False},
         {"numerics": "strict"},
         {"denormals": "flush"},
+        {"memory": "small"},
+        {"weights": "keep"},
         {"checked": True},
         {"pipeline": default_pipeline().without("fuse")},
         {"name": "other"},

@@ -141,6 +141,13 @@ def test_compile_as_json(ingot: Ingot, model: Path) -> None:
     assert "fused(" in done.err  # what would go to stdout
 
 
+def test_memory_is_chosen_and_told(ingot: Ingot, model: Path) -> None:
+    assert ingot("compile", model, "-o", "m.ingot", "-q", "--memory", "small").status == 0
+    assert ingot("inspect", "m.ingot", "--json").record["provenance"]["memory"] == "small"
+    done = ingot("compile", model, "-o", "m.ingot", "--memory", "tiny")
+    assert done.status == 2 and "'fast', 'small'" in done.err
+
+
 # -- passes -----------------------------------------------------------------------------------------------------------
 
 MODULE = '''
@@ -268,7 +275,9 @@ def test_inspect(ingot: Ingot, artifact: Path) -> None:
     assert record["symbols"] == {"batch": [0, None]}
     assert record["target"]["asked"] == "cpu" or record["target"]["levels"]
     assert record["target"]["runs_here"] in record["target"]["levels"]
-    assert record["weights_bytes"] >= 16 and all(size > 0 for size in record["code_bytes"].values())
+    assert record["weights_bytes"] >= 16 and record["weights_types"].keys() <= {"f32"}
+    assert 0 < sum(record["weights_types"].values()) <= record["weights_bytes"]
+    assert all(size > 0 for size in record["code_bytes"].values())
     assert record["provenance"]["target"] == "cpu" and "simplify" in record["provenance"]["pipeline"]
     assert all(m["verified"] for m in record["members"] if m["name"] != "manifest.json")
     assert all(len(m["sha256"]) == 64 for m in record["members"])

@@ -73,7 +73,7 @@ def program_key(cache: Cache, request: Request, place: str) -> str | None:
     shapes = sorted((name, tuple(shape)) for name, shape in (request.shapes or {}).items())
     ranges = sorted((name, tuple(pair)) for name, pair in (request.ranges or {}).items())
     variants = (list(request.variants), request.general)
-    options = (request.target, request.numerics, request.name, request.before, request.after)
+    options = (request.target, request.numerics, request.forms, request.name, request.before, request.after)
     return cache.program_key(content, str(passes), place, repr(shapes), repr(ranges), repr(variants), repr(options))
 
 

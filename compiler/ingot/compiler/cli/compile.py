@@ -55,6 +55,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--denormals", choices=("keep", "flush"), default="keep", help="flush: compute with zeros in their place"
     )
     parser.add_argument(
+        "--memory", choices=("fast", "small"), default="fast", help="small: no form of weights larger than the model's"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("default", "f32", "keep", "f16", "bf16"),
+        default="default",
+        help="how f32 weights lie in memory: keep: narrow where that is exact; f16, bf16: rounded",
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="evaluate what was before and after every pass and lowering and compare"
     )
     parser.add_argument(
@@ -119,6 +128,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 pipeline=pipeline,
                 numerics=options.numerics,
                 denormals=options.denormals,
+                memory=options.memory,
+                weights=options.weights,
                 verify=options.verify,
                 checked=options.checked,
                 print_after=options.print_after,

@@ -69,6 +69,7 @@ def describe_artifact(path: Path, manifest: Manifest, members: tuple[Member, ...
         "symbols": _bounds(manifest),
         "code_bytes": {code.level: sizes.get(code_member(code.level), 0) for code in manifest.code},
         "weights_bytes": sizes.get(WEIGHTS_MEMBER, 0),
+        "weights_types": _weight_types(manifest),
         "kernels": provenance.pop("kernels", None),
         "launches": provenance.pop("launches", None),
         "argument_words": len(manifest.args),
@@ -102,6 +103,21 @@ def _bounds(manifest: Manifest) -> dict[str, list[int | None]]:
 
 def _storages(manifest: Manifest) -> dict[str, int]:
     return {name: len(manifest.storages.numbers(kind)) for name, kind in (("weight", WEIGHT), ("temp", TEMP))}
+
+
+def _weight_types(manifest: Manifest) -> dict[str, int]:
+    """Bytes of the weights of each element type, the most first; what several programs share counts once."""
+    found: dict[int, tuple[int, str]] = {}
+    for program in (manifest, *manifest.variants):
+        table = program.storages
+        types: list[int] = table.dtype[table.numbers(WEIGHT)].tolist()
+        for start, end, dtype in zip(table.offset.tolist(), table.weight_ends().tolist(), types, strict=True):
+            size = int(end) - int(start)
+            found[int(start)] = max(found.get(int(start), (0, "")), (size, table.dtypes[dtype].name))
+    total: Counter[str] = Counter()
+    for size, name in found.values():
+        total[name] += size
+    return dict(total.most_common())
 
 
 def _runs_here(manifest: Manifest) -> str | None:
@@ -159,7 +175,9 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     for level, size in record["code_bytes"].items():
         features = " ".join(target["levels"][level]) or "nothing special"
         yield row("code", f"{level}  {bytes_text(size)}, needs {features}")
-    yield row("weights", f"{bytes_text(record['weights_bytes'])} in {record['storages']['weight']} arrays")
+    types = ", ".join(f"{name} {bytes_text(size)}" for name, size in record["weights_types"].items())
+    arrays = f"{bytes_text(record['weights_bytes'])} in {record['storages']['weight']} arrays"
+    yield row("weights", f"{arrays}: {types}" if types else arrays)
     if record["kernels"] is not None:
         yield row("kernels", f"{record['kernels']}, {record['launches']} launches")
     if record["host"]:

@@ -269,7 +269,7 @@ class Depthwise:
     row_block: Dim  # rows a chunk
     stores: tuple[Store, ...]
     accumulator: DType = f32
-    narrow: bool = False  # whether `a` has another type than the sums
+    narrow: bool = False  # whether `a` or `w` have other types than the sums
 
     @property
     def grid(self) -> tuple[Axis, ...]:
@@ -278,8 +278,10 @@ class Depthwise:
 
     def nest(self) -> tuple[tuple[Axis, ...], tuple[Stmt, ...]]:
         """The same computation as a plain loop nest."""
-        a: Expr = Call("cast", (self.a,), self.accumulator) if self.narrow else self.a
-        step: Stmt = Accumulate("acc", "add", Call("mul", (a, self.w), self.accumulator))
+        factors: tuple[Expr, ...] = (self.a, self.w)
+        if self.narrow:
+            factors = tuple(Call("cast", (factor,), self.accumulator) for factor in factors)
+        step: Stmt = Accumulate("acc", "add", Call("mul", factors, self.accumulator))
         for axis in reversed(self.taps):
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.rows, self.x, self.channels))

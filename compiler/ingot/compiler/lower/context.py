@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.views import View, dense_strides
+from ingot.compiler.lower.weight_forms import FAST, WeightForms
 from ingot.runtime.dtypes import DType, i64, stored_dtype
 
 
@@ -30,6 +32,9 @@ class Context:
     machine: Machine
     late: frozenset[str] = frozenset()  # the symbols whose values come from data, of all graphs
     reorder: bool = True  # whether algorithms that reorder the arithmetic (Winograd) may be chosen
+    forms: WeightForms = FAST
+    # The matrices that products multiply by, where tables are read from the same storage (see `tables`).
+    matrices: Mapping[Any, Constant] = field(default_factory=dict[Any, Constant])
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     storages: list[Storage] = field(default_factory=list[Storage])
     steps: list[Step] = field(default_factory=list[Step])

@@ -16,12 +16,12 @@ from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError
-from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
+from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.pointwise import copy, translate_node
 from ingot.compiler.lower.strassen import choose_strassen, gated, launch_strassen
-from ingot.compiler.lower.tiles import ContractionTile, Ranges, choose_contraction
+from ingot.compiler.lower.tiles import ContractionTile, choose_contraction
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
 from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
@@ -92,6 +92,18 @@ def wide_type(dtype: DType) -> DType:
     return f32 if dtype.is_float and dtype != f64 else dtype
 
 
+def stored_elements(context: Context, w: Constant, wide: DType) -> tuple[NDArray[Any], DType]:
+    """The data of weights that are computed in `wide` as they lie in memory, and the type of that."""
+    dtype = context.forms.element_type(w, wide)
+    return w.data.astype(dtype.to_numpy(), copy=False), dtype
+
+
+def packed_matrix(context: Context, b: Constant, width: int, products: Products) -> Storage:
+    """The weight storage of constant matrices [..., K, N] in panels."""
+    key = ("panels", width, products.dot, products.dtype.name)
+    return context.weight(b, key, pack_panels(products.weights(b, -2), width, products.dot), products.dtype)
+
+
 def in_wide_type(context: Context, view: View, node: Node) -> View:
     """`view` in the type that contractions compute in: half precision is widened by a copy."""
     kind = wide_type(view.storage.dtype)
@@ -117,23 +129,41 @@ class Products:
         return Products(1, wide_type(w.dtype), 0)
 
     @staticmethod
-    def of(machine: Machine, x: Value, w: Value) -> Products:
-        """How `machine` multiplies elements of `x` by the weights `w`: u8 by constant i8 several at a time."""
-        is_narrow = (x.dtype, w.dtype) == (u8, i8) and isinstance(w, Constant)
-        return Products.narrow(machine) if is_narrow else Products.single(w)
+    def widening(context: Context, w: Value, most_rows: int | None = None) -> Products:
+        """One by one with the weights `w`, in the type that they are stored in: see `WeightForms.element_type`."""
+        if not isinstance(w, Constant):
+            return Products.single(w)
+        return Products(1, context.forms.element_type(w, wide_type(w.dtype), most_rows), 0)
 
     @staticmethod
-    def narrow(machine: Machine) -> Products:
-        """How `machine` multiplies u8 by i8."""
-        return Products(machine.dot, i16 if machine.dot == 2 else i8, 128 if machine.signed_dot else 0)
+    def of(context: Context, x: Value, w: Value, most_rows: int | None = None) -> Products:
+        """How elements of `x` are multiplied by the weights `w`: u8 by constant i8 several at a time."""
+        is_narrow = (x.dtype, w.dtype) == (u8, i8) and isinstance(w, Constant)
+        return Products.narrow(context) if is_narrow else Products.widening(context, w, most_rows)
+
+    @staticmethod
+    def narrow(context: Context) -> Products:
+        """How the machine multiplies u8 by i8: pairs of weights lie as they are multiplied where they may."""
+        machine = context.machine
+        dtype = i16 if machine.dot == 2 and context.forms.may_grow else i8
+        return Products(machine.dot, dtype, 128 if machine.signed_dot else 0)
 
     def tile(
-        self, machine: Machine, *, rows: Dim, columns: Dim, depth: Dim, batch: Dim = 1, ranges: Ranges | None = None
+        self, context: Context, b: Value, *, rows: Dim, columns: Dim, depth: Dim, batch: Dim = 1
     ) -> ContractionTile:
-        """The schedule of a contraction. Pairs leave two registers less to it: one for a product, one for zeros."""
+        """The schedule of a contraction with the second operand `b`. Pairs leave two registers less to it: one for a
+        product, one for zeros."""
+        machine = context.machine
         room = replace(machine, vector_registers=machine.vector_registers - 2) if self.dot == 2 else machine
-        steps = depth // self.dot
-        return choose_contraction(room, rows=rows, columns=columns, depth=steps, batch=batch, ranges=ranges)
+        return choose_contraction(
+            room,
+            rows=rows,
+            columns=columns,
+            depth=depth // self.dot,
+            batch=batch,
+            ranges=context.ranges,
+            widths=context.forms.widths(b, columns, self.dot),
+        )
 
     def filled(self, depth: int) -> int:
         """`depth` filled up to a whole number of products at a time."""
@@ -210,7 +240,7 @@ def contraction(
         stores=(),
         accumulator=accumulator,
         dot=products.dot,
-        narrow=a.storage.dtype != accumulator,
+        narrow=a.storage.dtype != accumulator or b.dtype != accumulator,
         shift=products.shift,
     )
 

@@ -23,6 +23,7 @@ from ingot.compiler.lower.contraction import (
     launch_contraction,
     pack_at_run_time,
     packed_size,
+    stored_elements,
     unshifted,
     wide_type,
 )
@@ -89,7 +90,7 @@ def conv_halo(context: Context, node: linear.Conv, w: Value) -> tuple[tuple[int,
         return winograd_halo(node, algorithm)
     rank = len(node.strides)
     spatial = [(node.pads[i], node.pads[rank + i]) for i in range(rank)]
-    products = Products.of(context.machine, node.x, w)
+    products = Products.of(context, node.x, w)
     whole = products.dot == 1 or node.group > 1
     more = 0 if whole else products.filled(w.shape[1]) - w.shape[1]  # to whole products at a time
     return ((0, 0), *spatial, (0, more)) if node.channels_last else ((0, 0), (0, more), *spatial)
@@ -172,12 +173,12 @@ def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, 
     build = kernel(context, group.node)
     depth = multiply(product(axis.extent for axis in window.taps), inner)
     tile = products.tile(
-        context.machine,
+        context,
+        w,
         rows=product(axis.extent for axis in window.rows),
         columns=columns,
         depth=depth,
         batch=node.group,
-        ranges=context.ranges,
     )
     batch = (Axis("_g", node.group),) if node.group > 1 else ()
     group_index: Dim = symbol("_g") if batch else 0
@@ -223,9 +224,9 @@ def _dense(context: Context, node: linear.Conv, window: _Window, columns: Dim) -
 
 def _products(context: Context, node: linear.Conv, w: Value, view: View) -> Products:
     """How elements are multiplied: several 8-bit products at a time where the channels are neighbours."""
-    products = Products.of(context.machine, node.x, w)
+    products = Products.of(context, node.x, w)
     apart = view.strides[-1] != 1 or (node.group > 1 and w.shape[1] % products.dot)
-    return Products.single(w) if apart else products
+    return Products.widening(context, w) if apart else products
 
 
 def _with_bias(
@@ -260,8 +261,8 @@ def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, wind
     narrow = isinstance(w, Constant) and _is_exact_in_f32(w, bias)
     kind = f32 if narrow else wide_type(node.type.dtype)
     if isinstance(w, Constant):
-        taps = w.data.astype(kind.to_numpy(), copy=False)
-        packed = context.weight(w, ("depthwise", kind.name), pack_depthwise(taps), kind)
+        elements, dtype = stored_elements(context, w, kind)
+        packed = context.weight(w, ("depthwise", dtype.name), pack_depthwise(elements), dtype)
     else:
         filters = in_wide_type(context, context.view(w), group.node)
         order = (*range(2, len(filters.shape)), 0, 1)
@@ -298,7 +299,7 @@ def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, wind
         row_block=block,
         stores=Epilogue(context, group).stores(build, window.result(node, c), acc, real),
         accumulator=kind,
-        narrow=node.x.dtype != node.type.dtype,
+        narrow=window.view.storage.dtype != kind or packed.dtype != kind,
     )
     flops = multiply(2, multiply(product(node.type.shape), product(axis.extent for axis in window.taps)))
     context.run(build.launch(template.grid, template, origin=group.node.origin, flops=flops))

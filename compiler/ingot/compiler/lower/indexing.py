@@ -11,6 +11,7 @@ from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.movement import loops_over
 from ingot.compiler.lower.nest import CHUNK, grain_for, index_value, loop_names
 from ingot.compiler.lower.pointwise import copy
+from ingot.compiler.lower.tables import find_table
 from ingot.compiler.lower.tournament import Tournament
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.ops.indexing import Compact, Scatter, TopK
@@ -49,15 +50,18 @@ def checked_index(raw: Expr, dtype: DType, extent: Dim, name: str) -> tuple[tupl
 
 def _gather(context: Context, node: Gather) -> None:
     """A row of what lies inside the axis for every index; indices known to be in range are not checked."""
-    data, target = context.view(node.data), context.destination(node)
+    table, target = find_table(context, node.data, node.axis), context.destination(node)
     axis, extent = node.axis, node.data.type.shape[node.axis]
     before, picks, after = node.data.type.shape[:axis], node.indices.type.shape, node.data.type.shape[axis + 1 :]
     names = loop_names(len(before) + len(picks) + len(after))
     where: list[Dim] = [symbol(n) for n in names]
     chosen, inner = where[len(before) : len(before) + len(picks)], where[len(where) - len(after) :]
     build = kernel(context, node)
-    source = data.at([*where[: len(before)], symbol("_place"), *inner])
-    body: tuple[Stmt, ...] = (build.store(target, target.at(where), build.load(data, source)),)
+    source = table.at([*where[: len(before)], symbol("_place"), *inner])
+    element: Expr = build.load(table.view, source)
+    if table.view.storage.dtype != target.storage.dtype:
+        element = Call("cast", (element,), target.storage.dtype)
+    body: tuple[Stmt, ...] = (build.store(target, target.at(where), element),)
     body = loops_over(names[len(names) - len(after) :], after, body)
     known = _known_indices(context, node)
     if known is not None:

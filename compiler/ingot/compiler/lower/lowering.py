@@ -28,8 +28,10 @@ from ingot.compiler.lower.reduction import lower_reduction
 from ingot.compiler.lower.resample import lower_resample
 from ingot.compiler.lower.strings import with_handles
 from ingot.compiler.lower.suppression import lower_suppression
+from ingot.compiler.lower.tables import matrices_of
 from ingot.compiler.lower.variants import interface_of
 from ingot.compiler.lower.views import View, dense_strides
+from ingot.compiler.lower.weight_forms import FAST, WeightForms
 from ingot.compiler.ops import composite, linear, movement, reduction
 from ingot.compiler.ops.control import Require
 from ingot.compiler.ops.fused import Fused
@@ -38,14 +40,16 @@ from ingot.compiler.ops.pointwise import Pointwise
 ANCHORS = (linear.Conv, linear.MatMul, composite.Attention)
 
 
-def lower(graph: Graph, machine: Machine, *, reorder: bool = True) -> Program:
+def lower(graph: Graph, machine: Machine, *, reorder: bool = True, forms: WeightForms = FAST) -> Program:
     """The program that computes `graph`, with schedules chosen for `machine`; `reorder` allows algorithms that change
-    the order of floating-point operations beyond sums.
+    the order of floating-point operations beyond sums, `forms` says how weights may lie.
 
     Raises LoweringError for an op that has no kernel.
     """
     graph, strings = with_handles(graph)
-    context, targets = _begun(graph, machine, reorder)
+    matrices = {} if forms.may_grow else matrices_of(graph)
+    context = Context(machine, bound_symbols(graph), reorder, forms, matrices, dict(graph.ranges))
+    targets = _begun(graph, context)
     taken: set[Value] = set()
     for value, view in targets:
         if value not in taken and not isinstance(value, (Input, Constant)):
@@ -66,12 +70,13 @@ def lower_interface(graph: Graph, machine: Machine) -> Program:
     if bound_symbols(graph):
         return interface_of(lower(graph, machine))
     graph, strings = with_handles(graph)
-    return _made(_begun(graph, machine, reorder=True)[0], graph, strings)
+    context = Context(machine, frozenset(), reorder=True, ranges=dict(graph.ranges))
+    _begun(graph, context)
+    return _made(context, graph, strings)
 
 
-def _begun(graph: Graph, machine: Machine, reorder: bool) -> tuple[Context, list[tuple[Value, View]]]:
-    """A context with the storages of inputs and outputs, and where each output is to be."""
-    context = Context(machine, bound_symbols(graph), reorder, dict(graph.ranges))
+def _begun(graph: Graph, context: Context) -> list[tuple[Value, View]]:
+    """Give `context` the storages of inputs and outputs; where each output is to be."""
     for x in graph.inputs:
         storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
         context.views[x] = View(storage, x.shape, dense_strides(x.shape))
@@ -81,7 +86,7 @@ def _begun(graph: Graph, machine: Machine, reorder: bool) -> tuple[Context, list
         name = label if all(s.name != label for s in context.storages) else context.unique(label)
         storage = context.storage("output", value.dtype, product(value.shape), name=name, type=value.type)
         targets.append((value, View(storage, value.shape, dense_strides(value.shape))))
-    return context, targets
+    return targets
 
 
 def _made(context: Context, graph: Graph, strings: tuple[str, ...]) -> Program:

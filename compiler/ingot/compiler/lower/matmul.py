@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ingot.compiler.ir.dims import Dim, multiply, product, symbol
+from ingot.compiler.ir.dims import Dim, bounds, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Node
 from ingot.compiler.ir.loops import Axis, Expr, Local
 from ingot.compiler.ir.types import TensorType
@@ -17,11 +17,11 @@ from ingot.compiler.lower.contraction import (
     in_wide_type,
     launch_contraction,
     pack_at_run_time,
+    packed_matrix,
     packed_size,
     unshifted,
     wide_type,
 )
-from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.pointwise import copy
 from ingot.compiler.lower.views import View, step_of
 from ingot.compiler.ops import linear
@@ -32,25 +32,19 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     a, out = in_wide_type(context, context.view(a_value), group.node), node.type.shape
     *lead, m, n = out
     depth = node.a.type.shape[-1]
-    products = Products.of(context.machine, a_value, b_value)
+    shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
+    rows = product((*lead, m)) if shared else m
+    products = Products.of(context, a_value, b_value, bounds(rows, context.ranges)[1])
     if products.dot > 1 and isinstance(b_value, Constant):
         depth = products.filled(b_value.data.shape[-2])
         a = _filled(context, a, depth, group.node)
-    shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
-    tile = products.tile(
-        context.machine,
-        rows=product((*lead, m)) if shared else m,
-        columns=n,
-        depth=depth,
-        batch=1 if shared else product(lead),
-        ranges=context.ranges,
-    )
+    batch = 1 if shared else product(lead)
+    tile = products.tile(context, b_value, rows=rows, columns=n, depth=depth, batch=batch)
     axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
     index: list[Dim] = [symbol(axis.var) for axis in axes]
     build = kernel(context, group.node)
     if isinstance(b_value, Constant):
-        panels = pack_panels(products.weights(b_value, -2), tile.width, products.dot)
-        packed = context.weight(b_value, ("panels", tile.width, products.dot), panels, products.dtype)
+        packed = packed_matrix(context, b_value, tile.width, products)
     else:
         packed = pack_at_run_time(
             context, in_wide_type(context, context.view(b_value), group.node), tile.width, group.node

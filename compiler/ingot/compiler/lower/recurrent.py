@@ -16,7 +16,7 @@ from ingot.compiler.ir.program import Argument, Launch, Repeat
 from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.cells import Arithmetic
 from ingot.compiler.lower.context import Context, kernel
-from ingot.compiler.lower.contraction import Group
+from ingot.compiler.lower.contraction import Group, stored_elements
 from ingot.compiler.lower.matmul import lower_matmul
 from ingot.compiler.lower.nest import KernelBuilder, index_value, zero
 from ingot.compiler.lower.panels import Panels
@@ -237,8 +237,9 @@ class _Layer:
         shape = (self.directions, panels.size)
         rows = [self.gates.index(gate) for gate in panels.gates]
         if isinstance(r, Constant):
-            every = r.data.astype(self.kind.to_numpy(), copy=False).reshape(self.directions, len(self.gates), h, h)
-            storage = self.context.weight(r, ("recurrent", panels), panels.pack(every[:, rows]), self.kind)
+            elements, dtype = stored_elements(self.context, r, self.kind)
+            every = elements.reshape(self.directions, len(self.gates), h, h)
+            storage = self.context.weight(r, ("recurrent", panels), panels.pack(every[:, rows]), dtype)
             return View(storage, shape, dense_strides(shape))
         split = self._dense_weights()
         target = self._temp(shape)

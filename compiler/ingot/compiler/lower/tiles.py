@@ -8,7 +8,7 @@ of a chunk re-use each other from the caches. The number of threads is never ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, evaluate, maximum, minimum, symbols
@@ -18,7 +18,7 @@ CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
 MOST_CHUNKS = 64  # of one launch with constant extents: eight for each of eight threads
 TYPICAL = 128  # what symbolic extents are assumed to come to, within their ranges
 TILE_OVERHEAD = 12  # cycles to start and end one register tile
-WIDTHS = (16, 24, 8)
+WIDTHS = (16, 24, 8)  # columns of a panel
 
 _QUERIES = 16  # queries a panel of the attention kernel
 
@@ -81,16 +81,17 @@ def choose_contraction(
     batch: Dim = 1,
     ranges: Ranges | None = None,
     element_bytes: int = 4,
+    widths: Sequence[int] = WIDTHS,
 ) -> ContractionTile:
     """The schedule of a contraction of `rows` x `depth` by `depth` x `columns`, `batch` times.
 
-    `ranges` bounds the symbols of the dims. With symbolic rows, columns or depth the panels of a chunk are a dim that
-    keeps small launches in one piece.
+    `ranges` bounds the symbols of the dims, `widths` are those to choose among. With symbolic rows, columns or depth
+    the panels of a chunk are a dim that keeps small launches in one piece.
     """
     known = ranges or {}
     m, n, k, count = (typical(dim, known) for dim in (rows, columns, depth, batch))
     best: tuple[float, int, int] | None = None
-    for candidate in WIDTHS:
+    for candidate in widths:
         panels = _ceil(n, candidate)
         most = most_rows(machine, candidate, element_bytes)
         tiles = _ceil(m, most)

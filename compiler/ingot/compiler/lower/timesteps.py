@@ -265,7 +265,9 @@ class StepWriter:
         packed = part.phase.weights
         for column in range(len(block.members)):
             offset = part.phase.panels.offset(part.first, block, column, k, symbol(lane))
-            weight = self.build.load(packed, packed.at([self.direction, offset]))
+            weight: Expr = self.build.load(packed, packed.at([self.direction, offset]))
+            if packed.storage.dtype != self.m.dtype:
+                weight = Call("cast", (weight,), self.m.dtype)
             weights.append(self._named("w", weight, statements) if len(sums) > 1 else weight)
         for r, row in enumerate(sums):
             number = first + r

@@ -85,7 +85,9 @@ F4 = toom_cook(4, (0.0, 0.75, -0.75, 1.5, -1.5))
 
 def choose_winograd(context: Context, node: Conv, w: Value) -> Algorithm | None:
     """The algorithm that the cost model expects to win over the direct sum for this convolution, if any."""
-    if not context.reorder or not isinstance(w, Constant) or node.type.dtype != f32 or not node.channels_last:
+    if not context.reorder or not context.forms.may_grow or not isinstance(w, Constant):
+        return None
+    if node.type.dtype != f32 or not node.channels_last:
         return None
     out, inner, *taps = w.type.static_shape()
     plain = all(x == 1 for x in (*node.strides, *node.dilations, node.group)) and taps == [3, 3]
@@ -294,9 +296,7 @@ def _multiply(plan: _Plan, data: View) -> View:
     w = plan.group.resolve(plan.node.w)
     assert isinstance(w, Constant)
     products = Products.single(w)
-    tile = products.tile(
-        context.machine, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points, ranges=context.ranges
-    )
+    tile = products.tile(context, w, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points)
     packed = _packed(plan, w, tile.width)
     target = context.temp(TensorType(f32, (points, plan.count, plan.out)), origin=plan.group.node.origin)
     build = kernel(context, plan.group.node)

@@ -129,7 +129,7 @@ class _Body:
         return -(-fixed // -(-fixed // rows))  # blocks of equal size: a last one of a row or two would read all panels
 
     def _weight_bytes(self) -> int:
-        """Bytes of an element of a panel."""
+        """Bytes of an element of a panel as it is multiplied."""
         return self.template.accumulator.bytes // self.template.dot
 
     def _tile_sizes(self) -> tuple[int, ...]:
@@ -323,7 +323,7 @@ class _Body:
         if panel.group > 1 or not isinstance(elements, int) or not isinstance(run, int):
             return None
         size, depth = elements * self.template.width * self.b_dtype.bytes, elements // self.template.dot
-        if run <= microkernel.UNROLL_WHOLE or size < PREFETCH_BYTES:
+        if run <= microkernel.UNROLL_WHOLE or elements * self.template.width * self._weight_bytes() < PREFETCH_BYTES:
             return None
         if isinstance(total, int) and total < PREFETCH_ROWS:
             return None

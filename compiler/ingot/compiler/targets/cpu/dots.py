@@ -18,7 +18,7 @@ from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import declarations, functions
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value
-from ingot.compiler.targets.cpu.functions import I8, I16, I32
+from ingot.compiler.targets.cpu.functions import I8, I16, I32, memory_type
 from ingot.compiler.targets.cpu.microkernel import Product
 from ingot.runtime.dtypes import DType
 
@@ -92,7 +92,8 @@ class ArmQuads(Quads):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two products a lane as 16-bit integers. Vectors are [2 * lanes] i16; weights are 16 bits wide in memory."""
+    """Two products a lane as 16-bit integers. Vectors are [2 * lanes] i16; weights are 16 bits wide in memory, or 8,
+    which are widened as they are loaded."""
 
     dot: int = 2
 
@@ -108,7 +109,8 @@ class Pairs:
 
     def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
         """Two elements for each lane."""
-        return b.load(at, align=4, typ=ir.VectorType(I16, 2 * (lanes or 1)))
+        count, kind = 2 * (lanes or 1), memory_type(dtype)
+        return b.sext(b.load(at, align=2 * dtype.bytes, typ=ir.VectorType(kind, count)), ir.VectorType(I16, count))
 
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """total + x0 * y0 + x1 * y1 in every lane"""
