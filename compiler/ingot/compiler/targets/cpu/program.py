@@ -189,11 +189,12 @@ class Walk:
                 self.mode.leave()
                 b.ret(I32(INTERRUPTED))
         b.position_at_end(ask)
-        b.cbranch(self._ask(PTR(None)), following, self.interrupted)
+        goes_on, asked = self._ask(PTR(None)), b.block
+        b.cbranch(goes_on, following, self.interrupted)
         b.position_at_end(following)
         last = b.phi(I64)
         last.add_incoming(since, before)
-        last.add_incoming(now, ask)
+        last.add_incoming(now, asked)
         return last
 
     def _stop(self) -> None:
