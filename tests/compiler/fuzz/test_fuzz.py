@@ -97,6 +97,15 @@ def test_inputs_keep_types_that_numpy_lacks(tmp_path: Path) -> None:
     examine(path)
 
 
+def test_elements_in_the_order_of_their_places_have_no_reference() -> None:
+    """onnx.reference sorts them where they are the only result."""
+    text = '''<ir_version: 10, opset_import: ["" : 21]> g (float[3] x) => (float[n] y) { y = Unique<sorted = 0>(x) }'''
+    x = {"x": np.array([1, 2, 0], np.float32)}
+    assert reference(onnx.parser.parse_model(text), x) == {}
+    found = reference(onnx.parser.parse_model(text.replace("<sorted = 0>", "")), x)
+    np.testing.assert_array_equal(found["y"], [0, 1, 2])
+
+
 def test_a_wrong_shape_inside_is_no_reference() -> None:
     """onnx.reference reduces the channels with the places of a signal: the sum after it has the right shape."""
     text = "m (float[2, 3, 4] x) => (float y) { a = GlobalMaxPool (x)  y = ReduceSum <keepdims = 0> (a) }"
