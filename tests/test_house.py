@@ -44,6 +44,7 @@ LEVELS = {
     "cache": 3,
     "processing": 3,
     "stored": 2,
+    "tuning": 3,
     "variants": 3,
     "bench": 5,
     "onnx_backend": 5,

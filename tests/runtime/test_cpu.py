@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
 from ingot.compiler.targets.cpu import features
-from ingot.runtime.cpu import ARCHITECTURES, host_architecture, kernel_flags, missing_features
+from ingot.runtime.cpu import ARCHITECTURES, host_architecture, kernel_flags, missing_features, processor_name
 from ingot.runtime.errors import UnsupportedCpuError
 
 
@@ -52,3 +53,11 @@ def test_a_silent_kernel(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor : 0\n")
     with pytest.raises(UnsupportedCpuError, match="does not list"):
         kernel_flags(str(tmp_path / "cpuinfo"))
+
+
+def test_the_processor_has_a_name(tmp_path: Path) -> None:
+    listed = tmp_path / "cpuinfo"
+    listed.write_text("model : 17\ncpu family : 25\nmodel name : A: B\n\nprocessor : 1\nmodel name : C\n")
+    assert processor_name(str(listed)) == "A: B, family 25, model 17"
+    listed.write_text("processor : 0\n")
+    assert processor_name(str(listed)) == processor_name(str(tmp_path / "none")) == platform.machine()

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ingot.compiler.rewrite import Patch as Patch
     from ingot.compiler.single_pass import PassError as PassError
     from ingot.compiler.single_pass import rules as rules
+    from ingot.compiler.tuning.record import TuningError as TuningError
+    from ingot.compiler.tuning.record import TuningWarning as TuningWarning
 
 _HOME = {
     "Artifact": "artifact",
@@ -46,6 +48,8 @@ _HOME = {
     "PassError": "single_pass",
     "Patch": "rewrite",
     "Pipeline": "pipeline",
+    "TuningError": "tuning.record",
+    "TuningWarning": "tuning.record",
     "UnsupportedError": "frontend.errors",
     "compile": "api",
     "compile_library": "api",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
 
 from ingot.compiler.artifact import Artifact
 from ingot.compiler.driver import build
@@ -47,6 +47,8 @@ class Options(TypedDict, total=False):
     jobs: int | None
     name: str | None
     cache: bool
+    tune: float | None
+    tuning: str | Path | None
     progress: Callable[[str], None] | None
 
 
@@ -87,10 +89,15 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     With `cache`, machine code and artifacts that were made before are taken from the kernel cache and new ones are kept
     there, as the environment says (see docs/tools.md); CacheWarning tells when that fails.
 
+    `tuning` is a record of schedules that were measured, of which those for this processor are used; `tune`, a number
+    of seconds, measures schedules on this machine first and adds them to the record, if one is given (see
+    docs/tools.md). TuningWarning says that a record holds nothing for this processor.
+
     Raises ModelError (the model), ProcessingError (a step), PassError and ValidationError (a pass), LoweringError (no
-    kernel), CustomOpError (an operator of your own), TargetError, DefectError (Ingot itself).
+    kernel), CustomOpError (an operator of your own), TargetError, TuningError (a record, or a target that cannot be
+    tuned for), DefectError (Ingot itself).
     """
-    request = Request(model, target, **options)
+    request = Request(model, target, **cast("Any", options))
     return build(request, find_target(target, checked=request.checked, denormals=request.denormals))
 
 
@@ -101,7 +108,7 @@ def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Option
     Arguments and errors are those of `compile`; TargetError also for a model whose sizes come from data, and for
     targets that make no code.
     """
-    request = Request(model, target, **options)
+    request = Request(model, target, **cast("Any", options))
     variants = bool(request.specialise)
     place = find_library_target(target, checked=request.checked, variants=variants, denormals=request.denormals)
     return build(request, place)

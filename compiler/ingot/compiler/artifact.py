@@ -20,7 +20,7 @@ from ingot.compiler.ir.dims import Dim, Serial, serialise, symbols
 from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.program import Host, Kind, Program, Storage
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.stored import StoredFile, check_digests
+from ingot.compiler.stored import SCHEDULES_MEMBER, StoredFile, check_digests
 from ingot.runtime import Session, __version__, container, tables
 from ingot.runtime import manifest as stored
 from ingot.runtime.dims import Dim as StoredDim
@@ -50,13 +50,15 @@ class TargetDescription:
 class Artifact:
     """A compiled model. `code` holds a shared object per instruction set level, `weights` the distinct weight arrays
     with their offsets in the weights member, `vectors` test data as an .npz file, `costs` what is known of each launch
-    of each program before it runs, the general program first, then the variants."""
+    of each program before it runs, the general program first, then the variants, `schedules` what was chosen for the
+    kernels, as bytes that only tools read."""
 
     manifest: stored.Manifest
     code: Mapping[str, bytes]
     weights: tuple[tuple[int, NDArray[Any]], ...]
     vectors: bytes | None = None
     costs: tuple[tuple[LaunchCost, ...], ...] = ()
+    schedules: bytes = b""
     _file: StoredFile | None = field(default=None, init=False, repr=False)  # where the artifact was read from
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,6 +110,8 @@ class Artifact:
             members.append(container.Member(stored.WEIGHTS_MEMBER, stream_weights(self.weights), ALIGNMENT))
         for number, costs in enumerate(self.costs):
             members.append(container.Member(stored.profile_member(number), encode_costs(costs)))
+        if self.schedules:
+            members.append(container.Member(SCHEDULES_MEMBER, self.schedules))
         if self.vectors is not None:
             members.append(container.Member(stored.VECTORS_MEMBER, self.vectors))
         return members
@@ -134,6 +138,7 @@ def open_artifact(path: str | os.PathLike[str], *, verify: bool = True) -> Artif
             () if weights is None else ((0, weights),),
             file.view(stored.VECTORS_MEMBER).tobytes() if vectors else None,
             tuple(parse_costs(file.view(name).tobytes()) for name in profiles) if has_costs else (),
+            file.view(SCHEDULES_MEMBER).tobytes() if SCHEDULES_MEMBER in file.members else b"",
         )
         object.__setattr__(artifact, "_file", StoredFile(os.dup(file.fileno())))
     return artifact
@@ -153,6 +158,7 @@ def build_artifact(
     checked: bool = False,
     variants: Sequence[tuple[Program, Sequence[Sequence[Serial]]]] = (),
     closed: bool = False,
+    schedules: bytes = b"",
 ) -> Artifact:
     """Put a program, its machine code (a shared object per level) and its weights together.
 
@@ -160,7 +166,8 @@ def build_artifact(
     indices into ``program.storages``. `inputs` and `outputs` name the program's input and output storages in order;
     by default they are called as the storages are. `provenance` is any JSON data, `checked` says that the code checks
     its accesses of memory. `variants` are further programs with their tables, in the order in which they are tried, and
-    `closed` says that `program` itself is not run (see `Manifest`).
+    `closed` says that `program` itself is not run (see `Manifest`). `schedules` is the member that tells of the choices
+    for kernels, empty for none.
 
     Equal weights are stored once, arrays are neither copied nor changed until they are written. Raises IrError for a
     program that is not consistent, ArtifactError where the runtime would refuse the result.
@@ -180,13 +187,13 @@ def build_artifact(
         outputs=outputs,
     )
     machine_code = tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels)
-    digests = _digests({level: code[level] for level in levels}, weights, vectors, costs)
+    digests = _digests({level: code[level] for level in levels}, weights, vectors, costs, schedules)
     whole, *others = (
         replace(each, code=machine_code, digests=digests, checked=checked) for each in (manifest, *manifest.variants)
     )
     manifest = replace(whole, variants=tuple(others), eager=_eager_bytes(placed, *programs))
     manifest.encode()  # refuses what the runtime would refuse
-    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs)
+    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs, schedules)
 
 
 def describe_programs(
@@ -409,6 +416,7 @@ def _digests(
     weights: Sequence[tuple[int, NDArray[Any]]],
     vectors: bytes | None,
     costs: Sequence[Sequence[LaunchCost]],
+    schedules: bytes,
 ) -> dict[str, stored.Digest]:
     digests = {stored.code_member(level): _digest([memoryview(data)]) for level, data in code.items()}
     if weights:
@@ -417,6 +425,8 @@ def _digests(
         digests[stored.VECTORS_MEMBER] = _digest([memoryview(vectors)])
     for number, each in enumerate(costs):
         digests[stored.profile_member(number)] = _digest([memoryview(encode_costs(each))])
+    if schedules:
+        digests[SCHEDULES_MEMBER] = _digest([memoryview(schedules)])
     return digests
 
 

@@ -6,7 +6,7 @@ model.onnx --frontend--> Graph --pipeline--> Graph --lower--> Program --target--
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TypeVar
 
@@ -19,11 +19,14 @@ from ingot.compiler.ir.verify import verify_program
 from ingot.compiler.lower.lowering import lower, lower_interface
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.rounding import round_weights
+from ingot.compiler.lower.schedules import Decision
 from ingot.compiler.lower.variants import WeightPool
 from ingot.compiler.processing import appended, prepended
 from ingot.compiler.request import Request
 from ingot.compiler.rewrite import Trace
 from ingot.compiler.targets.target import Compilation, Labels, Target, Variants
+from ingot.compiler.tuning.explanation import Explanation, encode, explanations
+from ingot.compiler.tuning.tuning import Tuning
 from ingot.compiler.validate import validate_lowering
 from ingot.compiler.variants import require_same_interface
 from ingot.runtime.manifest import MAX_NAME
@@ -52,49 +55,86 @@ def build(request: Request, place: Target[P]) -> P:
     """What `place` makes of the model. Raises what `compile` says."""
     tell = request.progress or _silent
     stages = _Stages(tell)
-    shelf = open_shelf(request, place)
+    tuning = Tuning.of(request)
+    shelf = open_shelf(request, place, tuning.key)
     if (known := shelf.find()) is not None:
         stages.finish("from the cache")
         return known
 
     variants = request.variants
-    graph, program, error = _lowered(request, place.machine, stages, is_whole=request.general)
+    work = Compilation(
+        jobs=request.processes, progress=lambda done, total: tell(f"kernel {done} of {total}"), cache=shelf.cache
+    )
+    tune = _Tune(tuning, work, 1 / (len(variants) + request.general))
+    general = _lowered(request, place.machine, stages, tune, is_whole=request.general)
+    program, decided = general.program, [general.decisions]
     others: list[Program] = []
     pool = WeightPool()
     if variants:
         program = pool.share(program)
     for name, each in variants.items():
         tell(f"variant {name}")
-        variant, other, _ = _lowered(each, place.machine, stages)
-        require_same_interface(graph, variant, name)
-        others.append(pool.share(replace(other, name=name)))
+        lowered = _lowered(each, place.machine, stages, tune)
+        decided.append(lowered.decisions)
+        require_same_interface(general.graph, lowered.graph, name)
+        others.append(pool.share(replace(lowered.program, name=name)))
 
+    explained = explanations(decided, tuning.kernels)
+    schedules = encode(explained)
+    if not schedules:  # too many for the artifact to tell
+        for each in explained:
+            tell(f"{each.signature}: {each.options[0].schedule}")
     labels = Labels(
-        name=request.name or graph.name[:MAX_NAME],
-        inputs=[x.label for x in graph.inputs],
-        outputs=[label for label, _ in graph.outputs],
-        provenance={**request.provenance, **({} if error is None else {"weights_error": error})},
+        name=request.name or general.graph.name[:MAX_NAME],
+        inputs=[x.label for x in general.graph.inputs],
+        outputs=[label for label, _ in general.graph.outputs],
+        provenance={**request.provenance, **({} if general.error is None else {"weights_error": general.error})},
+        schedules=schedules,
     )
     with defects_of("code generation"):
         product = place.build(
             program,
             labels,
             variants=Variants(tuple(others), closed=not request.general),
-            compilation=Compilation(
-                jobs=request.processes,
-                progress=lambda done, total: tell(f"kernel {done} of {total}"),
-                cache=shelf.cache,
-            ),
+            compilation=work,
         )
     stages.finish("generate")
     return shelf.keep(product)
 
 
-def _lowered(
-    request: Request, machine: Machine, stages: _Stages, *, is_whole: bool = True
-) -> tuple[Graph, Program, float | None]:
-    """One program of the model, or else one that only describes it, the graph that it is made from, and the error of
-    its weights where they are rounded."""
+def explain(request: Request, machine: Machine) -> tuple[tuple[Explanation, ...], list[Program]]:
+    """What would be chosen for the kernels of the model on `machine`, and its programs, without making code. Raises
+    what `compile` says."""
+    tell = request.progress or _silent
+    stages, tuning = _Stages(tell), Tuning.of(request)
+    tune = _Tune(tuning, Compilation(), 0.0)
+    requests = [*([request] if request.general else []), *request.variants.values()]
+    lowered = [_lowered(each, machine, stages, tune) for each in requests]
+    return explanations([each.decisions for each in lowered], tuning.kernels), [each.program for each in lowered]
+
+
+@dataclass(frozen=True)
+class _Tune:
+    """How schedules are looked for: by `tuning`, compiled as `work` says, in `share` of its time for each program."""
+
+    tuning: Tuning
+    work: Compilation
+    share: float
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """One program of the model: the graph that it is made from, the error of its weights where they are rounded, and
+    what was chosen for its kernels."""
+
+    graph: Graph
+    program: Program
+    error: float | None
+    decisions: tuple[Decision, ...]
+
+
+def _lowered(request: Request, machine: Machine, stages: _Stages, tune: _Tune, *, is_whole: bool = True) -> _Lowered:
+    """One program of the model; without `is_whole` one that only describes it."""
     model = request.model
     if not isinstance(model, Graph):
         model = load_onnx(model, shapes=request.shapes, ranges=request.ranges, custom=request.custom)
@@ -112,18 +152,23 @@ def _lowered(
     )
     stages.finish("passes")
 
-    error: float | None = None
-    if request.forms.rounds_to is not None:
-        graph, error = round_weights(graph, request.forms.rounds_to)
-        stages.tell(f"weights as {request.forms.rounds_to}: errors up to {error:.1e} of the largest of a weight")
+    forms, reorder, error = request.forms, request.numerics != "strict", None
+    if forms.rounds_to is not None:
+        graph, error = round_weights(graph, forms.rounds_to)
+        stages.tell(f"weights as {forms.rounds_to}: errors up to {error:.1e} of the largest of a weight")
 
+    if request.tune is not None and is_whole and tune.share:
+        tune.tuning.measure(graph, tune.work, reorder=reorder, forms=forms, share=tune.share, tell=stages.tell)
+        stages.finish("tuning")
+    decided: list[Decision] = []
     with defects_of("lowering"):
         if is_whole:
-            program = lower(graph, machine, reorder=request.numerics != "strict", forms=request.forms)
+            schedules = tune.tuning.schedules(decided.append)
+            program = lower(graph, machine, reorder=reorder, forms=forms, schedules=schedules)
             verify_program(program)
         else:
             program = lower_interface(graph, machine)
     if request.verify and is_whole:
         validate_lowering(graph, program)
     stages.finish("lower")
-    return graph, program, error
+    return _Lowered(graph, program, error, tuple(decided))

@@ -52,6 +52,8 @@ class Request:
     jobs: int | None = None
     name: str | None = None
     cache: bool = True
+    tune: float | None = None
+    tuning: Path | None = None
     progress: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +77,11 @@ class Request:
             count = getattr(self, name)
             if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < least):
                 raise InputError(f"{name} is {count!r}; it is a whole number of at least {least}, or None")
+        seconds: Any = self.tune
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 0 < seconds < float("inf")):
+            raise InputError(f"tune is {self.tune!r}; it is a number of seconds above 0, or None")
+        object.__setattr__(self, "tuning", None if self.tuning is None else Path(self.tuning))
         if not isinstance(self.pipeline, Pipeline | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"pipeline is a {type(self.pipeline).__name__}; it is a Pipeline (see default_pipeline)")
         for each in self.custom:

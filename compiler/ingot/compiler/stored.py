@@ -13,6 +13,9 @@ from ingot.runtime.errors import ArtifactError
 from ingot.runtime.manifest import DIGEST_CHUNK, Manifest
 from ingot.runtime.replacement import replaced
 
+SCHEDULES_MEMBER = "schedules.json"
+"""Name of the member that says what was chosen for the kernels, which no session reads; it may be absent."""
+
 _COPY_BYTES = 1 << 30  # the most that one system call copies
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import platform
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -64,6 +65,24 @@ def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
     except OSError as error:
         raise UnsupportedCpuError(f"the processor's features cannot be read: {error}") from error
     raise UnsupportedCpuError(f"{path} does not list the processor's features")
+
+
+def processor_name(path: str = "/proc/cpuinfo") -> str:
+    """The processor as Linux names it, with the numbers of its family and model where it has them, else the
+    architecture."""
+    found: dict[str, str] = {}
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            for line in file:
+                name, colon, value = line.partition(":")
+                if not colon and found:
+                    break  # the next processor
+                found[name.strip()] = value.strip()
+    except OSError:
+        pass
+    name = found.get("model name", platform.machine())
+    numbers = [f"{key.removeprefix('cpu ')} {found[key]}" for key in ("cpu family", "model") if key in found]
+    return ", ".join([name, *numbers])
 
 
 def missing_features(required: Iterable[str], architecture: str, flags: frozenset[str]) -> tuple[str, ...]:

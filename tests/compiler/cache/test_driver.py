@@ -145,8 +145,8 @@ def test_every_option_makes_another_program(model: Path, cache: Store, tmp_path:
         assert did_then == ["from the cache"], options
         assert bytes_of(first, tmp_path) == bytes_of(second, tmp_path)
     assert len({bytes_of(artifact, tmp_path) for artifact, _ in found}) == len(requests)
-    known = {*(key for options in requests for key in options), "preprocess", "postprocess"} - {"target"}
-    known |= {"custom", "verify", "print_after", "dump", "repro", "stop_at"}  # with these programs are not looked for
+    known = {*(key for options in requests for key in options), "preprocess", "postprocess", "tuning"} - {"target"}
+    known |= {"custom", "verify", "print_after", "dump", "repro", "stop_at", "tune"}  # programs are not looked for
     known |= {"jobs", "progress", "cache"}  # these change no artifact
     assert Options.__annotations__.keys() == known, "a new option belongs into the key, or here"
 

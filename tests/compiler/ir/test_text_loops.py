@@ -119,7 +119,8 @@ GEMM_TEXT = """kernel gemm(x: f32 read, w: f32 read, y: f32 write; n) {
     accumulator=f32,
     dot=1,
     narrow=false,
-    shift=0
+    shift=0,
+    order="auto"
   )
 }"""
 

@@ -13,12 +13,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from ingot.compiler import compile, default_pipeline, load_onnx
 from ingot.compiler.ir.execute import run_program
 from ingot.compiler.ir.program import Program
-from ingot.compiler.ir.templates import Contraction, Strassen
+from ingot.compiler.ir.templates import Contraction, Strassen, depth_blocks
 from ingot.compiler.ir.text.program import parse_program, show_program
 from ingot.compiler.ir.verify import verify_program
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.lower.machine import AVX2
-from ingot.compiler.lower.strassen import depth_blocks
 
 Floats = NDArray[np.float32]
 

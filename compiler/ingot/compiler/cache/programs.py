@@ -48,12 +48,12 @@ def _warn(message: str) -> None:
     warnings.warn(message, CacheWarning, stacklevel=2)
 
 
-def open_shelf(request: Request, place: Target[P]) -> Shelf[P]:
-    """The cache that the environment and the request ask for."""
+def open_shelf(request: Request, place: Target[P], tuning: str = "") -> Shelf[P]:
+    """The cache that the environment and the request ask for; `tuning` stands for the schedules that are wanted."""
     cache = open_cache(read_environment(), _warn) if request.cache else None
-    # Nothing tells what functions of the user's mean.
-    unknown = cache is None or request.is_watched or request.custom
-    return Shelf(cache, None if unknown or cache is None else program_key(cache, request, place.text))
+    # Nothing tells what functions of the user's mean, or what will be measured.
+    unknown = cache is None or request.is_watched or request.custom or request.tune is not None
+    return Shelf(cache, None if unknown or cache is None else program_key(cache, request, place.text + tuning))
 
 
 def program_key(cache: Cache, request: Request, place: str) -> str | None:

@@ -30,6 +30,7 @@ from ingot.compiler.cli.failures import CommandError, one_line
 from ingot.compiler.cli.profile import require_code
 from ingot.compiler.cli.run import rounds_type, threads_type
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
+from ingot.runtime.cpu import processor_name
 from ingot.runtime.inputs import describe
 
 HELP = "time a model or an artifact, beside other runtimes"
@@ -159,21 +160,11 @@ def _compile(model: Path, artifact: Path, target: str, progress: Progress) -> fl
 
 def _machine() -> dict[str, Any]:
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
-
-
-def _processor() -> str:
-    """The processor's name as Linux tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:

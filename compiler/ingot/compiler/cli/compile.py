@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 HELP = "compile an ONNX model to an artifact, or to a library for C"
 
+TUNE_SECONDS = 60.0
+"""Of measuring where no number is given."""
+
 SUFFIXES = {"ingot": SUFFIX, "so": ".so", "obj": ".o", "header": ".h"}
 """What can be written, and how its files end."""
 
@@ -73,6 +76,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-cache", action="store_true", help="compile everything again, and keep nothing (or INGOT_CACHE=0)"
     )
+    tuning = parser.add_argument_group("schedules by measurement (see docs/tools.md)")
+    tuning.add_argument(
+        "--tune",
+        type=_seconds,
+        nargs="?",
+        const=TUNE_SECONDS,
+        metavar="SECONDS",
+        help=f"measure schedules of kernels on this machine, for so long ({TUNE_SECONDS:.0f}); with --target native",
+    )
+    tuning.add_argument(
+        "--tuning", type=Path, metavar="FILE", help="use the schedules of this record; with --tune, add to it"
+    )
     add_custom_argument(parser)
     around = parser.add_argument_group("before and after the model (see docs/processing.md)")
     around.add_argument(
@@ -105,7 +120,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     require_model(model)
     target: str = options.target
     outputs = _outputs(options)
-    for output in outputs.values():
+    written = [*outputs.values(), *([options.tuning] if options.tune and options.tuning else [])]
+    for output in written:
         require_writable(output, sources=(model,))
     progress = console.progress()
     try:
@@ -137,6 +153,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 stop_at=console.environment.stop_at,
                 jobs=options.jobs,
                 cache=not options.no_cache,
+                tune=options.tune,
+                tuning=options.tuning,
                 progress=progress,
             )
             if options.target == "null":
@@ -244,6 +262,16 @@ def _steps(option: str, given: list[str]) -> dict[str, list[str]]:
             raise CommandError(f"{option} {text}: write NAME=STEP, as in input=image:imagenet")
         found.setdefault(name, []).append(step)
     return found
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: write --tune=60, or --tune last")
+    return seconds
 
 
 def _jobs(text: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from ingot.compiler.cli.artifacts import Member, concrete_shapes, read_artifact, require_artifact
 from ingot.compiler.cli.console import Console, bytes_text
 from ingot.compiler.cli.failures import CommandError
+from ingot.compiler.cli.kernels import kernel_lines, kernel_record
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
 from ingot.runtime.errors import UnsupportedCpuError
@@ -19,23 +20,32 @@ from ingot.runtime.plan import Loaded
 from ingot.runtime.tables import TEMP, WEIGHT
 from ingot.runtime.variants import Variants
 
-HELP = "show what an artifact holds"
+HELP = "show what an artifact holds, and how its kernels or those of a model are scheduled"
 
 LARGEST = 2**62  # the bound of dims that have none
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("artifact", type=Path, help="the .ingot file")
+    parser.add_argument("artifact", type=Path, help="the .ingot file; with --kernels an .onnx file too")
     parser.add_argument(
         "--shape", action="append", default=[], metavar="DIMS", help=f"dims to plan memory for: {SHAPE_HELP}"
     )
     parser.add_argument("--verify", action="store_true", help="read everything and compare it with its digests")
+    parser.add_argument(
+        "--kernels", action="store_true", help="what was chosen for convolutions and matrix products, and out of what"
+    )
+    parser.add_argument("--target", default="native", help="with --kernels, for an .onnx file (default: this machine)")
+    parser.add_argument("--tuning", type=Path, metavar="FILE", help="the record of schedules for an .onnx file")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
     """Read the manifest, plan the memory, print both."""
     path: Path = options.artifact
+    if options.kernels:
+        record = kernel_record(path, options, console)
+        console.result(record, kernel_lines(record))
+        return 0
     require_artifact(path)
     manifest, members = read_artifact(path, verify=options.verify)
     damaged = [member.name for member in members if member.intact is False]

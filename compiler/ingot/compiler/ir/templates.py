@@ -11,11 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute, symbol
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Index, Let, Load, Local, Stmt, Store, When
 from ingot.runtime.dtypes import DType, boolean, f32, i64
+
+Order: TypeAlias = Literal["auto", "tiles", "panels", "ahead"]
+"""Loops of a contraction's chunk: register tiles outside and the panels of B inside, or panels outside ("ahead": with
+each panel fetched while the tiles work on the one before). "auto" leaves it to the target."""
+
+MOST_DEPTH = 768  # of a block of a `Strassen`: its panels stay in the second-level cache
+LEAST_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class Contraction:
     dot: int = 1  # products of one multiply-add; above 1, A is contiguous along the run, a multiple of it long
     narrow: bool = False  # whether A and B have other types than the sums
     shift: int = 0  # what is taken off each element of A before it is multiplied: 128 makes u8 signed bytes
+    order: Order = "auto"
 
     @property
     def zero(self) -> Const:
@@ -177,6 +185,14 @@ class Strassen:
             statements += [When(inside, stores)] if quarter.lower else stores
         grid = tuple(Axis(axis.var, axis.extent) for axis in self.batch)
         return (*grid, Axis("half_row", half), Axis("half_column", left)), tuple(statements)
+
+
+def depth_blocks(depth: int) -> int | None:
+    """Into how many equal blocks half the depth of a `Strassen` is cut; None where none fit."""
+    for count in range(-(-depth // MOST_DEPTH), depth // LEAST_DEPTH + 1):
+        if depth % count == 0:
+            return count
+    return None
 
 
 class Quarter(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.schedules import ANALYTICAL, Option, Schedules
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.lower.weight_forms import FAST, WeightForms
 from ingot.runtime.dtypes import DType, i64, stored_dtype
@@ -31,10 +32,11 @@ class Context:
 
     machine: Machine
     late: frozenset[str] = frozenset()  # the symbols whose values come from data, of all graphs
-    reorder: bool = True  # whether algorithms that reorder the arithmetic (Winograd) may be chosen
+    reorder: bool = True  # whether algorithms that reorder the arithmetic (Winograd, Strassen) may be chosen
     forms: WeightForms = FAST
     # The matrices that products multiply by, where tables are read from the same storage (see `tables`).
     matrices: Mapping[Any, Constant] = field(default_factory=dict[Any, Constant])
+    schedules: Schedules = ANALYTICAL
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     storages: list[Storage] = field(default_factory=list[Storage])
     steps: list[Step] = field(default_factory=list[Step])
@@ -46,6 +48,10 @@ class Context:
     faults: list[str] = field(default_factory=list[str])
     # The symbols that steps bind, with the number of the fault that a value out of range is.
     bound: dict[str, int] = field(default_factory=dict[str, int])
+    # The signatures of contraction groups (see `choices`), by their nodes.
+    signatures: dict[Node, str | None] = field(default_factory=dict[Node, str | None])
+    # What there is to say of the schedules of groups, by their signatures.
+    explained: dict[str, tuple[Option, ...]] = field(default_factory=dict[str, tuple[Option, ...]])
     _names: dict[str, int] = field(default_factory=dict[str, int])
     _weights: dict[tuple[Any, ...], Storage] = field(default_factory=dict[tuple[Any, ...], Storage])
     _kept: list[Constant] = field(default_factory=list[Constant])  # keeps ids used as keys alive
@@ -109,12 +115,19 @@ class Context:
             )
         return found
 
-    def weight(self, source: Constant, key: tuple[Any, ...], data: NDArray[Any], dtype: DType | None = None) -> Storage:
-        """The weight storage for `data` derived from `source` by what `key` describes; made once."""
+    def weight(
+        self,
+        source: Constant,
+        key: tuple[Any, ...],
+        data: NDArray[Any] | Callable[[], NDArray[Any]],
+        dtype: DType | None = None,
+    ) -> Storage:
+        """The weight storage for `data` (what makes it, where that takes long) derived from `source` by what `key`
+        describes; made once."""
         full = (id(source), *key)
         if full not in self._weights:
             self._kept.append(source)
-            flat = np.ascontiguousarray(data).reshape(-1)
+            flat = np.ascontiguousarray(data() if callable(data) else data).reshape(-1)
             self._weights[full] = self.storage(
                 "weight", dtype or source.type.dtype, int(flat.size), stem="w", data=flat, origin=source.origin
             )

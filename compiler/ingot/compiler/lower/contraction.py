@@ -20,8 +20,9 @@ from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
 from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.pointwise import copy, translate_node
+from ingot.compiler.lower.schedules import Schedule
 from ingot.compiler.lower.strassen import choose_strassen, gated, launch_strassen
-from ingot.compiler.lower.tiles import ContractionTile, choose_contraction
+from ingot.compiler.lower.tiles import WIDTHS, ContractionTile, choose_contraction
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
 from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
@@ -101,7 +102,9 @@ def stored_elements(context: Context, w: Constant, wide: DType) -> tuple[NDArray
 def packed_matrix(context: Context, b: Constant, width: int, products: Products) -> Storage:
     """The weight storage of constant matrices [..., K, N] in panels."""
     key = ("panels", width, products.dot, products.dtype.name)
-    return context.weight(b, key, pack_panels(products.weights(b, -2), width, products.dot), products.dtype)
+    return context.weight(
+        b, key, lambda: pack_panels(products.weights(b, -2), width, products.dot), products.dtype
+    )
 
 
 def in_wide_type(context: Context, view: View, node: Node) -> View:
@@ -138,8 +141,7 @@ class Products:
     @staticmethod
     def of(context: Context, x: Value, w: Value, most_rows: int | None = None) -> Products:
         """How elements of `x` are multiplied by the weights `w`: u8 by constant i8 several at a time."""
-        is_narrow = (x.dtype, w.dtype) == (u8, i8) and isinstance(w, Constant)
-        return Products.narrow(context) if is_narrow else Products.widening(context, w, most_rows)
+        return Products.narrow(context) if _is_narrow(x, w) else Products.widening(context, w, most_rows)
 
     @staticmethod
     def narrow(context: Context) -> Products:
@@ -149,10 +151,18 @@ class Products:
         return Products(machine.dot, dtype, 128 if machine.signed_dot else 0)
 
     def tile(
-        self, context: Context, b: Value, *, rows: Dim, columns: Dim, depth: Dim, batch: Dim = 1
+        self,
+        context: Context,
+        b: Value,
+        *,
+        rows: Dim,
+        columns: Dim,
+        depth: Dim,
+        batch: Dim = 1,
+        among: tuple[int, ...] = WIDTHS,
     ) -> ContractionTile:
-        """The schedule of a contraction with the second operand `b`. Pairs leave two registers less to it: one for a
-        product, one for zeros."""
+        """The schedule of a contraction with the second operand `b` in panels of one of the widths `among`. Pairs leave
+        two registers less to it: one for a product, one for zeros."""
         machine = context.machine
         room = replace(machine, vector_registers=machine.vector_registers - 2) if self.dot == 2 else machine
         return choose_contraction(
@@ -162,7 +172,7 @@ class Products:
             depth=depth // self.dot,
             batch=batch,
             ranges=context.ranges,
-            widths=context.forms.widths(b, columns, self.dot),
+            widths=context.forms.widths(b, columns, self.dot, among),
         )
 
     def filled(self, depth: int) -> int:
@@ -175,6 +185,15 @@ class Products:
         if not (more := self.filled(data.shape[axis]) - data.shape[axis]):
             return data
         return np.pad(data, [(0, more if i == axis % data.ndim else 0) for i in range(data.ndim)])
+
+
+def dot_of(context: Context, x: Value, w: Value) -> int:
+    """`Products.of(...).dot`, without a look at the weights."""
+    return context.machine.dot if _is_narrow(x, w) else 1
+
+
+def _is_narrow(x: Value, w: Value) -> bool:
+    return (x.dtype, w.dtype) == (u8, i8) and isinstance(w, Constant)
 
 
 def unshifted(
@@ -242,18 +261,26 @@ def contraction(
         dot=products.dot,
         narrow=a.storage.dtype != accumulator or b.dtype != accumulator,
         shift=products.shift,
+        order=tile.order,
     )
 
 
 def launch_contraction(
-    context: Context, group: Group, build: KernelBuilder, template: Contraction, index: Sequence[Dim], acc: Expr
+    context: Context,
+    group: Group,
+    build: KernelBuilder,
+    template: Contraction,
+    index: Sequence[Dim],
+    acc: Expr,
+    wanted: Schedule | None,
 ) -> None:
-    """Run `template` with the stores of the group's epilogue, where `acc` is the element of the anchor at `index`."""
+    """Run `template` with the stores of the group's epilogue, where `acc` is the element of the anchor at `index`.
+    `wanted` is the schedule that is asked for, if any."""
     stores = Epilogue(context, group).stores(build, index, acc)
     rows, (a, stores, batch) = merge_axes(template.rows, (template.a, stores, template.batch))
     merged = replace(template, rows=rows, a=a, stores=stores, batch=batch)
     flops = multiply(2, product((merged.row_count, merged.depth, merged.columns.extent, *(b.extent for b in batch))))
-    plan = choose_strassen(context, merged)
+    plan = choose_strassen(context, merged, wanted)
     if plan is not None:
         launch_strassen(context, build, merged, plan, flops)
         merged = gated(merged, plan)

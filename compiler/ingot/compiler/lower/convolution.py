@@ -13,6 +13,7 @@ from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.border import zero_border
+from ingot.compiler.lower.choices import choose_tile, wanted_schedule
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Epilogue,
@@ -42,8 +43,10 @@ DENSE_COLUMNS = 256  # from so many on a copy of the rows takes less than some t
 def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int, products: Products) -> Storage:
     """The filters [O, I/g, *kernel] of `count` groups in panels."""
     if isinstance(w, Constant):
-        panels = pack_conv(products.weights(w, 1), count, width, products.dot)
-        return context.weight(w, ("conv", count, width, products.dot), panels, products.dtype)
+        key = ("conv", count, width, products.dot)
+        return context.weight(
+            w, key, lambda: pack_conv(products.weights(w, 1), count, width, products.dot), products.dtype
+        )
     out, inner, *taps = w.shape
     view = in_wide_type(context, context.view(w), group.node)
     split = materialise(context, view, group.node.origin).reshape((count, out // count, inner, *taps))
@@ -64,7 +67,7 @@ def is_depthwise(node: linear.Conv, w: Value) -> bool:
 def padded_input(context: Context, group: Group, node: linear.Conv, value: Value) -> View:
     """The view of a convolution's input with at least its padding as a zeroed border."""
     view = context.view(value)
-    need = conv_halo(context, node, group.resolve(node.w))
+    need = conv_halo(context, group, node)
     wide = wide_type(value.type.dtype)
     have = context.halos.get(value, ()) if value not in context.placements else ()
     if isinstance(value, Constant):
@@ -83,9 +86,10 @@ def padded_input(context: Context, group: Group, node: linear.Conv, value: Value
     return padded
 
 
-def conv_halo(context: Context, node: linear.Conv, w: Value) -> tuple[tuple[int, int], ...]:
-    """The zero border (begin, end) per axis of x that a convolution with the filters `w` reads."""
-    algorithm = choose_winograd(context, node, w)
+def conv_halo(context: Context, group: Group, node: linear.Conv) -> tuple[tuple[int, int], ...]:
+    """The zero border (begin, end) per axis of x that the convolution of `group` reads."""
+    w = group.resolve(node.w)
+    algorithm = choose_winograd(context, group, node)
     if algorithm is not None:
         return winograd_halo(node, algorithm)
     rank = len(node.strides)
@@ -151,7 +155,7 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
     """Kernels for a convolution group: Winograd where it pays, depthwise, else an implicit GEMM."""
     w = group.resolve(node.w)
     view = padded_input(context, group, node, group.resolve(node.x))
-    algorithm = choose_winograd(context, node, w)
+    algorithm = choose_winograd(context, group, node)
     if algorithm is not None:
         lower_winograd(context, group, node, view, algorithm)
     elif is_depthwise(node, w):
@@ -172,8 +176,10 @@ def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, 
         window = _dense(context, node, window, columns)
     build = kernel(context, group.node)
     depth = multiply(product(axis.extent for axis in window.taps), inner)
-    tile = products.tile(
+    tile = choose_tile(
         context,
+        group,
+        products,
         w,
         rows=product(axis.extent for axis in window.rows),
         columns=columns,
@@ -204,7 +210,8 @@ def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, 
     acc: Expr = Local("acc", template.accumulator)
     acc = unshifted(context, build, products, w, summed, acc, lambda view: view.at([n, *(0 for _ in summed)]))
     acc = _with_bias(context, group, node, build, n, acc)
-    launch_contraction(context, group, build, template, window.result(node, n), acc)
+    where = window.result(node, n)
+    launch_contraction(context, group, build, template, where, acc, wanted_schedule(context, group))
 
 
 def _dense(context: Context, node: linear.Conv, window: _Window, columns: Dim) -> _Window:

@@ -14,6 +14,7 @@ from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.control import lower_check, lower_control
 from ingot.compiler.lower.convolution import conv_halo, lower_conv
 from ingot.compiler.lower.custom import lower_custom
+from ingot.compiler.lower.explain import explain
 from ingot.compiler.lower.host import lower_host
 from ingot.compiler.lower.indexing import lower_indexing
 from ingot.compiler.lower.inplace import share_storages
@@ -26,6 +27,7 @@ from ingot.compiler.lower.random import lower_random
 from ingot.compiler.lower.recurrent import lower_recurrent
 from ingot.compiler.lower.reduction import lower_reduction
 from ingot.compiler.lower.resample import lower_resample
+from ingot.compiler.lower.schedules import ANALYTICAL, Schedules
 from ingot.compiler.lower.strings import with_handles
 from ingot.compiler.lower.suppression import lower_suppression
 from ingot.compiler.lower.tables import matrices_of
@@ -40,15 +42,23 @@ from ingot.compiler.ops.pointwise import Pointwise
 ANCHORS = (linear.Conv, linear.MatMul, composite.Attention)
 
 
-def lower(graph: Graph, machine: Machine, *, reorder: bool = True, forms: WeightForms = FAST) -> Program:
-    """The program that computes `graph`, with schedules chosen for `machine`; `reorder` allows algorithms that change
-    the order of floating-point operations beyond sums, `forms` says how weights may lie.
+def lower(
+    graph: Graph,
+    machine: Machine,
+    *,
+    reorder: bool = True,
+    forms: WeightForms = FAST,
+    schedules: Schedules = ANALYTICAL,
+) -> Program:
+    """The program that computes `graph`, with schedules chosen for `machine` where `schedules` wants no others;
+    `reorder` allows algorithms that change the order of floating-point operations beyond sums, `forms` says how weights
+    may lie.
 
-    Raises LoweringError for an op that has no kernel.
+    Raises LoweringError for an op that has no kernel, ScheduleError for a schedule that does not fit.
     """
     graph, strings = with_handles(graph)
     matrices = {} if forms.may_grow else matrices_of(graph)
-    context = Context(machine, bound_symbols(graph), reorder, forms, matrices, dict(graph.ranges))
+    context = Context(machine, bound_symbols(graph), reorder, forms, matrices, schedules, dict(graph.ranges))
     targets = _begun(graph, context)
     taken: set[Value] = set()
     for value, view in targets:
@@ -174,6 +184,7 @@ def _lower_contraction(context: Context, node: Node, body: Graph, outer: Mapping
     """One kernel for a group anchored in a Conv, MatMul or Attention."""
     anchor = next(n for n in body.nodes() if isinstance(n, ANCHORS))
     group = Group(node, body, outer, anchor)
+    first = len(context.steps)
     match anchor:
         case linear.Conv():
             lower_conv(context, group, anchor)
@@ -182,6 +193,7 @@ def _lower_contraction(context: Context, node: Node, body: Graph, outer: Mapping
         case _:
             assert isinstance(anchor, composite.Attention)
             lower_attention(context, group, anchor)
+    explain(context, group, context.steps[first:])
 
 
 def _plan(context: Context, graph: Graph) -> None:
@@ -238,7 +250,7 @@ def _demand_halo(context: Context, node: Node) -> None:
         if not isinstance(anchor, linear.Conv) or not anchor.channels_last:
             continue
         value = inner.get(anchor.x, anchor.x)
-        need = conv_halo(context, anchor, inner.get(anchor.w, anchor.w))
+        need = conv_halo(context, Group(node, body, inner, anchor), anchor)
         if not any(low or high for low, high in need) or not _is_kernel(value):
             continue
         have = context.halos.get(value, ((0, 0),) * len(need))

@@ -9,6 +9,7 @@ from ingot.compiler.ir.graph import Constant, Node
 from ingot.compiler.ir.loops import Axis, Expr, Local
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.border import zero_border
+from ingot.compiler.lower.choices import choose_tile, wanted_schedule
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Group,
@@ -39,7 +40,7 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         depth = products.filled(b_value.data.shape[-2])
         a = _filled(context, a, depth, group.node)
     batch = 1 if shared else product(lead)
-    tile = products.tile(context, b_value, rows=rows, columns=n, depth=depth, batch=batch)
+    tile = choose_tile(context, group, products, b_value, rows=rows, columns=n, depth=depth, batch=batch)
     axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
     index: list[Dim] = [symbol(axis.var) for axis in axes]
     build = kernel(context, group.node)
@@ -76,7 +77,7 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     acc = unshifted(
         context, build, products, b_value, (b_value.rank - 2,), acc, lambda view: view.broadcast_at(where, out)
     )
-    launch_contraction(context, group, build, template, where, acc)
+    launch_contraction(context, group, build, template, where, acc, wanted_schedule(context, group))
 
 
 def _filled(context: Context, a: View, depth: int, node: Node) -> View:

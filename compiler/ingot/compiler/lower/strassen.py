@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, maximum, minimum, multiply, substitute, symbol
 from ingot.compiler.ir.loops import Axis, Call, Expr, For, Let, Load, Local, Stmt, Store
-from ingot.compiler.ir.templates import PRODUCTS, Contraction, Quarter, Strassen, row_places, signed_sum
+from ingot.compiler.ir.templates import PRODUCTS, Contraction, Quarter, Strassen, depth_blocks, row_places, signed_sum
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, merge_axes
-from ingot.compiler.lower.tiles import CHUNK_MICROSECONDS, MOST_CHUNKS, typical
+from ingot.compiler.lower.schedules import Schedule
+from ingot.compiler.lower.tiles import CHUNK_MICROSECONDS, MOST_CHUNKS, WIDTHS, typical
 from ingot.runtime.dtypes import f32
 
 LEAST_GAIN = 0.96  # of the plain product's time
@@ -25,8 +26,6 @@ SHARE = 0.97  # of the peak that the loops of a product reach
 TILE_CYCLES = 40  # to start and end a register tile
 TILE_ROWS = 6
 A_CYCLES = 2.0  # for each vector that is read or written to make the sums of A, which are larger than the caches
-MOST_DEPTH = 768  # of a block: its panels stay in the second-level cache
-LEAST_DEPTH = 64
 ROW_BLOCK = 112  # rows of a half, at most
 STACK_ELEMENTS = 1 << 14  # that a chunk's unfinished results may take: 64 KiB
 LEAST_ROWS = 32  # for fewer, the time is that of reading the weights
@@ -42,38 +41,70 @@ class Plan:
     panel_block: int
 
 
-def depth_blocks(depth: int) -> int | None:
-    """Into how many equal blocks half the depth is cut; None where none fit."""
-    for count in range(-(-depth // MOST_DEPTH), depth // LEAST_DEPTH + 1):
-        if depth % count == 0:
-            return count
-    return None
-
-
-def choose_strassen(context: Context, product: Contraction) -> Plan | None:
-    """A plan where the product has the form that the algorithm takes and it pays for likely numbers of rows."""
+def choose_strassen(context: Context, product: Contraction, wanted: Schedule | None = None) -> Plan | None:
+    """A plan where the product has the form that the algorithm takes and it pays for likely numbers of rows, or is
+    `wanted`. A schedule that is wanted has been found to be one that the extents allow (see `fits`)."""
     columns, depth, rows = product.columns.extent, product.depth, product.row_count
-    plain = product.accumulator == f32 and product.dot == 1 and not product.narrow
-    if not context.reorder or not plain or product.batch or product.segments or product.b_offset != 0:
+    if (wanted is not None and wanted.algorithm != "strassen") or not takes(context, product):
         return None
-    if not isinstance(columns, int) or not isinstance(depth, int) or columns % (2 * product.width) or depth % 2:
-        return None
-    if columns == 0 or depth == 0 or depth_blocks(depth // 2) is None:
-        return None
-    if len(merge_axes(product.rows, (product.a,))[0]) > 1:  # rows that lie apart: their sums take too long
-        return None
-    machine = context.machine
+    assert isinstance(columns, int) and isinstance(depth, int)
+    if wanted is not None:
+        return Plan(0, wanted.row_block, wanted.panel_block)
+    machine, width = context.machine, product.width
 
     def pays(count: int) -> bool:
-        return _share(machine, product, count, columns, depth) < LEAST_GAIN
+        return share(machine, width, count, columns, depth) < LEAST_GAIN
 
     if isinstance(rows, int):
-        return _plan(machine, product, rows, 0) if rows >= LEAST_ROWS and pays(rows) else None
+        return _plan(machine, width, rows, columns, depth) if rows >= LEAST_ROWS and pays(rows) else None
     low, high = bounds(rows, context.ranges)
     least = next((m for m in ROWS_TRIED if m <= high and pays(m)), None)
     if least is None:
         return None
-    return _plan(machine, product, max(least, low, typical(rows, context.ranges)), 0 if low >= least else least)
+    count = max(least, low, typical(rows, context.ranges))
+    return replace(_plan(machine, width, count, columns, depth), least_rows=0 if low >= least else least)
+
+
+def takes(context: Context, product: Contraction) -> bool:
+    """Whether the algorithm can compute a product, whatever that takes."""
+    plain = product.accumulator == f32 and product.dot == 1 and not product.narrow
+    if not context.reorder or not plain or product.batch or product.segments or product.b_offset != 0:
+        return False
+    if not halves(context.machine, product.width, product.columns.extent, product.depth):
+        return False
+    return len(merge_axes(product.rows, (product.a,))[0]) <= 1  # rows that lie apart: their sums take too long
+
+
+def halves(machine: Machine, width: int, columns: Dim, depth: Dim) -> bool:
+    """Whether `columns` in panels of `width`, of whole vectors, and `depth` can be cut in two."""
+    if width % min(machine.lanes_f32, width):
+        return False
+    if not isinstance(columns, int) or not isinstance(depth, int) or columns % (2 * width) or depth % 2:
+        return False
+    return columns > 0 and depth > 0 and depth_blocks(depth // 2) is not None
+
+
+def schedule_of(width: int, plan: Plan | Strassen) -> Schedule:
+    """What stands for a plan in records, or for the template that came of it."""
+    return Schedule("strassen", width, TILE_ROWS, plan.row_block, plan.panel_block)
+
+
+def likely_schedule(machine: Machine, width: int, rows: int, columns: int, depth: int) -> Schedule | None:
+    """How a product of these extents would go this way in panels of `width`, whether that pays or not; None where it
+    cannot."""
+    if rows < LEAST_ROWS or not halves(machine, width, columns, depth):
+        return None
+    return schedule_of(width, _plan(machine, width, rows, columns, depth))
+
+
+def fits(machine: Machine, wanted: Schedule, rows: int, columns: int, depth: int) -> bool:
+    """Whether a product of these extents can have a schedule of the algorithm."""
+    if wanted.width not in WIDTHS or rows < LEAST_ROWS or not halves(machine, wanted.width, columns, depth):
+        return False
+    if not 1 <= wanted.row_block <= min(ROW_BLOCK, -(-rows // 2)):
+        return False
+    most = min(columns // (2 * wanted.width), _most_panels(wanted.row_block, wanted.width))
+    return 1 <= wanted.panel_block <= most and (wanted.tile_rows, wanted.order) == (TILE_ROWS, "auto")
 
 
 def _row_block(half: int) -> int:
@@ -83,9 +114,13 @@ def _row_block(half: int) -> int:
     return divisor if divisor is not None else -(-half // count)
 
 
-def _share(machine: Machine, product: Contraction, rows: int, columns: int, depth: int) -> float:
-    """The time of the algorithm as a share of the plain product's, for `rows` rows."""
-    lanes, pairs = machine.lanes_f32, columns // (2 * product.width)
+def _most_panels(row_block: int, width: int) -> int:
+    return max(1, STACK_ELEMENTS // (4 * row_block * width))
+
+
+def share(machine: Machine, width: int, rows: int, columns: int, depth: int) -> float:
+    """The time of the algorithm as a share of the plain product's, for `rows` rows and panels of `width` columns."""
+    lanes, pairs = machine.lanes_f32, columns // (2 * width)
     rate = lanes * machine.fma_rate * SHARE
     plain = rows * columns * depth / rate + -(-rows // TILE_ROWS) * 2 * pairs * TILE_CYCLES
     half = -(-rows // 2)
@@ -100,18 +135,17 @@ def _share(machine: Machine, product: Contraction, rows: int, columns: int, dept
     return (products + tiles + of_a + kept) / plain
 
 
-def _plan(machine: Machine, product: Contraction, rows: int, least: int) -> Plan:
-    columns, depth = product.columns.extent, product.depth
-    assert isinstance(columns, int) and isinstance(depth, int)
-    half, pairs = -(-rows // 2), columns // (2 * product.width)
+def _plan(machine: Machine, width: int, rows: int, columns: int, depth: int) -> Plan:
+    """How a product that always goes this way is split."""
+    half, pairs = -(-rows // 2), columns // (2 * width)
     block = _row_block(half)
     row_blocks = -(-half // block)
-    most = max(1, STACK_ELEMENTS // (4 * block * product.width))
-    cycles = 7 * block * (depth // 2) * product.width / (machine.lanes_f32 * machine.fma_rate)  # of a pair of panels
+    most = _most_panels(block, width)
+    cycles = 7 * block * (depth // 2) * width / (machine.lanes_f32 * machine.fma_rate)  # of a pair of panels
     enough = max(1, int(CHUNK_MICROSECONDS * machine.cycles_per_microsecond / cycles))
     few = max(1, -(-pairs * row_blocks // MOST_CHUNKS))
     taken = min(pairs, most, max(enough, few, pairs * row_blocks // 32))
-    return Plan(least, block, -(-pairs // -(-pairs // taken)))
+    return Plan(0, block, -(-pairs // -(-pairs // taken)))
 
 
 def launch_strassen(context: Context, build: KernelBuilder, product: Contraction, plan: Plan, flops: Dim) -> None:

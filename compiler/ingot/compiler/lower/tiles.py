@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, evaluate, maximum, minimum, symbols
+from ingot.compiler.ir.templates import Order
 from ingot.compiler.lower.machine import Machine
 
 CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
@@ -19,6 +20,8 @@ MOST_CHUNKS = 64  # of one launch with constant extents: eight for each of eight
 TYPICAL = 128  # what symbolic extents are assumed to come to, within their ranges
 TILE_OVERHEAD = 12  # cycles to start and end one register tile
 WIDTHS = (16, 24, 8)  # columns of a panel
+PANEL_WIDTHS = (8, 16, 24, 32, 48)  # those that a schedule may have
+MOST_ROWS = 12  # of a register tile
 
 _QUERIES = 16  # queries a panel of the attention kernel
 
@@ -27,12 +30,24 @@ Ranges = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class ContractionTile:
-    """`ir.templates.Contraction`'s schedule: panel width, rows of a register tile, rows and panels of a chunk."""
+    """`ir.templates.Contraction`'s schedule: panel width, rows of a register tile, rows and panels of a chunk, order of
+    the loops."""
 
     width: int
     tile_rows: int
     row_block: Dim
     panel_block: Dim
+    order: Order = "auto"
+
+
+@dataclass(frozen=True)
+class Extents:
+    """A contraction of constant extents: `rows` x `depth` by `depth` x `columns`, `batch` times."""
+
+    rows: int
+    columns: int
+    depth: int
+    batch: int = 1
 
 
 def typical(dim: Dim, ranges: Ranges) -> int:
@@ -69,7 +84,7 @@ def tile_cycles(machine: Machine, rows: int, width: int, element_bytes: int = 4,
 def most_rows(machine: Machine, width: int, element_bytes: int = 4) -> int:
     """Rows of the largest register tile whose accumulators, panel vectors and one broadcast fit the registers."""
     vectors = vectors_of(machine, width, element_bytes)
-    return max(1, min(12, (machine.vector_registers - vectors - 1) // vectors))
+    return max(1, min(MOST_ROWS, (machine.vector_registers - vectors - 1) // vectors))
 
 
 def choose_contraction(
@@ -92,16 +107,8 @@ def choose_contraction(
     m, n, k, count = (typical(dim, known) for dim in (rows, columns, depth, batch))
     best: tuple[float, int, int] | None = None
     for candidate in widths:
-        panels = _ceil(n, candidate)
         most = most_rows(machine, candidate, element_bytes)
-        tiles = _ceil(m, most)
-        least, larger = divmod(m, tiles)
-        cycles = 0.0
-        for size, number in ((least + 1, larger), (least, tiles - larger)):
-            if number:
-                grouped = _grouped(machine, size, candidate, panels, element_bytes)
-                cycles += number * (k * grouped + TILE_OVERHEAD)
-        cost = panels * cycles
+        cost = _serial(machine, Extents(m, n, k), candidate, most, element_bytes)
         if best is None or cost < 0.96 * best[0]:  # the first width suits every instruction set: leave it for a gain
             best = cost, candidate, most
     assert best is not None
@@ -110,6 +117,49 @@ def choose_contraction(
     return ContractionTile(
         chosen, tile, *_symbolic(machine, rows, columns, depth, known, chosen, row_block, panel_block)
     )
+
+
+def _serial(machine: Machine, extents: Extents, width: int, most: int, element_bytes: int) -> float:
+    """Cycles of one batch point on one thread, in tiles of `most` rows, where nothing waits for memory."""
+    panels, tiles = _ceil(extents.columns, width), _ceil(extents.rows, most)
+    least, larger = divmod(extents.rows, tiles)
+    cycles = 0.0
+    for size, number in ((least + 1, larger), (least, tiles - larger)):
+        if number:
+            cycles += number * (extents.depth * _grouped(machine, size, width, panels, element_bytes) + TILE_OVERHEAD)
+    return panels * cycles
+
+
+def predict(machine: Machine, extents: Extents, tile: ContractionTile) -> tuple[float, float]:
+    """What `tile`, whose blocks are ints, is expected to take on one thread: cycles of arithmetic, with the waste and
+    the reading of its chunks, and cycles that the memory beyond the second-level cache needs for all operands once."""
+    m, n, k, batch = extents.rows, extents.columns, extents.depth, extents.batch
+    row_block, panel_block = tile.row_block, tile.panel_block
+    assert isinstance(row_block, int) and isinstance(panel_block, int)
+    panels = _ceil(n, tile.width)
+    serial = _serial(machine, extents, tile.width, tile.tile_rows, 4)
+    chunks = _ceil(m, row_block) * _ceil(panels, panel_block)
+    arithmetic = serial + chunks * _reading(machine, k, panels, tile.width, row_block, panel_block)
+    far = machine.l3_rate if 4 * k * panels * tile.width * batch > machine.l2 // 2 else machine.l2_rate
+    return batch * arithmetic, batch * 4.0 * (m * k + k * n + m * n) / far
+
+
+def tiles_by_width(machine: Machine, extents: Extents, widths: Sequence[int] = WIDTHS) -> list[ContractionTile]:
+    """The tile that the cost model would choose for each panel width, blocks and all."""
+    found: list[ContractionTile] = []
+    for width in widths:
+        most = most_rows(machine, width)
+        serial = _serial(machine, extents, width, most, 4)
+        panels = _ceil(extents.columns, width)
+        blocks = _blocks(machine, extents.rows, panels, extents.depth, extents.batch, width, most, serial)
+        found.append(ContractionTile(width, most, *blocks))
+    return found
+
+
+def _reading(machine: Machine, k: int, panels: int, width: int, row_block: int, panel_block: int) -> float:
+    """Cycles that a chunk waits for its rows and panels, which it reads once from further away."""
+    far = machine.l3_rate if k * panels * width * 4 > machine.l2 // 2 else machine.l2_rate
+    return 0.5 * 4.0 * k * (row_block + panel_block * width) / far
 
 
 def _grouped(machine: Machine, rows: int, width: int, panels: int, element_bytes: int) -> float:
@@ -137,11 +187,8 @@ def _blocks(
             if chunks > max(wanted, batch):
                 continue
             waste = row_chunks * row_block * panel_chunks * panel_block / (m * panels)
-            # A chunk reads its rows and its panels once from further away; the stores come on top of both.
-            bytes_read = 4.0 * k * (row_block + panel_block * width)
-            far = machine.l3_rate if k * panels * width * 4 > machine.l2 // 2 else machine.l2_rate
             work = serial / (row_chunks * panel_chunks)
-            reading = 0.5 * bytes_read / far
+            reading = _reading(machine, k, panels, width, row_block, panel_block)
             # At the end of a launch each of t threads waits for half a chunk: the mean over 2, 4 and 8 threads.
             idle = 2.3 / chunks if wanted > 1 else 0.0
             cost = waste * (1 + reading / work) * (1 + idle)

@@ -61,14 +61,15 @@ class WeightForms:
         halves = (bf16, f16) if self.weights == "bf16" else (f16, bf16)
         return exact_type(w.data, halves) if w.dtype == wide == f32 else wide
 
-    def widths(self, b: Value, columns: Dim, dot: int = 1) -> tuple[int, ...]:
-        """The panel widths to choose among for the second operand `b` of a contraction, matrices of `columns` columns.
+    def widths(self, b: Value, columns: Dim, dot: int = 1, among: tuple[int, ...] = WIDTHS) -> tuple[int, ...]:
+        """The panel widths of `among` that the second operand `b` of a contraction, matrices of `columns` columns, may
+        have.
 
         For a small program's weights it is a single one, which depends on nothing else, so that all readers of a matrix
         agree: the first that fills up little, else the one that fills up least. Sums of `dot` products need a vector.
         """
         if self.may_grow or not isinstance(b, Constant) or not isinstance(columns, int):
-            return WIDTHS
+            return among
         candidates = (*WIDTHS, *(width for width in NARROW_WIDTHS if dot == 1 or width >= 4))
         filled = {width: -columns % width for width in candidates}
         return (next((w for w in WIDTHS if filled[w] * PADDING <= columns), min(candidates, key=filled.__getitem__)),)

@@ -8,8 +8,9 @@ direct sum, m = 4 four times fewer; both add the traffic of the transformed data
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from ingot.compiler.ir.graph import Constant, Value
 from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower import schedules
+from ingot.compiler.lower.choices import choose_tile, unfit, wanted_schedule
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import Epilogue, Group, Products, contraction, packed_size
 from ingot.compiler.lower.machine import Machine
@@ -81,29 +84,54 @@ F2 = toom_cook(2, (0.0, 1.0, -1.0))
 # least about q = 2p, pq = 1 (B. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
 # Deep Neural Networks", 2020). All coefficients of these are exact.
 F4 = toom_cook(4, (0.0, 0.75, -0.75, 1.5, -1.5))
+BY_NAME: Mapping[schedules.Algorithm, Algorithm] = MappingProxyType({"winograd2": F2, "winograd4": F4})
 
 
-def choose_winograd(context: Context, node: Conv, w: Value) -> Algorithm | None:
-    """The algorithm that the cost model expects to win over the direct sum for this convolution, if any."""
+def choose_winograd(context: Context, group: Group, node: Conv) -> Algorithm | None:
+    """The algorithm that is asked for or that the cost model expects to win over the direct sum, if any. Raises
+    ScheduleError for one that cannot be used here."""
+    expected = expected_cycles(context, group, node)
+    wanted = wanted_schedule(context, group)
+    if wanted is not None:
+        if wanted.algorithm in BY_NAME and wanted.algorithm not in expected:
+            raise unfit(group, wanted, f"it can be computed by {', '.join(expected)}")
+        return BY_NAME.get(wanted.algorithm)
+    best: schedules.Algorithm = "direct"
+    for name, cycles in expected.items():
+        if cycles < 0.95 * expected[best]:
+            best = name
+    return BY_NAME.get(best)
+
+
+def expected_cycles(context: Context, group: Group, node: Conv) -> dict[schedules.Algorithm, float]:
+    """The direct sum and the algorithms of Winograd's that can compute a convolution, with the cycles that one image
+    takes."""
+    if _is_plain(context, node, group.resolve(node.w)):
+        out, inner = group.resolve(node.w).type.static_shape()[:2]
+        _, height, width, _ = node.type.shape
+        assert isinstance(height, int) and isinstance(width, int)
+        # For one image: measured, more of them change the comparison little, though they move more than caches hold.
+        machine = context.machine
+        expected: dict[schedules.Algorithm, float] = {"direct": _direct_cycles(machine, height * width, inner, out)}
+        for name, algorithm in BY_NAME.items():
+            tiles = -(-height // algorithm.size) * -(-width // algorithm.size)
+            expected[name] = _cycles(machine, algorithm, tiles, inner, out)
+        return expected
+    return {"direct": 0.0}
+
+
+def _is_plain(context: Context, node: Conv, w: Value) -> bool:
+    """Whether a convolution can be computed by these algorithms."""
     if not context.reorder or not context.forms.may_grow or not isinstance(w, Constant):
-        return None
+        return False
     if node.type.dtype != f32 or not node.channels_last:
-        return None
+        return False
     out, inner, *taps = w.type.static_shape()
     plain = all(x == 1 for x in (*node.strides, *node.dilations, node.group)) and taps == [3, 3]
     if not plain:
-        return None
+        return False
     _, height, width, _ = node.type.shape
-    if not isinstance(height, int) or not isinstance(width, int) or min(out, inner) < 16:
-        return None
-    # For one image: measured, more of them change the comparison little, though they move more than caches hold.
-    best: tuple[float, Algorithm | None] = (_direct_cycles(context.machine, height * width, inner, out), None)
-    for algorithm in (F2, F4):
-        tiles = -(-height // algorithm.size) * -(-width // algorithm.size)
-        cycles = _cycles(context.machine, algorithm, tiles, inner, out)
-        if cycles < 0.95 * best[0]:
-            best = cycles, algorithm
-    return best[1]
+    return isinstance(height, int) and isinstance(width, int) and min(out, inner) >= 16
 
 
 def _direct_cycles(machine: Machine, pixels: int, inner: int, out: int) -> float:
@@ -121,6 +149,12 @@ def _cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out:
     points = algorithm.reach**2
     products = tiles * points * inner * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.85)
     products = max(products, _reading(machine, points * inner * _padded(out)))
+    return products + transform_cycles(machine, algorithm, tiles, inner, out)
+
+
+def transform_cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out: int) -> float:
+    """Cycles of the transforms of `tiles` tiles and of moving what lies between them and the products."""
+    points = algorithm.reach**2
     # Per vector of channels: loads, stores and the sums of both passes, at a good two a cycle.
     adds = int(np.count_nonzero(algorithm.data)) * algorithm.reach * 2
     back = int(np.count_nonzero(algorithm.output)) * (algorithm.reach + algorithm.size)
@@ -128,7 +162,7 @@ def _cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out:
     transforms = tiles * (vectors_in * (adds + 2 * points) + vectors_out * (back + 2 * points)) / 2
     moved = 8.0 * tiles * points * (inner + out)
     far = machine.l3_rate if moved / 2 > machine.l2 else machine.l2_rate * 2
-    return products + transforms + moved / far
+    return transforms + moved / far
 
 
 def _padded(columns: int) -> int:
@@ -296,7 +330,9 @@ def _multiply(plan: _Plan, data: View) -> View:
     w = plan.group.resolve(plan.node.w)
     assert isinstance(w, Constant)
     products = Products.single(w)
-    tile = products.tile(context, w, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points)
+    tile = choose_tile(
+        context, plan.group, products, w, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points
+    )
     packed = _packed(plan, w, tile.width)
     target = context.temp(TensorType(f32, (points, plan.count, plan.out)), origin=plan.group.node.origin)
     build = kernel(context, plan.group.node)
@@ -327,7 +363,7 @@ def _multiply(plan: _Plan, data: View) -> View:
 
 def _packed(plan: _Plan, w: Constant, width: int) -> Storage:
     key = ("winograd", plan.algorithm.size, width)
-    return plan.context.weight(w, key, pack_panels(plan.algorithm.transformed(w.data), width))
+    return plan.context.weight(w, key, lambda: pack_panels(plan.algorithm.transformed(w.data), width))
 
 
 def _transform_back(plan: _Plan, products: View) -> None:

@@ -97,6 +97,14 @@ def check_routines(name: str, program: Program) -> None:
         compile_routines(called_routines(program), _level("cpu" if name == "null" else name))
 
 
+def find_level(name: str, *, checked: bool = False, denormals: Denormals = "keep") -> Level | None:
+    """The level that code for the target called `name` is made for, with the arguments of `find_target`; None for
+    targets that make no code. Raises TargetError where there is no such target."""
+    if name in ("interpreter", "null"):
+        return None
+    return replace(_level(name), checked=checked, flushes=denormals == "flush")
+
+
 def _level(name: str) -> Level:
     from ingot.compiler.ir.types import IrError
     from ingot.compiler.targets.cpu import features

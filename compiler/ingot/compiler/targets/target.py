@@ -16,12 +16,13 @@ Denormals: TypeAlias = Literal["keep", "flush"]
 @dataclass(frozen=True)
 class Labels:
     """What a model is called, as it came; `inputs` and `outputs` are in the order of the program's. `provenance` says
-    how it was made, as JSON can hold it."""
+    how it was made, as JSON can hold it, `schedules` what was chosen for its kernels (empty, or a member's bytes)."""
 
     name: str
     inputs: Sequence[str]
     outputs: Sequence[str]
     provenance: Mapping[str, Any]
+    schedules: bytes = b""
 
 
 @dataclass(frozen=True)

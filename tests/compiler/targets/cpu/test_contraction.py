@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from ingot.compiler.ir import dims, execute
 from ingot.compiler.ir.dims import Dim, ceil_divide, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Expr, Kernel, Load, Local, Store
-from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.templates import Contraction, Order
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.lower.packing import pack_conv, pack_panels
-from ingot.compiler.targets.cpu import contraction, features, rows
+from ingot.compiler.targets.cpu import features, rows
+from ingot.compiler.targets.cpu.blocking import Blocking
 from ingot.runtime.dtypes import DType, f16, f32, f64, i32
 
 Array = NDArray[Any]
@@ -87,6 +88,7 @@ def matmul(
     dtype: DType = f32,
     a_dtype: DType | None = None,
     names: tuple[str, ...] = (),
+    order: Order = "auto",
 ) -> Kernel:
     """c[m, n] = epilogue(a[m, k] @ b[k, n])"""
     stores, reads = epilogue(kind, dtype, M * n + N, N)
@@ -105,6 +107,7 @@ def matmul(
         panel_block=ceil_divide(n, width) if panel_block is None else panel_block,
         stores=stores,
         accumulator=dtype,
+        order=order,
     )
     return make_kernel(template, reads, {"a": a_dtype or dtype}, names)
 
@@ -178,6 +181,22 @@ def test_tiles_and_blocks(
 ) -> None:
     kernel = matmul(m, n, 18, "bias", width=width, tile_rows=tile_rows, row_block=row_block, panel_block=panel_block)
     check_matmul(native, kernel, native.compile(kernel, level), "bias", m, n, 18)
+
+
+@pytest.mark.parametrize("order", ["tiles", "panels", "ahead"])
+@pytest.mark.parametrize(("m", "n", "k"), [(40, 50, 260), (1, 40, 27), (13, 16, 18)])
+def test_orders_of_loops(native: Any, level: features.Level, order: Order, m: int, n: int, k: int) -> None:
+    kernel = matmul(m, n, k, "residual", row_block=25, panel_block=2, order=order)
+    assert isinstance(kernel.body, Contraction) and Blocking(kernel.body, level).order == order
+    check_matmul(native, kernel, native.compile(kernel, level), "residual", m, n, k)
+
+
+def test_the_order_left_open_is_that_of_the_level() -> None:
+    level = features.level("x86-64-v3")
+    cases = {"tiles": (600, 64, 64), "ahead": (49, 64, 1024), "panels": (49, 64, 32)}
+    for order, (m, n, k) in cases.items():
+        body = matmul(m, n, k).body
+        assert isinstance(body, Contraction) and Blocking(body, level).order == order
 
 
 @pytest.mark.parametrize("kind", ["residual", "two"])
@@ -438,11 +457,11 @@ def test_tile_rows_follow_the_level() -> None:
     kernel = matmul(100, 64, 64)
     body = kernel.body
     assert isinstance(body, Contraction)
-    assert contraction.tile_rows(body, features.level("x86-64-v3")) == 6
-    assert contraction.tile_rows(body, features.level("x86-64-v4")) == 12
-    assert contraction.tile_rows(body, features.level("aarch64")) == 6
+    assert Blocking(body, features.level("x86-64-v3")).most == 6
+    assert Blocking(body, features.level("x86-64-v4")).most == 12
+    assert Blocking(body, features.level("aarch64")).most == 6
     far_rows = replace(body, a=Load("a", M * 1024 + K))  # 4096 bytes: one set of the first-level cache
-    assert contraction.tile_rows(far_rows, features.level("x86-64-v4")) == 8
+    assert Blocking(far_rows, features.level("x86-64-v4")).most == 8
 
 
 def test_uniform_stride() -> None:

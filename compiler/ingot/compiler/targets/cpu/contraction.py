@@ -22,6 +22,7 @@ from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import flow, microkernel
+from ingot.compiler.targets.cpu.blocking import Blocking
 from ingot.compiler.targets.cpu.dots import product
 from ingot.compiler.targets.cpu.epilogue import PANEL, TAIL, Epilogue, Span
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
@@ -29,12 +30,7 @@ from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import memory_type
 from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, Prefetch, over_axes
-from ingot.compiler.targets.cpu.rows import RowOffsets, split, uniform_stride
-
-BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
-PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
-FEW_TILES = 12  # of rows: so often a panel is used at most before the next is needed
-PREFETCH_ROWS = 4  # fewer rows run at the speed of memory whatever is done
+from ingot.compiler.targets.cpu.rows import RowOffsets
 
 
 def emit_body(
@@ -49,27 +45,6 @@ def emit_body(
     Raises IrError when an offset is not separable into row, column and depth parts.
     """
     over_axes(b, template.batch, ranges, scope, _Body(b, template, ranges, level).chunk)
-
-
-def tile_rows(template: Contraction, level: Level) -> int:
-    """Rows of a register tile on `level`: the template's, less where registers are fewer, twice where they are many and
-    vectors are long."""
-    vectors = template.width // _lanes(template, level)
-    part, _ = split(template.a.offset, frozenset(axis.var for axis in template.rows))
-    stride = uniform_stride(part, template.rows)
-    known = stride if isinstance(stride, int) else None
-    fitting = microkernel.fitting_rows(vectors, level.vector_registers, known, template.accumulator)
-    rows = template.tile_rows
-    while rows * vectors < microkernel.LATENCY and rows < fitting:
-        rows *= 2
-    return min(rows, fitting)
-
-
-def _lanes(template: Contraction, level: Level) -> int:
-    lanes = min(level.lanes(template.accumulator.bytes), template.width)
-    while template.width % lanes:
-        lanes //= 2
-    return lanes
 
 
 @dataclass(frozen=True)
@@ -101,49 +76,16 @@ class _Body:
         self, b: ir.IRBuilder, template: Contraction, ranges: Mapping[str, tuple[Value, Value]], level: Level
     ) -> None:
         self.b, self.template, self.ranges, self.level = b, template, ranges, level
-        self.lanes = _lanes(template, level)
-        self.vectors = template.width // self.lanes
-        self.most = tile_rows(template, level)
-        self.block_rows = self._block_rows()
-        self.sizes = self._tile_sizes()
+        self.blocking = blocking = Blocking(template, level)
+        self.lanes, self.most = blocking.lanes, blocking.most
+        self.block_rows, self.sizes = blocking.block_rows, blocking.sizes
         inner = (*template.segments, template.run, template.columns)
         self.rows = RowOffsets(template.rows, frozenset(axis.var for axis in inner))
         self._separate_a()
-        self.panels_inside = self._panels_inside()
-        group = max(self._grouped_panels(rows) for rows in (1, 2, 3))
+        self.panels_inside = blocking.order == "tiles"
+        group = max(blocking.grouped_panels(rows) for rows in (1, 2, 3))
         self.epilogue = Epilogue(b, template, self.rows, self.lanes, self.most, group)
         self.rows.allocate(b, self.block_rows + 2 * self.most)  # tiles look ahead
-
-    # -- what is known before emission --------------------------------------------------------------------------------
-
-    def _block_rows(self) -> int:
-        """Rows a block: those whose part of A takes half the second-level cache, as far as the depth is known."""
-        depth = self.template.depth
-        rows = BLOCK_ROWS
-        if isinstance(depth, int) and depth:
-            rows = min(rows, (self.level.l2 // 2) // (depth * self._weight_bytes()))
-        rows = max(rows - rows % self.most, 4 * self.most)
-        fixed = self.template.row_block
-        if not isinstance(fixed, int) or fixed < 1:
-            return rows
-        return -(-fixed // -(-fixed // rows))  # blocks of equal size: a last one of a row or two would read all panels
-
-    def _weight_bytes(self) -> int:
-        """Bytes of an element of a panel as it is multiplied."""
-        return self.template.accumulator.bytes // self.template.dot
-
-    def _tile_sizes(self) -> tuple[int, ...]:
-        """The row counts that tiles may have, ascending."""
-        total, chunk = self.template.row_count, self.template.row_block
-        if not isinstance(total, int) or not isinstance(chunk, int) or chunk < 1:
-            return tuple(range(1, self.most + 1))
-        chunks = {min(chunk, total), total % chunk}
-        blocks = {min(c, self.block_rows) for c in chunks} | {c % self.block_rows for c in chunks}
-        sizes: set[int] = set()
-        for count in blocks - {0}:
-            tiles = -(-count // self.most)
-            sizes |= {count // tiles, -(-count // tiles)}
-        return tuple(sorted(sizes)) or (1,)
 
     def _separate_a(self) -> None:
         """Split A's offset into what the chunk, the rows, the segments and the run contribute."""
@@ -162,22 +104,6 @@ class _Body:
             run = (extent * run[0], run[1])
         self.a_steps, self.a_run = segments, (run[0] // dot, run[1] * dot)
         self.a_part, self.a_base = self.rows.part(rest)
-
-    def _panels_inside(self) -> bool:
-        """Whether the panels of a chunk stay cached, so that tiles go outside and panels inside. With few tiles it is
-        their first use that counts: then each panel is fetched ahead while the tiles work on the one before."""
-        count, depth, rows = self.template.panel_block, self.template.depth, self.template.row_count
-        if not isinstance(count, int) or not isinstance(depth, int):
-            return False
-        if isinstance(rows, int) and rows <= FEW_TILES * self.most:
-            return False
-        size = count * depth * self.template.width * self._weight_bytes()
-        return count > 1 and size <= self.level.l2 // 4 and self.sizes[-1] > 3
-
-    def _grouped_panels(self, rows: int) -> int:
-        """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
-        room = self.level.vector_registers - 4 - rows
-        return max(1, min(6, room // (rows * self.vectors))) if rows <= 3 else 1
 
     # -- loops --------------------------------------------------------------------------------------------------------
 
@@ -218,7 +144,7 @@ class _Body:
         begin, end = self.ranges["panel"]
         total = self.template.row_count
         if isinstance(total, int):
-            if total in self.sizes and self._grouped_panels(total) > 1:
+            if total in self.sizes and self.blocking.grouped_panels(total) > 1:
                 self._grouped(scope, block, begin, end, total)
             elif self.panels_inside:
                 self._tiles_outside(scope, block, begin, end)
@@ -238,7 +164,7 @@ class _Body:
     def _grouped(self, scope: Scope, block: _Block, begin: Value, end: Value, rows: int) -> None:
         """Whole panels in groups, then the others one by one; the block is one tile of `rows` rows."""
         b = self.b
-        group = self._grouped_panels(rows)
+        group = self.blocking.grouped_panels(rows)
         whole = end
         if not self.epilogue.whole:
             whole = flow.minimum(b, end, emit_dim(b, self.template.columns.extent // self.template.width, scope))
@@ -323,9 +249,7 @@ class _Body:
         if panel.group > 1 or not isinstance(elements, int) or not isinstance(run, int):
             return None
         size, depth = elements * self.template.width * self.b_dtype.bytes, elements // self.template.dot
-        if run <= microkernel.UNROLL_WHOLE or elements * self.template.width * self._weight_bytes() < PREFETCH_BYTES:
-            return None
-        if isinstance(total, int) and total < PREFETCH_ROWS:
+        if run <= microkernel.UNROLL_WHOLE or not self.blocking.fetches:
             return None
         rounds = depth // run * (run // microkernel.UNROLL)
         # Symbolic rows may come to a single tile, which then fetches the whole panel.
@@ -413,7 +337,7 @@ class _Body:
         those in groups: equal columns of weights give equal results."""
         width, lanes, registers = self.template.width, self.lanes, self.level.vector_registers
         tile = microkernel.plan(rows, width, lanes, registers, group)
-        most, panels = self._grouped_panels(rows), self.template.panels
+        most, panels = self.blocking.grouped_panels(rows), self.template.panels
         if isinstance(panels, int) and panels < most:  # there are no groups
             return tile
         return replace(tile, chains=microkernel.plan(rows, width, lanes, registers, most).chains)
@@ -438,6 +362,3 @@ class _Body:
         element = memory_type(self.b_dtype)
         shifts = [flow.multiply(self.b, self.panel_size, i) for i in range(panel.group)]
         return [Operand(self.b.gep(panel.start, [shift], source_etype=element)) for shift in shifts]
-
-
-__all__ = ["emit_body", "tile_rows"]

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ingot.compiler.ir.templates import Quarter, Strassen
+from ingot.compiler.ir.templates import Quarter, Strassen, depth_blocks
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.lower.strassen import depth_blocks
 from ingot.compiler.targets.cpu import flow, microkernel
 from ingot.compiler.targets.cpu.epilogue import PANEL, Epilogue, Span
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim

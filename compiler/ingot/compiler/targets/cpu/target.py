@@ -65,6 +65,7 @@ class CpuTarget:
             checked=level.checked,
             variants=list(zip(others, tables, strict=True)),
             closed=variants.closed,
+            schedules=labels.schedules,
         )
 
 

@@ -1,0 +1,123 @@
+"""How a level runs a `Contraction`: rows of a tile and of a block, and which loop goes outside, where the template
+leaves that open. All of it is known before a line is emitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ingot.compiler.ir.templates import Contraction, Order
+from ingot.compiler.targets.cpu import microkernel
+from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.rows import split, uniform_stride
+
+BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
+PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
+FEW_TILES = 12  # of rows: so often a panel is used at most before the next is needed
+PREFETCH_ROWS = 4  # fewer rows run at the speed of memory whatever is done
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """What a template comes to on a level."""
+
+    template: Contraction
+    level: Level
+
+    @cached_property
+    def lanes(self) -> int:
+        """Elements of the vectors that a row of a panel is made of."""
+        lanes = min(self.level.lanes(self.template.accumulator.bytes), self.template.width)
+        while self.template.width % lanes:
+            lanes //= 2
+        return lanes
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a row of a panel."""
+        return self.template.width // self.lanes
+
+    @cached_property
+    def most(self) -> int:
+        """Most rows of a register tile: the template's, less where registers are fewer, twice where they are many and
+        vectors are long."""
+        template, level = self.template, self.level
+        part, _ = split(template.a.offset, frozenset(axis.var for axis in template.rows))
+        stride = uniform_stride(part, template.rows)
+        known = stride if isinstance(stride, int) else None
+        fitting = microkernel.fitting_rows(self.vectors, level.vector_registers, known, template.accumulator)
+        rows = template.tile_rows
+        while rows * self.vectors < microkernel.LATENCY and rows < fitting:
+            rows *= 2
+        return min(rows, fitting)
+
+    @cached_property
+    def block_rows(self) -> int:
+        """Rows a block: those whose part of A takes half the second-level cache, as far as the depth is known."""
+        depth = self.template.depth
+        rows = BLOCK_ROWS
+        if isinstance(depth, int) and depth:
+            rows = min(rows, (self.level.l2 // 2) // (depth * self.weight_bytes))
+        rows = max(rows - rows % self.most, 4 * self.most)
+        fixed = self.template.row_block
+        if not isinstance(fixed, int) or fixed < 1:
+            return rows
+        return -(-fixed // -(-fixed // rows))  # blocks of equal size: a last one of a row or two would read all panels
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of an element of a panel as it is multiplied."""
+        return self.template.accumulator.bytes // self.template.dot
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The row counts that tiles may have, ascending."""
+        total, chunk = self.template.row_count, self.template.row_block
+        if not isinstance(total, int) or not isinstance(chunk, int) or chunk < 1:
+            return tuple(range(1, self.most + 1))
+        chunks = {min(chunk, total), total % chunk}
+        blocks = {min(c, self.block_rows) for c in chunks} | {c % self.block_rows for c in chunks}
+        sizes: set[int] = set()
+        for count in blocks - {0}:
+            tiles = -(-count // self.most)
+            sizes |= {count // tiles, -(-count // tiles)}
+        return tuple(sorted(sizes)) or (1,)
+
+    @cached_property
+    def order(self) -> Order:
+        """The order of loops, never "auto"."""
+        if self.template.order != "auto":
+            return self.template.order
+        if self._panels_stay:
+            return "tiles"
+        return "ahead" if self._is_worth_fetching else "panels"
+
+    @property
+    def fetches(self) -> bool:
+        """Whether a loop over panels fetches the next one ahead; there may be one for some rows only."""
+        return self._is_worth_fetching if self.template.order == "auto" else self.order == "ahead"
+
+    @property
+    def _panels_stay(self) -> bool:
+        """Whether the panels of a chunk stay cached, so that tiles go outside and panels inside. With few tiles it is
+        their first use that counts: then each panel is fetched ahead while the tiles work on the one before."""
+        count, depth, rows = self.template.panel_block, self.template.depth, self.template.row_count
+        if not isinstance(count, int) or not isinstance(depth, int):
+            return False
+        if isinstance(rows, int) and rows <= FEW_TILES * self.most:
+            return False
+        size = count * depth * self.template.width * self.weight_bytes
+        return count > 1 and size <= self.level.l2 // 4 and self.sizes[-1] > 3
+
+    @property
+    def _is_worth_fetching(self) -> bool:
+        """Whether panels are so large, and rows so many, that the next panel is fetched by hand."""
+        depth, rows = self.template.depth, self.template.row_count
+        if not isinstance(depth, int) or depth * self.template.width * self.weight_bytes < PREFETCH_BYTES:
+            return False
+        return not (isinstance(rows, int) and rows < PREFETCH_ROWS)
+
+    def grouped_panels(self, rows: int) -> int:
+        """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
+        room = self.level.vector_registers - 4 - rows
+        return max(1, min(6, room // (rows * self.vectors))) if rows <= 3 else 1
