@@ -23,8 +23,10 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import ceil_divide, evaluate, product, symbol
+from ingot.compiler.ir.graph import constant
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Kernel, Load, Local, Store
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
+from ingot.compiler.lower.context import Context
 from ingot.compiler.lower.contraction import Products
 from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.tiles import choose_attention, choose_contraction, choose_depthwise
@@ -120,13 +122,13 @@ def matmul(m: int, k: int, n: int, level: Level) -> Problem:
 
 def bytes_matmul(m: int, k: int, n: int, level: Level) -> Problem:
     """``clip(round((a @ b) * scale), 0, 255)`` for a of u8 and b of i8, beside `matmul`."""
-    machine = features.machine(level)
-    products = Products.narrow(machine)
+    context = Context(features.machine(level))
+    products = Products.narrow(context)
     depth = products.filled(k)
-    tile = products.tile(machine, rows=m, columns=n, depth=depth)
     rng = np.random.default_rng(0)
     weights = np.zeros((depth, n), products.dtype.to_numpy())
     weights[:k] = rng.integers(-128, 128, (k, n))
+    tile = products.tile(context, constant(weights), rows=m, columns=n, depth=depth)
     row, column, step = symbol("m"), symbol("n"), symbol("k")
     total = Call("add", (Local("acc", i32), Load("bias", column)), i32)
     real = Call("mul", (Call("cast", (total,), f32), Load("scale", column)), f32)

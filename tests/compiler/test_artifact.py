@@ -241,7 +241,7 @@ def test_programs_that_the_runtime_would_refuse() -> None:
 
 def test_manifest_is_plain_json(artifact: Artifact) -> None:
     document = json.loads(artifact.manifest.encode())
-    assert document["format"] == 2 and document["target"] == {"arch": LEVEL.arch, "asked": "cpu"}
+    assert document["format"] == 3 and document["target"] == {"arch": LEVEL.arch, "asked": "cpu"}
     args, storages = document["args"], document["storages"]
     assert args["dims"][:2] == [["//", ["+", "n", 63], 64], 0]
     assert (args["dim"][:3], args["storage"][:3]) == ([0, 1, 1], [-1, 0, 2])

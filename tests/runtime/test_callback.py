@@ -147,16 +147,11 @@ def test_ctrl_c_ends_a_run_and_handlers_that_return_do_not(tmp_path: Path) -> No
     path = tmp_path / "loop.ingot"
     loop("sines").save(path)
     seen: list[int] = []
-    # A process in the background may have been started with Ctrl-C ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with Session(path) as session, handled(lambda number, _: seen.append(number)):
-            with signalled(signal.SIGUSR1), signalled(signal.SIGINT), pytest.raises(KeyboardInterrupt):
-                session.run({"n": FOREVER, "x": X})
-            assert seen == [signal.SIGUSR1]
-            np.testing.assert_array_equal(session.run({"n": 0, "x": X})["y"], X)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with Session(path) as session, handled(lambda number, _: seen.append(number)):
+        with signalled(signal.SIGUSR1), signalled(signal.SIGINT), pytest.raises(KeyboardInterrupt):
+            session.run({"n": FOREVER, "x": X})
+        assert seen == [signal.SIGUSR1]
+        np.testing.assert_array_equal(session.run({"n": 0, "x": X})["y"], X)
 
 
 def test_interrupts_around_host_steps_are_not_lost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ class GraphImport(Scope):
             return results
         attributes = {**schema_defaults(domain, node.op_type, opset), **attributes}
         require_attributes(domain, node.op_type, opset, attributes, operands)
-        variables = type_variables(domain, node.op_type, opset, operands)
+        variables = type_variables(domain, node.op_type, opset, operands, in_body=bool(self.caller))
         if isinstance(meaning, TypedBody):
             meaning = self._typed(node, domain, opset, operands, attributes)
         if meaning is None:

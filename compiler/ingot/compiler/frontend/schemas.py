@@ -60,9 +60,11 @@ def require_attributes(
     require_sensible(op_type, attributes, operands)
 
 
-def type_variables(domain: str, op_type: str, opset: int, operands: Sequence[Item | None]) -> dict[str, DType]:
+def type_variables(
+    domain: str, op_type: str, opset: int, operands: Sequence[Item | None], *, in_body: bool
+) -> dict[str, DType]:
     """The element types that `operands` give the type variables of the schema. Raises ModelError where the schema does
-    not allow one, or a variable would have two."""
+    not allow one, which bodies of functions do not always heed, or a variable would have two."""
     schema = _schema(domain, op_type, opset)
     found: dict[str, tuple[int, DType]] = {}
     if schema is None:
@@ -73,7 +75,7 @@ def type_variables(domain: str, op_type: str, opset: int, operands: Sequence[Ite
             continue
         name, given = formal.type_str, value.dtype
         types = allowed.get(name, [name])
-        if f"tensor({onnx.TensorProto.DataType.Name(CODES[given]).lower()})" not in types:
+        if not in_body and f"tensor({onnx.TensorProto.DataType.Name(CODES[given]).lower()})" not in types:
             raise ModelError(
                 f"input {index} ({formal.name}) of {op_type} is {given.name}, which is not among {', '.join(types)}",
                 remedy=_REMEDY,

@@ -155,9 +155,9 @@ def test_around_host_steps(denormals: Any, caller: int, fails: bool, monkeypatch
         a = Mul (x, x)  k = Cast <to = 1> (s)  b = Mul (k, a)  y = Add (b, a) }"""
     seen: list[int] = []
     y: Any = None
-    answer = host_lane.HostLane._answer  # pyright: ignore[reportPrivateUsage]
+    answer: Any = host_lane.HostLane._answer  # pyright: ignore[reportPrivateUsage]
 
-    def watched(self: Any, *arguments: Any) -> int:
+    def watched(self: Any, *arguments: Any) -> Any:
         seen.append(mode())
         return answer(self, *arguments)
 

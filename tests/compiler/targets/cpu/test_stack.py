@@ -63,7 +63,7 @@ def assembly(module: Any, level: Level) -> str:
 def deepest(made: Program, level: Level) -> int:
     """The largest frame of a kernel, on top of that of the walk over the program."""
     module = objects.new_module("walk", level)
-    program.emit_run(module, made, level, declare_region(module), objects.kernel_symbol)
+    program.emit_run(module, made, declare_region(module), level, objects.kernel_symbol)
     (walk,) = frames(assembly(module, level)).values()
     sizes: list[int] = []
     for kernel in different(made):
