@@ -226,19 +226,6 @@ def test_sizes_that_must_be_equal() -> None:
         np.testing.assert_array_equal(session.run({"x": f32(1), "y": f32(1)})["sum"], [[0]])
 
 
-def test_parts_of_a_size_from_data() -> None:
-    """The sizes of the parts have values later than what they make together: one of them is the rest."""
-    proto = model(
-        [node("TopK", "x k", "best places", axis=0), node("Split", "best cut", "first rest", axis=0)],
-        [("x", FLOAT, [5]), ("k", INT64, [1]), ("cut", INT64, [2])],
-        [("first", FLOAT, None), ("rest", FLOAT, None)],
-    )
-    x = f32(3, 1, 4, 1.5, 9)
-    check(proto, *({"x": x, "k": i64(k), "cut": i64(cut, k - cut)} for k, cut in ((4, 1), (5, 5), (0, 0))))
-    with compile(proto).session() as session, pytest.raises(RuntimeFault, match="for the model to make sense"):
-        session.run({"x": x, "k": i64(4), "cut": i64(1, 2)})
-
-
 def test_what_grows_is_checked_when_its_loop_has_ended() -> None:
     """The largest row needs a row: there is none before the first iteration."""
     text = """<ir_version: 9, opset_import: ["" : 21]> m (bool start, int64 n, float[2] x) => (float[1, 2] y)
