@@ -5,7 +5,7 @@
 
 ONNX Runtime and OpenVINO gate; they run in this process. DeepSparse, ncnn, tract, PyTorch Inductor and IREE run each in
 an environment and a process of its own (`python -m benchmarks.peers install`). All engines get the same inputs,
-precision (f32), number of threads and processors, and their best settings; runs go from numpy arrays to numpy arrays,
+precision (f32), number of threads, and their best settings; runs go from numpy arrays to numpy arrays,
 rounds are interleaved, medians are shown. Beside a time stands the error: the largest absolute difference from the
 model in double precision (onnx.reference; ONNX Runtime where that is too dear) over the largest absolute output. An
 engine without a figure has a note that says why.

@@ -12,7 +12,6 @@ import numpy as np
 from benchmarks.models import Case
 from benchmarks.peers.catalogue import PEERS as APART
 from benchmarks.peers.client import PeerError, Worker
-from benchmarks.placement import pinned
 from benchmarks.static import static
 from ingot.compiler.bench import engines
 from ingot.compiler.bench.engines import PEERS as GATING
@@ -42,9 +41,9 @@ class Entrant:
 def enter(
     name: str, case: Case, artifact: Path, threads: int, cpus: Sequence[int], folder: Path, *, limit: float = 900
 ) -> Entrant:
-    """Make an engine ready on `cpus`. `folder` keeps what a peer makes of the model, for its next time with it; `limit`
-    is how many seconds a peer of its own process may take for an answer. A peer that does not take the model is given
-    it without what only computes shapes (`static`). Raises what the engine raises."""
+    """Make an engine ready; those of processes of their own run on `cpus`. `folder` keeps what such a peer makes of the
+    model, for its next time with it; `limit` is how many seconds it may take for an answer. One that does not take the
+    model is given it without what only computes shapes (`static`). Raises what the engine raises."""
     inputs = dict(case.inputs())
     if name in APART:
         try:
@@ -55,14 +54,12 @@ def enter(
                 return _apart(name, model, case, threads, cpus, folder / "static", limit)
             except Exception:  # the first reason is the one that counts
                 raise error from None
-    with pinned(cpus):
-        engine = engines.ingot(artifact, threads) if name == "ingot" else GATING[name](case.path, threads)
-        # Copied: an engine may give views of memory that its next run overwrites.
-        outputs = {key: np.array(value) for key, value in engine.run(inputs).items()}
-        bound = timed(engine.bound(inputs)) if engine.bound is not None else None
-    sample = timed(partial(engine.run, inputs))
-    placed = _placed(bound, cpus) if bound is not None else None
-    return Entrant(engine.version, outputs, _placed(sample, cpus), placed, engine.close)
+    # Not pinned: OpenVINO takes the processors that it finds first for all that there ever are.
+    engine = engines.ingot(artifact, threads) if name == "ingot" else GATING[name](case.path, threads)
+    # Copied: an engine may give views of memory that its next run overwrites.
+    outputs = {key: np.array(value) for key, value in engine.run(inputs).items()}
+    bound = timed(engine.bound(inputs)) if engine.bound is not None else None
+    return Entrant(engine.version, outputs, timed(partial(engine.run, inputs)), bound, engine.close)
 
 
 def _apart(
@@ -75,14 +72,6 @@ def _apart(
     except BaseException:
         worker.close()
         raise
-
-
-def _placed(sample: Sampler, cpus: Sequence[int]) -> Sampler:
-    def on(count: int) -> Sequence[float]:
-        with pinned(cpus):
-            return sample(count)
-
-    return on
 
 
 class _LostError(Exception):

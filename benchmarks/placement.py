@@ -1,10 +1,8 @@
-"""On which processors what is measured runs: as many as it has threads, the same for all engines."""
+"""On which processors engines of other processes run: as many as they have threads."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Generator, Sequence
 from pathlib import Path
 
 
@@ -17,17 +15,6 @@ def processors(threads: int) -> tuple[int, ...]:
         first.setdefault(_core(number), number)
     order = [*first.values(), *(number for number in allowed if number not in first.values())]
     return tuple(sorted(order[:threads]))
-
-
-@contextlib.contextmanager
-def pinned(chosen: Sequence[int]) -> Generator[None]:
-    """This thread, and those that it starts meanwhile, run on the `chosen` processors only."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, chosen)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _core(number: int) -> str:

@@ -21,11 +21,12 @@ from benchmarks.entrants import race
 from benchmarks.models import GROUPS, Case, cases, further
 from benchmarks.peers.catalogue import Peer
 from benchmarks.peers.client import ROOT, PeerError
-from benchmarks.placement import pinned, processors
+from benchmarks.placement import processors
 from benchmarks.precise import DEAREST, expected
 from benchmarks.static import static
 from onnx import TensorProto, helper
 
+import ingot.compiler
 from benchmarks import compare, entrants, neighbour, tables, zoo
 from ingot.compiler.bench.agreement import relative_error
 from ingot.compiler.bench.engines import reference
@@ -216,9 +217,17 @@ def test_engines_are_placed_alike() -> None:
     for threads in range(1, len(allowed) + 3):
         chosen = processors(threads)
         assert len(chosen) == len(set(chosen)) == min(threads, len(allowed)) and set(chosen) <= allowed
-    with pinned(processors(1)):
-        assert os.sched_getaffinity(0) == set(processors(1)) and len(os.sched_getaffinity(0)) == 1
-    assert os.sched_getaffinity(0) == allowed
+
+def test_two_threads_are_two_after_one(tmp_path: Path) -> None:
+    """An engine of this process that was made with one thread leaves the processors to the next."""
+    allowed = os.sched_getaffinity(0)
+    path = tmp_path / "digits.ingot"
+    ingot.compiler.compile(DIGITS.path, target="native").save(path)
+    for name in ("ingot", "onnxruntime"):
+        entrant = entrants.enter(name, DIGITS, path, 1, processors(1), tmp_path / name, limit=60)
+        entrant.sample(3)
+        assert os.sched_getaffinity(0) == allowed
+        entrant.close()
 
 
 two = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
