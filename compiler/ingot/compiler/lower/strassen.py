@@ -30,6 +30,7 @@ ROW_BLOCK = 112  # rows of a half, at most
 STACK_ELEMENTS = 1 << 14  # that a chunk's unfinished results may take: 64 KiB
 LEAST_ROWS = 32  # for fewer, the time is that of reading the weights
 ROWS_TRIED = range(LEAST_ROWS, 1025, 16)
+PADDING = 12  # rows of a half that is known at run time only are a multiple of this; at least those of a tile
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,6 @@ def launch_strassen(context: Context, build: KernelBuilder, product: Contraction
     final = build.forked(context.unique(build.name.rsplit("_", 1)[0]), lambda name: name != a or a in kept)
     template = replace(template, sums=final.parameter(sums, "read"))
     context.run(final.launch(template.grid, template, flops=flops))
-
-
-PADDING = 12  # rows of a half that is known at run time only are a multiple of this; at least those of a tile
 
 
 def _buffers(item: Sequence[Store] | Expr) -> set[str]:

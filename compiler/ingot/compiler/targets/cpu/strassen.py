@@ -1,9 +1,10 @@
 """`ir.templates.Strassen` as LLVM IR.
 
-A chunk walks the depth block by block, and in each its pairs of panels: the four sums of B's quarters are made on the
-stack, in the second-level cache, and every register tile of A's rows runs through the seven products. Sums that several
-quarters of the result share stay in the accumulators while further products are added to them, or wait in a tile on the
-stack; a quarter that is complete goes from the accumulators to its place.
+A chunk walks the depth block by block, in each its pairs of panels, and for each pair the seven products one after the
+other, so that the panel of a product stays in the first-level cache while the tiles of all rows use it. A panel that is
+a sum of B's quarters is made by the first tile that multiplies it. Sums that several quarters of the result share wait
+on the stack, where later products go on from them; a quarter that is complete goes from the accumulators to its place.
+Meanwhile the next pair of panels is fetched.
 """
 
 # pyright: basic
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
 
@@ -28,7 +30,7 @@ from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, 
 from ingot.compiler.targets.cpu.rows import RowOffsets
 from ingot.runtime.dtypes import f32
 
-UNROLL = 4  # vectors a round of the loop that sums panels
+UNROLL = 4  # vectors a round of the loop that clears unfinished results
 MOST_ROWS = 12  # of a tile
 COMPLETED = {3: Quarter(1, 0), 4: Quarter(1, 1), 2: Quarter(0, 1), 1: Quarter(0, 0)}
 
@@ -66,11 +68,10 @@ class _Body:
         self.rows = RowOffsets(template.rows, frozenset((template.columns.var,)))
         self.epilogue = Epilogue(b, template, self.rows, lanes, self.most, 1)
         self.element = register_type(f32)
-        self.tile_size = self.most * template.width
         if self.epilogue.scratch is None:
-            self.epilogue.scratch = flow.stack(b, self.element, self.tile_size)
+            self.epilogue.scratch = flow.stack(b, self.element, self.most * template.width)
         self.table = template.row_block + self.most  # pairs of rows, with those that tiles reach past the end
-        self.rows.allocate(b, 2 * self.table)
+        self.rows.allocate(b, 2 * (self.table + self.most))  # tiles look ahead
         self.waiting = [flow.stack(b, self.element, self.table * template.width) for _ in range(3)]
         self.panel_size = self.depth * template.width
         self.panels = [flow.stack(b, self.element, self.panel_size) for _ in range(2)]
@@ -99,8 +100,7 @@ class _Body:
         self.sums_here = b.gep(self.sums, [flow.multiply(b, begin, template.pitch)], source_etype=self.element)
         pairs = flow.subtract(b, last, first)
         if self.blocks > 1:
-            zero = constant(0, widened(self.element, self.lanes if self.lanes > 1 else None))
-            self._over(4 * self.quarter * template.panel_block, lambda at: self._store(self.partial, at, zero))
+            self._clear(self.partial, 4 * self.quarter * template.panel_block)
 
         def block(number: Value, _: list[Value]) -> list[Value]:
             def pair(index: Value, _: list[Value]) -> list[Value]:
@@ -212,14 +212,14 @@ class _Body:
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
-    def _over(self, elements: int, step: Callable[[Value], None]) -> None:
-        """``step(element)`` for every vector of as many elements."""
+    def _clear(self, pointer: Value, elements: int) -> None:
         b = self.b
+        zero = constant(0, widened(self.element, self.lanes if self.lanes > 1 else None))
         unroll = next(u for u in (UNROLL, 2, 1) if elements // self.lanes % u == 0)
 
         def body(at: Value, _: list[Value]) -> list[Value]:
             for i in range(unroll):
-                step(flow.add(b, at, i * self.lanes))
+                self._store(pointer, flow.add(b, at, i * self.lanes), zero)
             return []
 
         flow.loop(b, const(0), const(elements), unroll * self.lanes, [], body)
@@ -243,7 +243,9 @@ class _Panel:
 class _SummingKernel(MicroKernel):
     """A micro-kernel that makes its panel on the way: adding and storing hide behind the multiply-adds."""
 
-    terms: tuple[tuple[Value, int], ...] = ()
+    def __init__(self, terms: tuple[tuple[Value, int], ...], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.terms = terms
 
     def _vector(self, panel: Operand, index: Value, shift: int) -> Value:
         b = self.b
@@ -274,8 +276,7 @@ class _Tile:
         self.body, self.b, self.scope, self.fetch = body, body.b, scope, fetch
         self.start, self.panel, self.numbers = start, panel, numbers
         self.index, self.block, self.slot, self.rows = index, block, slot, rows
-        self.shape = microkernel.plan(rows, body.template.width, body.lanes, body.level.vector_registers)
-        self.shape = microkernel.Tile(rows, 1, self.shape.vectors, self.shape.lanes)  # one chain: sums go on
+        self.shape = microkernel.Tile(rows, 1, body.vectors, body.lanes)  # one chain: sums go on
 
     def emit(self, number: int) -> None:
         """Product `number` of the tile; their order, 0, 5, 6, 3, 4, 2, 1, shares sums: those of 0, 5, 6 pile up."""
@@ -321,11 +322,9 @@ class _Tile:
         a = b.gep(self.start, [at], source_etype=body.element)
         operands = [Operand(a, i * pitch) for i in range(self.rows)]
         depth = Depth((), (const(body.depth), const(1)))
-        make = _SummingKernel if self.panel.terms else MicroKernel
-        panels = [Operand(self.panel.pointer)]
-        kernel = make(b, self.shape, (f32, f32, f32), operands, panels, depth, self.fetch)
-        if isinstance(kernel, _SummingKernel):
-            kernel.terms = self.panel.terms
+        arguments = b, self.shape, (f32, f32, f32), operands, [Operand(self.panel.pointer)], depth, self.fetch
+        terms = self.panel.terms
+        kernel = _SummingKernel(terms, *arguments) if terms else MicroKernel(*arguments)
         return kernel.emit(start)
 
     def _complete(self, quarter: Quarter, sums: Sums) -> None:
