@@ -15,14 +15,13 @@ from ingot.compiler.cli.kernels import kernel_lines, kernel_record
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
 from ingot.runtime.errors import UnsupportedCpuError
+from ingot.runtime.inputs import UNBOUNDED
 from ingot.runtime.manifest import FORMAT_VERSION, WEIGHTS_MEMBER, Manifest, code_member
 from ingot.runtime.plan import Loaded
 from ingot.runtime.tables import TEMP, WEIGHT
 from ingot.runtime.variants import Variants
 
 HELP = "show what an artifact holds, and how its kernels or those of a model are scheduled"
-
-LARGEST = 2**62  # the bound of dims that have none
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +107,7 @@ def _variant(variant: Manifest) -> dict[str, Any]:
 
 
 def _bounds(manifest: Manifest) -> dict[str, list[int | None]]:
-    return {name: [low, None if high >= LARGEST else high] for name, (low, high) in manifest.symbols.items()}
+    return {name: [low, None if high >= UNBOUNDED else high] for name, (low, high) in manifest.symbols.items()}
 
 
 def _storages(manifest: Manifest) -> dict[str, int]:
