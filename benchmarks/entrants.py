@@ -29,12 +29,13 @@ TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Entrant:
-    """An engine with a model and its inputs: runs are made through `sample`; `bound` makes those on fixed buffers."""
+    """An engine with a model and its inputs: runs are made through `sample`; `bound` gives what makes those on fixed
+    buffers."""
 
     version: str
     outputs: Arrays
     sample: Sampler
-    bound: Sampler | None
+    bound: Callable[[], Sampler] | None
     close: Callable[[], None]
 
 
@@ -58,7 +59,8 @@ def enter(
     engine = engines.ingot(artifact, threads) if name == "ingot" else GATING[name](case.path, threads)
     # Copied: an engine may give views of memory that its next run overwrites.
     outputs = {key: np.array(value) for key, value in engine.run(inputs).items()}
-    bound = timed(engine.bound(inputs)) if engine.bound is not None else None
+    bind = engine.bound
+    bound = (lambda: timed(bind(inputs))) if bind is not None else None
     return Entrant(engine.version, outputs, timed(partial(engine.run, inputs)), bound, engine.close)
 
 
