@@ -380,7 +380,7 @@ class _Body:
             totals: list[Value] = []
             for v, total in enumerate(carried):
                 at = flow.add(b, flow.multiply(b, key, self.width), v * self.lanes)
-                weight = self._call("exp", b.fsub(self._read(self.scores, at), tops[v]))
+                weight = self._call("fast_exp", b.fsub(self._read(self.scores, at), tops[v]))
                 self._write(weight, self.scores, at)
                 totals.append(b.fadd(total, weight))
             return totals
