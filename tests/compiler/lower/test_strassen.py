@@ -76,7 +76,8 @@ def test_it_is_chosen_where_it_pays() -> None:
     assert Strassen not in bodies(lowered(linear(256, 256, 512), reorder=False))
     assert Strassen not in bodies(lowered(linear(16, 256, 512)))  # few rows
     assert Strassen not in bodies(lowered(linear(256, 257, 512)))  # an odd depth
-    assert Strassen not in bodies(lowered(linear(256, 256, 520)))  # a panel that is cut off
+    assert Strassen in bodies(lowered(linear(256, 256, 505)))  # the last panel is cut off
+    assert Strassen not in bodies(lowered(linear(256, 256, 520)))  # an odd number of panels
     both = bodies(lowered(linear("n", 256, 512)))
     assert Strassen in both and Contraction in both
 
@@ -86,9 +87,9 @@ def test_depths_are_cut_evenly() -> None:
     assert depth_blocks(63) is None and depth_blocks(797) is None
 
 
-@pytest.mark.parametrize("rows", [192, 193])
-def test_its_meaning_and_its_text(rows: int) -> None:
-    model = linear(rows, 192, 768)
+@pytest.mark.parametrize(("rows", "columns"), [(192, 768), (193, 761)])
+def test_its_meaning_and_its_text(rows: int, columns: int) -> None:
+    model = linear(rows, 192, columns)
     program = lowered(model)
     assert Strassen in bodies(program)
     resources: dict[str, Any] = {}
@@ -111,6 +112,8 @@ def test_its_meaning_and_its_text(rows: int) -> None:
         (197, 384, 384, "residual"),  # whose halves have no good divisor
         (226, 3072, 256, ""),  # a depth in two blocks
         (227, 3072, 256, "gelu"),
+        (256, 256, 753, ""),  # of the last panel one column is there
+        (129, 512, 511, "gelu"),
     ],
 )
 def test_native(target: str, rows: int, depth: int, columns: int, tail: str) -> None:
@@ -123,15 +126,15 @@ def test_native(target: str, rows: int, depth: int, columns: int, tail: str) -> 
     np.testing.assert_array_equal(found[0], found[1])
 
 
-@pytest.mark.parametrize("tail", ["", "residual"])
-def test_rows_that_are_known_at_run_time(tail: str) -> None:
+@pytest.mark.parametrize(("columns", "tail"), [(512, ""), (512, "residual"), (501, "")])
+def test_rows_that_are_known_at_run_time(columns: int, tail: str) -> None:
     """Few rows take the plain product; of many the last tile may reach past the end."""
-    model = linear("n", 512, 512, tail)
+    model = linear("n", 512, columns, tail)
     with compile(model, target="native", cache=False).session(threads=2) as session:
         for rows in (0, 1, 63, 64, 97, 128, 129, 255, 256, 301, 514):
             x = data(rows, 512)
             found = session.run({"x": x})["y"]
-            assert found.shape == (rows, 512)
+            assert found.shape == (rows, columns)
             if rows:
                 close(found, expected(model, x, tail))
 

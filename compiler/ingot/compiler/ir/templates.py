@@ -116,8 +116,8 @@ class Strassen:
 
     The quarters of A and their sums lie in the buffer `sums`, f32 [7, `padded_rows`, `pitch`] (and some rows more), of
     which ``run`` (half the depth) elements a row count; rows from ceil(M/2) on may hold anything, as may the last of
-    the lower half where M is odd. Those of B are made on the way, from the panels that a `Contraction` has: even in
-    number and whole. A chunk covers `row_block` rows of the upper half, and theirs of the lower, times `panel_block`
+    the lower half where M is odd. Those of B are made on the way, from the panels that a `Contraction` has, an even
+    number; of the last one some columns may not be there. A chunk covers `row_block` rows of the upper half, and theirs of the lower, times `panel_block`
     panels of the left half, and theirs of the right.
     """
 
@@ -149,7 +149,7 @@ class Strassen:
     def pairs(self) -> int:
         """Panels of the left half."""
         assert isinstance(self.columns.extent, int)
-        return self.columns.extent // (2 * self.width)
+        return -(-self.columns.extent // (2 * self.width))
 
     @property
     def grid(self) -> tuple[Axis, ...]:
@@ -180,9 +180,14 @@ class Strassen:
             statements.append(Let(name, total))
             row = i * 2 + quarter.lower
             places = {**row_places(self.rows, row), self.columns.var: j + quarter.right * left}
-            stores = tuple(_placed(store, places, Local(name, f32)) for store in self.stores)
-            inside = Call("lt", (Index(row), _index(self.row_count)), boolean)
-            statements += [When(inside, stores)] if quarter.lower else stores
+            stores: tuple[Stmt, ...] = tuple(_placed(store, places, Local(name, f32)) for store in self.stores)
+            for is_cut, at, extent in (
+                (quarter.lower, row, self.row_count),
+                (quarter.right, places[self.columns.var], self.columns.extent),
+            ):
+                if is_cut:
+                    stores = (When(Call("lt", (Index(at), _index(extent)), boolean), stores),)
+            statements += stores
         grid = tuple(Axis(axis.var, axis.extent) for axis in self.batch)
         return (*grid, Axis("half_row", half), Axis("half_column", left)), tuple(statements)
 

@@ -77,10 +77,10 @@ def takes(context: Context, product: Contraction) -> bool:
 
 
 def halves(machine: Machine, width: int, columns: Dim, depth: Dim) -> bool:
-    """Whether `columns` in panels of `width`, of whole vectors, and `depth` can be cut in two."""
+    """Whether the panels of `width` columns, of whole vectors, and `depth` can be cut in two."""
     if width % min(machine.lanes_f32, width):
         return False
-    if not isinstance(columns, int) or not isinstance(depth, int) or columns % (2 * width) or depth % 2:
+    if not isinstance(columns, int) or not isinstance(depth, int) or -(-columns // width) % 2 or depth % 2:
         return False
     return columns > 0 and depth > 0 and depth_blocks(depth // 2) is not None
 
@@ -104,7 +104,7 @@ def fits(machine: Machine, wanted: Schedule, rows: int, columns: int, depth: int
         return False
     if not 1 <= wanted.row_block <= min(ROW_BLOCK, -(-rows // 2)):
         return False
-    most = min(columns // (2 * wanted.width), _most_panels(wanted.row_block, wanted.width))
+    most = min(-(-columns // (2 * wanted.width)), _most_panels(wanted.row_block, wanted.width))
     return 1 <= wanted.panel_block <= most and (wanted.tile_rows, wanted.order) == (TILE_ROWS, "auto")
 
 
@@ -121,7 +121,7 @@ def _most_panels(row_block: int, width: int) -> int:
 
 def share(machine: Machine, width: int, rows: int, columns: int, depth: int) -> float:
     """The time of the algorithm as a share of the plain product's, for `rows` rows and panels of `width` columns."""
-    lanes, pairs = machine.lanes_f32, columns // (2 * width)
+    lanes, pairs = machine.lanes_f32, -(-columns // (2 * width))
     rate = lanes * machine.fma_rate * SHARE
     plain = rows * columns * depth / rate + -(-rows // TILE_ROWS) * 2 * pairs * TILE_CYCLES
     half = -(-rows // 2)
@@ -138,7 +138,7 @@ def share(machine: Machine, width: int, rows: int, columns: int, depth: int) -> 
 
 def _plan(machine: Machine, width: int, rows: int, columns: int, depth: int) -> Plan:
     """How a product that always goes this way is split."""
-    half, pairs = -(-rows // 2), columns // (2 * width)
+    half, pairs = -(-rows // 2), -(-columns // (2 * width))
     block = _row_block(half)
     row_blocks = -(-half // block)
     most = _most_panels(block, width)

@@ -346,6 +346,7 @@ class _Tile:
         epilogue, panel = body.epilogue, self.numbers[quarter.right]
         left = flow.subtract(b, body.counts[half], self.slot)
         known = body.counts[half] is body.counts[0] and body.whole
+        is_cut = quarter.right == 1 and not epilogue.whole  # of the last panel some columns are not there
 
         def whole() -> None:
             inner = self.scope.child(b)
@@ -363,10 +364,13 @@ class _Tile:
 
         if epilogue.staged:
             staged()
-        elif known:
+        elif known and not is_cut:
             whole()
         else:
-            flow.branch(b, b.icmp_signed("<", left, const(self.rows)), staged, whole, (1, 32))
+            rest = ir.IntType(1)(0) if known else b.icmp_signed("<", left, const(self.rows))
+            if is_cut:
+                rest = b.or_(rest, b.icmp_signed("==", panel, const(2 * body.template.pairs - 1)))
+            flow.branch(b, rest, staged, whole, (1, 32))
 
     # -- tiles on the stack -------------------------------------------------------------------------------------------
 
