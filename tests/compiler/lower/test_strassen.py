@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ingot.compiler import compile, default_pipeline, load_onnx
+from ingot.compiler.ir.dims import evaluate, product
 from ingot.compiler.ir.execute import run_program
 from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.templates import Contraction, Strassen, depth_blocks
@@ -124,6 +125,22 @@ def test_native(target: str, rows: int, depth: int, columns: int, tail: str) -> 
     found = [artifact.session(threads=threads).run({"x": x})["y"] for threads in (1, 2)]
     close(found[0], expected(model, x, tail))
     np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_rows_whose_sums_would_come_from_memory_take_the_plain_product() -> None:
+    """From 2341 rows on they take more than 8 MiB, and cost more than is gained by 512 columns."""
+    model = linear("n", 512, 512)
+    program = lowered(model)
+    products = [launch for launch in program.launches() if isinstance(launch.kernel.body, Strassen | Contraction)]
+    assert {type(launch.kernel.body) for launch in products} == {Strassen, Contraction}
+
+    def chosen(rows: int) -> list[type]:
+        sizes = [product(evaluate(axis.extent, {"n": rows}) for axis in launch.kernel.grid) for launch in products]
+        return [type(launch.kernel.body) for launch, size in zip(products, sizes, strict=True) if size]
+
+    assert chosen(16) == [Contraction] and chosen(512) == [Strassen] and chosen(2400) == [Contraction]
+    assert chosen(2340) == [Strassen] and chosen(2341) == [Contraction]
+    assert Strassen not in bodies(lowered(linear(2400, 512, 512)))
 
 
 @pytest.mark.parametrize(("columns", "tail"), [(512, ""), (512, "residual"), (501, "")])

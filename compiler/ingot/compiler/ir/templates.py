@@ -117,8 +117,8 @@ class Strassen:
     The quarters of A and their sums lie in the buffer `sums`, f32 [7, `padded_rows`, `pitch`] (and some rows more), of
     which ``run`` (half the depth) elements a row count; rows from ceil(M/2) on may hold anything, as may the last of
     the lower half where M is odd. Those of B are made on the way, from the panels that a `Contraction` has, an even
-    number; of the last one some columns may not be there. A chunk covers `row_block` rows of the upper half, and theirs of the lower, times `panel_block`
-    panels of the left half, and theirs of the right.
+    number; of the last one some columns may not be there. A chunk covers `row_block` rows of the upper half, and theirs
+    of the lower, times `panel_block` panels of the left half, and theirs of the right.
     """
 
     batch: tuple[Axis, ...]

@@ -282,7 +282,7 @@ def launch_contraction(
     flops = multiply(2, product((merged.row_count, merged.depth, merged.columns.extent, *(b.extent for b in batch))))
     plan = choose_strassen(context, merged, wanted)
     if plan is not None:
-        launch_strassen(context, build, merged, plan, flops)
+        launch_strassen(context, build, merged, plan, flops, group.node.origin)
         merged = gated(merged, plan)
     if merged is not None:
         context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=flops))

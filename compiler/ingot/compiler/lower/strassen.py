@@ -35,11 +35,13 @@ PADDING = 12  # rows of a half that is known at run time only are a multiple of 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a product is split: the rows from which on it pays (0: always); rows and panels, of a half, of a chunk."""
+    """How a product is split: the rows from which on it pays (0: always), and up to which (None: always); rows and
+    panels, of a half, of a chunk."""
 
     least_rows: int
     row_block: int
     panel_block: int
+    most_rows: int | None = None
 
 
 def choose_strassen(context: Context, product: Contraction, wanted: Schedule | None = None) -> Plan | None:
@@ -62,8 +64,13 @@ def choose_strassen(context: Context, product: Contraction, wanted: Schedule | N
     least = next((m for m in ROWS_TRIED if m <= high and pays(m)), None)
     if least is None:
         return None
+    cached = 2 * (machine.l3 // (len(PRODUCTS) * 4 * (depth // 2)))  # rows whose sums of A stay in the outer cache
+    most = None if high <= cached or pays(cached + PADDING) else cached
+    if most is not None and most < max(least, low):
+        return None
     count = max(least, low, typical(rows, context.ranges))
-    return replace(_plan(machine, width, count, columns, depth), least_rows=0 if low >= least else least)
+    plan = _plan(machine, width, count, columns, depth)
+    return replace(plan, least_rows=0 if low >= least else least, most_rows=most)
 
 
 def takes(context: Context, product: Contraction) -> bool:
@@ -130,7 +137,9 @@ def share(machine: Machine, width: int, rows: int, columns: int, depth: int) -> 
     tiles = 7 * -(-half // TILE_ROWS) * pairs * blocks * TILE_CYCLES
     of_a = half * (depth // 2) / lanes * 11 * A_CYCLES  # four vectors are read, seven written
     size = len(PRODUCTS) * half * (depth // 2) * 4
-    if size > machine.l2:
+    if size > machine.l3:
+        of_a += 3 * size / machine.memory_rate  # what is written is fetched before
+    elif size > machine.l2:
         of_a += size / machine.l3_rate
     kept = (blocks - 1) * 8 * half * (columns // 2) / lanes
     return (products + tiles + of_a + kept) / plain
@@ -149,14 +158,16 @@ def _plan(machine: Machine, width: int, rows: int, columns: int, depth: int) -> 
     return Plan(0, block, -(-pairs // -(-pairs // taken)))
 
 
-def launch_strassen(context: Context, build: KernelBuilder, product: Contraction, plan: Plan, flops: Dim) -> None:
-    """The sums of quarters of A, then the products. `build` has the buffers of `product`."""
+def launch_strassen(
+    context: Context, build: KernelBuilder, product: Contraction, plan: Plan, flops: Dim, origin: tuple[str, ...]
+) -> None:
+    """The sums of quarters of A, then the products. `build` has the buffers of `product`, `origin` names its nodes."""
     assert isinstance(product.depth, int)
     half_depth, rows = product.depth // 2, product.row_count
     half = ceil_divide(rows, 2)
     padded = half if isinstance(half, int) else ceil_divide(half, PADDING) * PADDING
     template = Strassen(
-        batch=_gate(rows, plan.least_rows, above=True),
+        batch=_gate(rows, plan, inside=True),
         rows=product.rows,
         columns=product.columns,
         run=Axis(product.run.var, half_depth),
@@ -176,10 +187,10 @@ def launch_strassen(context: Context, build: KernelBuilder, product: Contraction
     sums = context.temp(TensorType(f32, (rows_of_sums, template.pitch)))
     a, kept = product.a.buffer, _buffers(product.stores)
     make = build.forked(context.unique("quarters"), lambda name: name == a)
-    _sum_quarters(context, make, product, replace(template, sums=make.parameter(sums, "write")))
+    _sum_quarters(context, make, product, replace(template, sums=make.parameter(sums, "write")), origin)
     final = build.forked(context.unique(build.name.rsplit("_", 1)[0]), lambda name: name != a or a in kept)
     template = replace(template, sums=final.parameter(sums, "read"))
-    context.run(final.launch(template.grid, template, flops=flops))
+    context.run(final.launch(template.grid, template, origin=origin, flops=flops))
 
 
 def _buffers(item: Sequence[Store] | Expr) -> set[str]:
@@ -200,23 +211,27 @@ def _pitch(depth: int) -> int:
     return depth + 16 if depth % 256 == 0 else depth
 
 
-def _gate(rows: Dim, least: int, *, above: bool) -> tuple[Axis, ...]:
-    """An axis that is empty where `rows` are fewer than `least` (with `above`; else where they are not); none where
-    `least` is 0."""
-    if least == 0:
+def _gate(rows: Dim, plan: Plan, *, inside: bool) -> tuple[Axis, ...]:
+    """An axis that is empty unless the plan is for so many `rows` (with `inside`; else if it is); none where it is for
+    all."""
+    least, most = plan.least_rows, plan.most_rows
+    if least == 0 and most is None:
         return ()
-    margin = rows - least + 1 if above else least - rows
-    return (Axis("_rows_fit", minimum(1, maximum(0, margin))),)
+    fit: Dim = minimum(1, maximum(0, rows - least + 1))
+    if most is not None:
+        fit = multiply(fit, minimum(1, maximum(0, most + 1 - rows)))
+    return (Axis("_rows_fit", fit if inside else 1 - fit),)
 
 
 def gated(product: Contraction, plan: Plan) -> Contraction | None:
     """The plain product for the rows that the algorithm is not used for; None where it always is."""
-    if plan.least_rows == 0:
-        return None
-    return replace(product, batch=_gate(product.row_count, plan.least_rows, above=False))
+    gate = _gate(product.row_count, plan, inside=False)
+    return replace(product, batch=gate) if gate else None
 
 
-def _sum_quarters(context: Context, build: KernelBuilder, product: Contraction, template: Strassen) -> None:
+def _sum_quarters(
+    context: Context, build: KernelBuilder, product: Contraction, template: Strassen, origin: tuple[str, ...]
+) -> None:
     depth = template.run.extent
     i, k = symbol("_i"), symbol("_q")
     statements: list[Stmt] = []
@@ -234,4 +249,4 @@ def _sum_quarters(context: Context, build: KernelBuilder, product: Contraction, 
         place = (template.padded_rows * number + i) * template.pitch + k
         statements.append(Store(template.sums, place, signed_sum(each.a, quarters.__getitem__)))
     grid = (*template.batch, Axis("_i", template.padded_rows, grain_for(multiply(depth, 11), CHUNK)))
-    context.run(build.launch(grid, (For("_q", depth, tuple(statements), "vector"),)))
+    context.run(build.launch(grid, (For("_q", depth, tuple(statements), "vector"),), origin=origin))
