@@ -15,7 +15,7 @@ import contextlib
 import ctypes
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import ceil_divide, evaluate, product, symbol
 from ingot.compiler.ir.graph import constant
-from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Kernel, Load, Local, Store
+from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Expr, Kernel, Load, Local, Store
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.lower.context import Context
 from ingot.compiler.lower.contraction import Products
 from ingot.compiler.lower.packing import pack_panels
-from ingot.compiler.lower.tiles import choose_attention, choose_contraction, choose_depthwise
+from ingot.compiler.lower.tiles import ContractionTile, choose_attention, choose_contraction, choose_depthwise
 from ingot.compiler.targets import elf
 from ingot.compiler.targets.cpu import features, flow, objects
 from ingot.compiler.targets.cpu.emit import emit_kernel
@@ -94,23 +94,8 @@ def matmul(m: int, k: int, n: int, level: Level) -> Problem:
     """bias + a @ b"""
     tile = choose_contraction(features.machine(level), rows=m, columns=n, depth=k)
     rng = np.random.default_rng(0)
-    row, column, depth = symbol("m"), symbol("n"), symbol("k")
-    value = Call("add", (Local("acc", f32), Load("bias", column)), f32)
-    template = Contraction(
-        batch=(),
-        rows=(Axis("m", m),),
-        columns=Axis("n", n),
-        segments=(),
-        run=Axis("k", k),
-        a=Load("a", row * k + depth),
-        b="b",
-        b_offset=0,
-        width=tile.width,
-        tile_rows=tile.tile_rows,
-        row_block=tile.row_block,
-        panel_block=tile.panel_block,
-        stores=(Store("c", row * n + column, value),),
-    )
+    value = Call("add", (Local("acc", f32), Load("bias", symbol("j"))), f32)
+    template = gemm(m, n, k, tile, value)
     buffers = {
         "a": rng.standard_normal((m, k)).astype(np.float32),
         "b": aligned(pack_panels(rng.standard_normal((k, n)).astype(np.float32), tile.width)),
@@ -129,29 +114,12 @@ def bytes_matmul(m: int, k: int, n: int, level: Level) -> Problem:
     weights = np.zeros((depth, n), products.dtype.to_numpy())
     weights[:k] = rng.integers(-128, 128, (k, n))
     tile = products.tile(context, constant(weights), rows=m, columns=n, depth=depth)
-    row, column, step = symbol("m"), symbol("n"), symbol("k")
+    column = symbol("j")
     total = Call("add", (Local("acc", i32), Load("bias", column)), i32)
     real = Call("mul", (Call("cast", (total,), f32), Load("scale", column)), f32)
     kept = Call("clip", (Call("round", (real,), f32), Const(0.0, f32), Const(255.0, f32)), f32)
-    template = Contraction(
-        batch=(),
-        rows=(Axis("m", m),),
-        columns=Axis("n", n),
-        segments=(),
-        run=Axis("k", depth),
-        a=Load("a", row * depth + step),
-        b="b",
-        b_offset=0,
-        width=tile.width,
-        tile_rows=tile.tile_rows,
-        row_block=tile.row_block,
-        panel_block=tile.panel_block,
-        stores=(Store("c", row * n + column, Call("cast", (kept,), u8)),),
-        accumulator=i32,
-        dot=products.dot,
-        narrow=True,
-        shift=products.shift,
-    )
+    template = gemm(m, n, depth, tile, Call("cast", (kept,), u8))
+    template = replace(template, accumulator=i32, dot=products.dot, narrow=True, shift=products.shift)
     buffers = {
         "a": rng.integers(0, 256, (m, depth), np.uint8),
         "b": aligned(pack_panels(weights, tile.width, products.dot)),
@@ -170,25 +138,18 @@ def conv(
     padded, out = size + 2 * pad, (size + 2 * pad - taps) // stride + 1
     depth = taps * taps * channels
     tile = choose_contraction(features.machine(level), rows=out * out, columns=filters, depth=depth)
-    y, x, ky, c, n = (symbol(s) for s in ("y", "x", "ky", "c", "n"))
-    where = (y * out + x) * filters + n
-    value = Call("add", (Local("acc", f32), Load("bias", n)), f32)
+    y, x, ky, c, column = (symbol(s) for s in ("y", "x", "ky", "c", "j"))
+    where = (y * out + x) * filters + column
+    value = Call("add", (Local("acc", f32), Load("bias", column)), f32)
     if residual:
         value = Call("add", (value, Load("residual", where)), f32)
     line = y * stride + ky if taps > 1 else y * stride
-    template = Contraction(
-        batch=(),
+    template = replace(
+        gemm(out * out, filters, depth, tile, value),
         rows=(Axis("y", out), Axis("x", out)),
-        columns=Axis("n", filters),
         segments=(Axis("ky", taps),) if taps > 1 else (),
         run=Axis("c", taps * channels),
         a=Load("a", (line * padded + x * stride) * channels + c),
-        b="b",
-        b_offset=0,
-        width=tile.width,
-        tile_rows=tile.tile_rows,
-        row_block=tile.row_block,
-        panel_block=tile.panel_block,
         stores=(Store("o", where, Call("relu", (value,), f32)),),
     )
     rng = np.random.default_rng(0)
@@ -256,6 +217,15 @@ def attention(heads: int, queries: int, keys: int, depth: int, level: Level) -> 
     buffers["o"] = np.zeros((queries, heads, depth), np.float32)
     label = f"attention {heads} heads, {queries} x {keys}, depth {depth}"
     return Problem(label, kernel(template, buffers, "o"), buffers, 4 * heads * queries * keys * depth)
+
+
+def gemm(m: int, n: int, k: int, tile: ContractionTile, value: Expr) -> Contraction:
+    """The product of matrices in the schedule `tile`; what it stores is `value`, of ``Local("acc")``."""
+    template = Contraction.matmul(
+        m, n, k, width=tile.width, tile_rows=tile.tile_rows, row_block=tile.row_block, panel_block=tile.panel_block
+    )
+    (store,) = template.stores
+    return replace(template, stores=(replace(store, value=value),), order=tile.order)
 
 
 def kernel(template: Contraction | Depthwise | Attention, buffers: Mapping[str, Array], out: str) -> Kernel:

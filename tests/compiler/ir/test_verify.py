@@ -215,29 +215,15 @@ class TestKernels:
             verify_kernel(kernel)
 
     def test_template(self) -> None:
-        template = Contraction(
-            batch=(),
-            rows=(Axis("i", N),),
-            columns=Axis("c", 10),
-            segments=(),
-            run=Axis("r", 6),
-            a=Load("x", P * 6 + symbol("r")),
-            b="w",
-            b_offset=0,
-            width=8,
-            tile_rows=2,
-            row_block=4,
-            panel_block=1,
-            stores=(Store("y", P * 10 + symbol("c"), Local("acc", f32)),),
-        )
-        buffers = (Buffer("x", f32), Buffer("w", f32), Buffer("y", f32, "write"))
+        template = Contraction.matmul(N, 10, 6, width=8, tile_rows=2, row_block=4)
+        buffers = (Buffer("a", f32), Buffer("b", f32), Buffer("c", f32, "write"))
         verify_kernel(Kernel("gemm", buffers, ("n",), template.grid, template))
         with pytest.raises(IrError, match="its grid is not that of its Contraction template"):
             verify_kernel(Kernel("gemm", buffers, ("n",), (Axis("i", N),), template))
-        with pytest.raises(IrError, match="kernel gemm: load from unknown buffer 'w'"):
+        with pytest.raises(IrError, match="kernel gemm: load from unknown buffer 'b'"):
             verify_kernel(Kernel("gemm", (buffers[0], buffers[2]), ("n",), template.grid, template))
-        bad = replace(template, stores=(Store("y", P, Local("acc", f32)),))
-        with pytest.raises(IrError, match="all points of grid axis c store to the same element of y"):
+        bad = replace(template, stores=(Store("c", P, Local("acc", f32)),))
+        with pytest.raises(IrError, match="all points of grid axis j store to the same element of c"):
             verify_kernel(Kernel("gemm", buffers, ("n",), template.grid, bad))
 
 
@@ -390,22 +376,8 @@ class TestRaces:
             self.check(Launch(kernel, (Argument(big), Argument(big, 4)), (4,)), big)
 
     def test_template_over_its_own_operand(self) -> None:
-        template = Contraction(
-            batch=(),
-            rows=(Axis("i", 4),),
-            columns=Axis("c", 8),
-            segments=(),
-            run=Axis("r", 8),
-            a=Load("x", P * 8 + symbol("r")),
-            b="w",
-            b_offset=0,
-            width=8,
-            tile_rows=2,
-            row_block=4,
-            panel_block=1,
-            stores=(Store("y", P * 8 + symbol("c"), Local("acc", f32)),),
-        )
-        buffers = (Buffer("x", f32), Buffer("w", f32), Buffer("y", f32, "write"))
+        template = Contraction.matmul(4, 8, 8, width=8, tile_rows=2, row_block=4)
+        buffers = (Buffer("a", f32), Buffer("b", f32), Buffer("c", f32, "write"))
         kernel = Kernel("gemm", buffers, (), template.grid, template)
         big, panel = self.big(), storage("panel", "weight", 64)
         launch = Launch(kernel, (Argument(big), Argument(panel), Argument(big)), ())

@@ -55,6 +55,31 @@ class Contraction:
     shift: int = 0  # what is taken off each element of A before it is multiplied: 128 makes u8 signed bytes
     order: Order = "auto"
 
+    @staticmethod
+    def matmul(
+        m: Dim, n: Dim, k: Dim, *, width: int = 16, tile_rows: int = 6, row_block: Dim = 6, panel_block: Dim = 1
+    ) -> Contraction:
+        """``c[i, j] = sum over k of a[i, k] * b[k, j]``; a [m, k] and c [m, n] are dense and row-major.
+
+        The plainest contraction: others are made of it by replacing what differs.
+        """
+        row, column, step = symbol("i"), symbol("j"), symbol("k")
+        return Contraction(
+            batch=(),
+            rows=(Axis("i", m),),
+            columns=Axis("j", n),
+            segments=(),
+            run=Axis("k", k),
+            a=Load("a", row * k + step),
+            b="b",
+            b_offset=0,
+            width=width,
+            tile_rows=tile_rows,
+            row_block=row_block,
+            panel_block=panel_block,
+            stores=(Store("c", row * n + column, Local("acc", f32)),),
+        )
+
     @property
     def zero(self) -> Const:
         """What the sum starts from."""

@@ -20,7 +20,7 @@ from ingot.compiler.targets.cpu.blocking import Blocking
 from ingot.runtime.dtypes import DType, f16, f32, f64, i32
 
 Array = NDArray[Any]
-M, N, K, B = (symbol(name) for name in ("m", "n", "k", "b"))
+ROW, COLUMN, STEP, BATCH = (symbol(name) for name in "ijkb")
 
 
 def epilogue(kind: str, dtype: DType, out: Dim, column: Dim) -> tuple[tuple[Store, ...], tuple[str, ...]]:
@@ -91,24 +91,17 @@ def matmul(
     order: Order = "auto",
 ) -> Kernel:
     """c[m, n] = epilogue(a[m, k] @ b[k, n])"""
-    stores, reads = epilogue(kind, dtype, M * n + N, N)
-    template = Contraction(
-        batch=(),
-        rows=(Axis("m", m),),
-        columns=Axis("n", n),
-        segments=(),
-        run=Axis("k", k),
-        a=Load("a", M * k + K),
-        b="b",
-        b_offset=0,
+    stores, reads = epilogue(kind, dtype, ROW * n + COLUMN, COLUMN)
+    template = Contraction.matmul(
+        m,
+        n,
+        k,
         width=width,
         tile_rows=tile_rows,
         row_block=m if row_block is None else row_block,
         panel_block=ceil_divide(n, width) if panel_block is None else panel_block,
-        stores=stores,
-        accumulator=dtype,
-        order=order,
     )
+    template = replace(template, stores=stores, accumulator=dtype, order=order)
     return make_kernel(template, reads, {"a": a_dtype or dtype}, names)
 
 
@@ -389,20 +382,12 @@ def test_batched_matmul_with_transposed_operand_and_result(native: Any, level: f
     """c[b, n, m] = sum_k a[b, k, m] w[b, k, n]: A's run is strided and neighbouring columns lie apart."""
     batch, m, n, k = 3, 10, 21, 12
     panels = -(-n // 16)
-    template = Contraction(
+    template = replace(
+        Contraction.matmul(m, n, k),
         batch=(Axis("b", batch),),
-        rows=(Axis("m", m),),
-        columns=Axis("n", n),
-        segments=(),
-        run=Axis("k", k),
-        a=Load("a", (B * k + K) * m + M),
-        b="b",
-        b_offset=B * (panels * k * 16),
-        width=16,
-        tile_rows=6,
-        row_block=6,
-        panel_block=1,
-        stores=(Store("c", (B * n + N) * m + M, Local("acc", f32)),),
+        a=Load("a", (BATCH * k + STEP) * m + ROW),
+        b_offset=BATCH * (panels * k * 16),
+        stores=(Store("c", (BATCH * n + COLUMN) * m + ROW, Local("acc", f32)),),
     )
     kernel = make_kernel(template, (), {})
     rng = np.random.default_rng(9)
@@ -417,21 +402,11 @@ def test_batched_matmul_with_transposed_operand_and_result(native: Any, level: f
 def test_row_variables_under_floor_division(native: Any, level: features.Level) -> None:
     """Rows whose offsets are no affine function of the row go through tables evaluated row by row."""
     m, n, k = 23, 16, 8
-    shuffled = (M % 4) * 6 + M // 4
-    template = Contraction(
-        batch=(),
-        rows=(Axis("m", m),),
-        columns=Axis("n", n),
-        segments=(),
-        run=Axis("k", k),
-        a=Load("a", shuffled * k + K),
-        b="b",
-        b_offset=0,
-        width=16,
-        tile_rows=6,
-        row_block=m,
-        panel_block=1,
-        stores=(Store("c", shuffled * n + N, Local("acc", f32)),),
+    shuffled = (ROW % 4) * 6 + ROW // 4
+    template = replace(
+        Contraction.matmul(m, n, k, row_block=m),
+        a=Load("a", shuffled * k + STEP),
+        stores=(Store("c", shuffled * n + COLUMN, Local("acc", f32)),),
     )
     kernel = make_kernel(template, (), {})
     a, w = operands(np.random.default_rng(3), f32, (24, k), (k, n))
@@ -448,7 +423,7 @@ def test_offset_that_mixes_rows_and_columns_is_refused(native: Any, level: featu
     kernel = matmul(4, 16, 8)
     body = kernel.body
     assert isinstance(body, Contraction)
-    mixed = replace(body, stores=(Store("c", M * N, Local("acc", f32)),))
+    mixed = replace(body, stores=(Store("c", ROW * COLUMN, Local("acc", f32)),))
     with pytest.raises(IrError, match="multiplies a row variable"):
         native.compile(replace(kernel, body=mixed), level)
 
@@ -460,7 +435,7 @@ def test_tile_rows_follow_the_level() -> None:
     assert Blocking(body, features.level("x86-64-v3")).most == 6
     assert Blocking(body, features.level("x86-64-v4")).most == 12
     assert Blocking(body, features.level("aarch64")).most == 6
-    far_rows = replace(body, a=Load("a", M * 1024 + K))  # 4096 bytes: one set of the first-level cache
+    far_rows = replace(body, a=Load("a", ROW * 1024 + STEP))  # 4096 bytes: one set of the first-level cache
     assert Blocking(far_rows, features.level("x86-64-v4")).most == 8
 
 

@@ -54,23 +54,9 @@ def kernel_of(extent: Dim, value: Expr = X, *, block_size: int | None = None, mo
 
 def product_of(rows: Dim, depth: Dim, columns: int) -> Kernel:
     """A product of matrices, with panels of 16 columns."""
-    m, k = symbol("m"), symbol("k")
-    body = Contraction(
-        batch=(),
-        rows=(Axis("m", rows),),
-        columns=Axis("c", columns),
-        segments=(),
-        run=Axis("k", depth),
-        a=Load("x", m * depth + k),
-        b="w",
-        b_offset=0,
-        width=16,
-        tile_rows=6,
-        row_block=6,
-        panel_block=1,
-        stores=(Store("y", m * columns + symbol("c"), Local("acc", f32)),),
-    )
-    return Kernel("product", (Buffer("x", f32), Buffer("w", f32), Buffer("y", f32, "write")), ("n",), (), body)
+    body = Contraction.matmul(rows, columns, depth)
+    buffers = (Buffer("a", f32), Buffer("b", f32), Buffer("c", f32, "write"))
+    return Kernel("product", buffers, ("n",), (), body)
 
 
 def launch_of(kernel: Kernel, *sizes: Dim) -> Launch:
