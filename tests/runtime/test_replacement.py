@@ -5,28 +5,35 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from ingot.runtime import InputError
 from ingot.runtime.container import Member, write
-from ingot.runtime.replacement import file_to_replace, replaced
+from ingot.runtime.replacement import file_to_replace, replaced, replaced_durably
+
+Replacing: TypeAlias = Callable[[Path], AbstractContextManager[Path]]
 
 
-def test_a_file_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replacing", [replaced, replaced_durably])
+def test_a_file_is_replaced(tmp_path: Path, replacing: Replacing) -> None:
     path = tmp_path / "a"
     for content in ("one", "two"):
-        with replaced(path) as partial:
+        with replacing(path) as partial:
             partial.write_text(content)
             assert not path.exists() or path.read_text() == "one"
         assert path.read_text() == content and os.listdir(tmp_path) == ["a"]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replacing", [replaced, replaced_durably])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, replacing: Replacing) -> None:
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(KeyError), replaced(path) as partial:
+    with pytest.raises(KeyError), replacing(path) as partial:
         partial.write_text("new")
         raise KeyError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]

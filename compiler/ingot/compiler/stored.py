@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ingot.runtime.container import Container
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.manifest import DIGEST_CHUNK, Manifest
-from ingot.runtime.replacement import replaced
+from ingot.runtime.replacement import replaced_durably
 
 SCHEDULES_MEMBER = "schedules.json"
 """Name of the member that says what was chosen for the kernels, which no session reads; it may be absent."""
@@ -39,16 +39,8 @@ class StoredFile:
     def copy(self, path: str | os.PathLike[str]) -> None:
         """Copy the file to `path`, which is complete and synchronised to the disk afterwards or has not changed. Raises
         as `container.write` does."""
-        with replaced(path) as temporary:
-            with open(self.link, "rb") as source, open(temporary, "xb") as target:
-                _copy(source.fileno(), target.fileno(), self.size)
-                os.fsync(target.fileno())
-            folder = temporary.parent
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with replaced_durably(path) as temporary, open(self.link, "rb") as source, open(temporary, "xb") as target:
+            _copy(source.fileno(), target.fileno(), self.size)
 
 
 def _copy(source: int, target: int, size: int) -> None:

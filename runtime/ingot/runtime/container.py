@@ -93,19 +93,10 @@ def write(path: str | os.PathLike[str], members: Sequence[Member]) -> None:
     names, alignments or data that cannot be written and for a path that is something else than a regular file (a
     device, a pipe), OSError when the file system refuses.
     """
-    from ingot.runtime.replacement import replaced  # here, as those who only read need nothing of what it imports
+    from ingot.runtime.replacement import replaced_durably  # here, as those who only read need nothing that it imports
 
-    with replaced(path) as temporary:
-        with open(temporary, "xb") as file:
-            write_to(file, members)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = temporary.parent
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replaced_durably(path) as temporary, open(temporary, "xb") as file:
+        write_to(file, members)
 
 
 def write_to(file: BinaryIO, members: Sequence[Member]) -> None:

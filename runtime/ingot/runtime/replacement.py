@@ -63,3 +63,21 @@ def replaced(path: str | os.PathLike[str]) -> Generator[Path]:
         if isinstance(error, OSError) and error.filename in (None, str(temporary)) and error.errno is not None:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
+
+
+@contextmanager
+def replaced_durably(path: str | os.PathLike[str]) -> Generator[Path]:
+    """What `replaced` does, for a file that is to outlive a power failure: when the block has ended, its bytes and its
+    name are synchronised to the disk."""
+    with replaced(path) as temporary:
+        yield temporary
+        _synchronise(temporary, os.O_RDONLY)
+    _synchronise(temporary.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _synchronise(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
