@@ -110,11 +110,7 @@ class GraphImport(Scope):
     ) -> Body:
         """Import a sub-graph that will be closed: `formal` are its inputs, `values` what its ONNX inputs stand for
         and `captures` what is passed to it already; symbols may be bound already, too."""
-        if len(graph.input) != len(values):
-            raise ModelError(
-                f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(values)}",
-                remedy="run onnx.checker on the model",
-            )
+        _require_inputs(graph, len(values))
         given = {} if captures is None else captures
 
         def attempt() -> Body:
@@ -138,11 +134,7 @@ class GraphImport(Scope):
         that names from outside have in it."""
         inner = self._inner(None)
         inner.sizes = self.sizes
-        if len(graph.input) != len(inputs):
-            raise ModelError(
-                f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {len(inputs)}",
-                remedy="run onnx.checker on the model",
-            )
+        _require_inputs(graph, len(inputs))
         inner.values.update(instead or {})
         inner._fill(graph, {i.name: v for i, v in zip(graph.input, inputs, strict=True) if v is not None})
         return tuple(inner.find(o.name) for o in graph.output)
@@ -397,6 +389,14 @@ class GraphImport(Scope):
                     except DeclarationError as error:  # exporters write wrong shapes, and other runtimes accept them
                         self.importer.ignored += (f"{error}: that declaration is ignored",)
                 self.values[name] = value
+
+
+def _require_inputs(graph: onnx.GraphProto, passed: int) -> None:
+    if len(graph.input) != passed:
+        raise ModelError(
+            f"sub-graph {graph.name!r} has {len(graph.input)} inputs where the operator passes {passed}",
+            remedy="run onnx.checker on the model",
+        )
 
 
 def _defaults(function: onnx.FunctionProto) -> dict[str, onnx.AttributeProto]:
