@@ -24,6 +24,7 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
+from ingot.compiler.targets.target import Labels
 from ingot.runtime.dtypes import f32
 from ingot.runtime.session import Session
 
@@ -43,7 +44,7 @@ def sum_model(inputs: int, width: int, grain: int) -> Artifact:
     level = host_level()
     target = TargetDescription(level.arch, "cpu", {level.name: level.required})
     code = {level.name: compile_program(program, level)}
-    return build_artifact(program, code, argument_table(program), target=target, name="sum")
+    return build_artifact(program, code, argument_table(program), Labels("sum"), target=target)
 
 
 def arrays(session: Session, rows: int) -> dict[str, np.ndarray]:

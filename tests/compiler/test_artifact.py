@@ -22,6 +22,7 @@ from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
+from ingot.compiler.targets.target import Labels
 from ingot.runtime import ArtifactError, Session
 from ingot.runtime.dtypes import f32, i64
 from ingot.runtime.manifest import DIGEST_CHUNK, parse_manifest
@@ -53,9 +54,10 @@ def chain(weights: list[Storage], ranges: dict[str, tuple[int, int]] | None = No
     return Program("chain", (x, y, *weights, *temps), tuple(steps), ranges or {})
 
 
-def build(program: Program, **options: Any) -> Artifact:
+def build(program: Program, *, vectors: bytes | None = None, **labels: Any) -> Artifact:
     code = {LEVEL.name: compile_program(program, LEVEL)}
-    return build_artifact(program, code, argument_table(program), target=TARGET, name=program.name, **options)
+    named = Labels(program.name, **labels)
+    return build_artifact(program, code, argument_table(program), named, target=TARGET, vectors=vectors)
 
 
 def ramp(start: float) -> NDArray[np.float32]:
@@ -177,7 +179,7 @@ def test_levels_are_tried_best_first(artifact: Artifact) -> None:
     code = {"small": b"1", "large": b"2", "medium": b"3"}
     features = {"small": [], "medium": ["avx2"], "large": ["fma", "avx2", "fma"], "other": ["x"]}
     target = TargetDescription("x86-64", "all of them", features)
-    made = build_artifact(program, code, argument_table(program), target=target, name="levels").manifest
+    made = build_artifact(program, code, argument_table(program), Labels("levels"), target=target).manifest
     assert [(c.level, c.features) for c in made.code] == [
         ("large", ("avx2", "fma")), ("medium", ("avx2",)), ("small", ()),
     ]  # fmt: skip
@@ -226,9 +228,9 @@ def test_programs_that_the_runtime_would_refuse() -> None:
     program = chain([weight("w", ramp(0))])
     code = {LEVEL.name: b""}
     with pytest.raises(IrError, match="an argument word"):
-        build_artifact(program, code, [["x", 1]], target=TARGET, name="bad")
+        build_artifact(program, code, [["x", 1]], Labels("bad"), target=TARGET)
     with pytest.raises(ArtifactError, match=r"args.storage\[0\] is 77, which is not in -3 to 2"):
-        build_artifact(program, code, [["p", 77, 0]], target=TARGET, name="bad")
+        build_artifact(program, code, [["p", 77, 0]], Labels("bad"), target=TARGET)
     hidden = Storage("hidden", "temp", f32, symbol("m"))
     with pytest.raises(ArtifactError, match="no input has an axis that gives the symbol m"):
         build(Program("bad", (*program.storages, hidden), program.steps))

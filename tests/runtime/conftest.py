@@ -15,6 +15,7 @@ from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
+from ingot.compiler.targets.target import Labels
 from ingot.runtime.dtypes import DType, boolean, f32, i64
 
 
@@ -22,7 +23,7 @@ def build(program: Program) -> Artifact:
     level = host_level()
     target = TargetDescription(level.arch, "cpu", {level.name: level.required})
     code = {level.name: compile_program(program, level)}
-    return build_artifact(program, code, argument_table(program), target=target, name=program.name)
+    return build_artifact(program, code, argument_table(program), Labels(program.name), target=target)
 
 
 def tensor(name: str, kind: Kind, dtype: DType, shape: Shape) -> Storage:

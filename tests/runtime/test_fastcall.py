@@ -19,15 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.runtime.conftest import build
 
-from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
+from ingot.compiler.artifact import Artifact
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, For, Kernel, Load, Store
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
 from ingot.compiler.ir.types import Shape, TensorType
-from ingot.compiler.targets.cpu.codegen import compile_program
-from ingot.compiler.targets.cpu.features import host_level
-from ingot.compiler.targets.cpu.program import argument_table
 from ingot.runtime import InputError, RuntimeFault, Session, fastcall
 from ingot.runtime.dtypes import DType, bf16, boolean, f16, f32, f64, i64, u8
 from ingot.runtime.manifest import CALL_SYMBOL
@@ -60,13 +58,6 @@ def warm(session: Session, inputs: Arrays) -> fastcall.Call:
 
 def is_native(call: fastcall.Call | None) -> bool:
     return type(call).__name__ == "builtin_function_or_method"
-
-
-def build(program: Program) -> Artifact:
-    level = host_level()
-    target = TargetDescription(level.arch, "cpu", {level.name: level.required})
-    code = {level.name: compile_program(program, level)}
-    return build_artifact(program, code, argument_table(program), target=target, name=program.name)
 
 
 def without_entry(artifact: Artifact) -> Artifact:

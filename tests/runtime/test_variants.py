@@ -20,6 +20,7 @@ from ingot.compiler.ir.program import Argument, Launch, Program, Storage
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.variants import numbered_tables
+from ingot.compiler.targets.target import Labels
 from ingot.runtime import ArtifactError, InputError, Session
 from ingot.runtime.dtypes import f32
 from ingot.runtime.manifest import MAX_VARIANTS, Manifest, parse_manifest
@@ -55,8 +56,8 @@ def make(*, closed: bool = False) -> Artifact:
         general,
         code,
         table,
+        Labels("rows"),
         target=target,
-        name="rows",
         variants=list(zip(others, tables, strict=True)),
         closed=closed,
     )

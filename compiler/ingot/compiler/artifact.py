@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from ingot.compiler.ir.costs import elements_read, launch_cost
 from ingot.compiler.ir.dims import Dim, Serial, serialise, symbols
 from ingot.compiler.ir.lifetimes import lifetimes
-from ingot.compiler.ir.program import Host, Kind, Program, Storage
+from ingot.compiler.ir.program import Host, Program, Storage
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.stored import SCHEDULES_MEMBER, StoredFile, check_digests
+from ingot.compiler.targets.target import Labels
 from ingot.runtime import Session, __version__, container, tables
 from ingot.runtime import manifest as stored
 from ingot.runtime.dims import Dim as StoredDim
@@ -148,26 +149,20 @@ def build_artifact(
     program: Program,
     code: Mapping[str, bytes],
     argument_table: Sequence[Sequence[Serial]],
+    labels: Labels,
     *,
     target: TargetDescription,
-    name: str,
-    provenance: Mapping[str, Any] | None = None,
-    inputs: Sequence[str] | None = None,
-    outputs: Sequence[str] | None = None,
     vectors: bytes | None = None,
     checked: bool = False,
     variants: Sequence[tuple[Program, Sequence[Sequence[Serial]]]] = (),
     closed: bool = False,
-    schedules: bytes = b"",
 ) -> Artifact:
     """Put a program, its machine code (a shared object per level) and its weights together.
 
     `argument_table` lists the words that the code is called with, as ``["d", dim]`` or ``["p", storage, dim]`` with
-    indices into ``program.storages``. `inputs` and `outputs` name the program's input and output storages in order;
-    by default they are called as the storages are. `provenance` is any JSON data, `checked` says that the code checks
-    its accesses of memory. `variants` are further programs with their tables, in the order in which they are tried, and
-    `closed` says that `program` itself is not run (see `Manifest`). `schedules` is the member that tells of the choices
-    for kernels, empty for none.
+    indices into ``program.storages``. `checked` says that the code checks its accesses of memory. `variants` are
+    further programs with their tables, in the order in which they are tried, and `closed` says that `program` itself is
+    not run (see `Manifest`).
 
     Equal weights are stored once, arrays are neither copied nor changed until they are written. Raises IrError for a
     program that is not consistent, ArtifactError where the runtime would refuse the result.
@@ -177,82 +172,62 @@ def build_artifact(
     placed, weights = place_weights(*programs)
     costs = tuple(tuple(map(launch_cost, each.timed())) for each in programs)
     manifest = describe_programs(
-        [(program, argument_table), *variants],
-        placed,
-        closed=closed,
-        target=target,
-        name=name,
-        provenance=provenance,
-        inputs=inputs,
-        outputs=outputs,
+        [(program, argument_table), *variants], placed, labels, target=target, closed=closed
     )
     machine_code = tuple(stored.Code(level, tuple(sorted(set(target.features[level])))) for level in levels)
-    digests = _digests({level: code[level] for level in levels}, weights, vectors, costs, schedules)
+    digests = _digests({level: code[level] for level in levels}, weights, vectors, costs, labels.schedules)
     whole, *others = (
         replace(each, code=machine_code, digests=digests, checked=checked) for each in (manifest, *manifest.variants)
     )
     manifest = replace(whole, variants=tuple(others), eager=_eager_bytes(placed, *programs))
     manifest.encode()  # refuses what the runtime would refuse
-    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs, schedules)
+    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs, labels.schedules)
 
 
 def describe_programs(
     programs: Sequence[tuple[Program, Sequence[Sequence[Serial]]]],
     placed: Mapping[Storage, int],
+    labels: Labels,
     *,
-    closed: bool,
     target: TargetDescription,
-    name: str,
-    provenance: Mapping[str, Any] | None = None,
-    inputs: Sequence[str] | None = None,
-    outputs: Sequence[str] | None = None,
+    closed: bool,
 ) -> stored.Manifest:
     """The manifest of an artifact of several programs with their argument tables, the general one first and the others
     called as they are; the arguments are those of `build_artifact`, the result is as that of `describe_program`."""
-    described = [
-        describe_program(
-            program,
-            table,
-            placed,
-            target=target,
-            name=program.name if number else name,
-            provenance=provenance,
-            inputs=inputs,
-            outputs=outputs,
-        )
-        for number, (program, table) in enumerate(programs)
-    ]
-    return replace(described[0], variants=tuple(described[1:]), closed=closed)
+    (general, table), *variants = programs
+    manifest = describe_program(general, table, placed, labels, target=target)
+    others = (
+        describe_program(variant, table, placed, replace(labels, name=variant.name), target=target)
+        for variant, table in variants
+    )
+    return replace(manifest, variants=tuple(others), closed=closed)
 
 
 def describe_program(
     program: Program,
     argument_table: Sequence[Sequence[Serial]],
     placed: Mapping[Storage, int],
+    labels: Labels,
     *,
     target: TargetDescription,
-    name: str,
-    provenance: Mapping[str, Any] | None = None,
-    inputs: Sequence[str] | None = None,
-    outputs: Sequence[str] | None = None,
 ) -> stored.Manifest:
     """The manifest of an artifact of `program` without its code and digests; arguments as for `build_artifact`,
     `placed` gives the offsets of weights. Raises IrError for a program that is not consistent."""
     names = program_symbols(program)
     return stored.Manifest(
-        name=name,
+        name=labels.name,
         producer=f"ingot {__version__}",
         architecture=target.architecture,
         target=target.asked,
         code=(),
         symbols={symbol: program.ranges.get(symbol, (_FIRST, _LAST)) for symbol in names},
-        inputs=_signatures(program, "input", inputs, names),
-        outputs=_signatures(program, "output", outputs, names),
+        inputs=_signatures(program, labels.labelled(program, "input"), names),
+        outputs=_signatures(program, labels.labelled(program, "output"), names),
         storages=tables.Storages.of(_storages(program, placed, names)),
         args=tables.Arguments.of(_argument(entry, names) for entry in argument_table),
         chunks=tuple(dict.fromkeys(_stored(launch.chunks, names) for launch in program.launches())),
         faults=(*program.faults, *(f"out of memory for {_title(s)}" for s in program.late_storages())),
-        provenance=dict(provenance or {}),
+        provenance=dict(labels.provenance),
         bound=program.bound(),
         late={program.storages.index(storage): fault for storage, fault in program.late_storages().items()},
         strings=program.strings,
@@ -302,19 +277,15 @@ def _title(storage: Storage) -> str:
 
 
 def _signatures(
-    program: Program, kind: Kind, given: Sequence[str] | None, names: Sequence[str]
+    program: Program, labelled: Iterable[tuple[str, Storage]], names: Sequence[str]
 ) -> tuple[stored.Signature, ...]:
-    storages = program.of_kind(kind)
-    given = [storage.name for storage in storages] if given is None else given
-    if len(given) != len(storages):
-        raise IrError(f"{len(given)} names are given for the program's {len(storages)} {kind}s")
     positions = {storage: index for index, storage in enumerate(program.storages)}
     signatures: list[stored.Signature] = []
-    for name, storage in zip(given, storages, strict=True):
+    for label, storage in labelled:
         if storage.type is None:
-            raise IrError(f"{kind} storage {storage.name} has no type")
+            raise IrError(f"{storage.kind} storage {storage.name} has no type")
         shape = tuple(_stored(dim, names) for dim in storage.type.shape)
-        signatures.append(stored.Signature(name, storage.type.dtype, shape, positions[storage]))
+        signatures.append(stored.Signature(label, storage.type.dtype, shape, positions[storage]))
     return tuple(signatures)
 
 

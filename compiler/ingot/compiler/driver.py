@@ -84,10 +84,8 @@ def build(request: Request, place: Target[P]) -> P:
     if not schedules:  # too many for the artifact to tell
         for each in explained:
             tell(f"{each.signature}: {each.options[0].schedule}")
-    labels = Labels(
-        name=request.name or general.graph.name[:MAX_NAME],
-        inputs=[x.label for x in general.graph.inputs],
-        outputs=[label for label, _ in general.graph.outputs],
+    labels = replace(
+        Labels.of(general.graph, request.name or general.graph.name[:MAX_NAME]),
         provenance={**request.provenance, **({} if general.error is None else {"weights_error": general.error})},
         schedules=schedules,
     )

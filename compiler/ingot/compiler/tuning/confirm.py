@@ -80,8 +80,7 @@ def _build(graph: Graph, harness: Harness, schedules: Mapping[str, Schedule]) ->
     decisions: list[Decision] = []
     wanted = Schedules(lambda signature, origin: schedules.get(signature), decisions.append)
     program = harness.lowered(graph, wanted)
-    labels = Labels(graph.name, [x.label for x in graph.inputs], [label for label, _ in graph.outputs], {})
-    artifact = harness.target.build(program, labels, compilation=harness.compilation)
+    artifact = harness.target.build(program, Labels.of(graph), compilation=harness.compilation)
     return _Side(artifact, {name: each.signature for each in decisions for name in each.kernels})
 
 

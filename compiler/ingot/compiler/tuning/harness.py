@@ -83,8 +83,7 @@ class Harness:
         graph, program, made = self._program(group, candidates)
         owners = {name: number for number, decision in made.items() for name in decision.kernels}
         program = _prepared(program, owners)
-        labels = Labels("tuning", [x.label for x in graph.inputs], [name for name, _ in graph.outputs], {})
-        artifact = self.target.build(program, labels, compilation=self.compilation)
+        artifact = self.target.build(program, Labels.of(graph, "tuning"), compilation=self.compilation)
         read, *others = graph.inputs
         arrays = {x.label: random_values(x.type) for x in others}
         arrays[read.label] = np.zeros(read.type.static_shape(), np.float32)  # the operands stay as they are

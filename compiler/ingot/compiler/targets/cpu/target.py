@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
 from ingot.compiler.ir.program import Program
@@ -57,15 +57,11 @@ class CpuTarget:
             program,
             {level.name: code},
             table,
+            replace(labels, provenance={**labels.provenance, **counts}),
             target=TargetDescription(level.arch, level.name, {level.name: sorted(level.required)}),
-            name=labels.name,
-            provenance={**labels.provenance, **counts},
-            inputs=labels.inputs,
-            outputs=labels.outputs,
             checked=level.checked,
             variants=list(zip(others, tables, strict=True)),
             closed=variants.closed,
-            schedules=labels.schedules,
         )
 
 

@@ -38,11 +38,8 @@ class InterpreterTarget:
         manifest = describe_programs(
             [(each, ()) for each in programs],
             placed,
-            closed=variants.closed,
+            labels,
             target=TargetDescription(NAME, NAME, {}),
-            name=labels.name,
-            provenance=labels.provenance,
-            inputs=labels.inputs,
-            outputs=labels.outputs,
+            closed=variants.closed,
         )
         return Interpreted(manifest, programs)

@@ -46,12 +46,9 @@ class NullTarget:
         manifest = describe_programs(
             list(zip(programs, numbered_tables(programs), strict=True)),
             placed,
-            closed=variants.closed,
+            labels,
             target=TargetDescription(self.level.arch, NAME, {}),
-            name=labels.name,
-            provenance=labels.provenance,
-            inputs=labels.inputs,
-            outputs=labels.outputs,
+            closed=variants.closed,
         )
         end = max((offset + data.nbytes for offset, data in weights), default=0)
         return Outline(manifest, tuple(map(kernel_uses, programs)), end)

@@ -106,9 +106,7 @@ def build_library(program: Program, level: Level, labels: Labels, compilation: C
         )
     weight_offsets, weights = place_weights(program)
     names: Sequence[str] = program_symbols(program)
-    signature = describe(
-        program, names, level, name=labels.name, inputs=labels.inputs, outputs=labels.outputs
-    )
+    signature = describe(program, names, level, labels)
     module = new_module("program", level)
     symbol_of = KernelSymbols()
     emit_program(module, program, level, symbol_of)

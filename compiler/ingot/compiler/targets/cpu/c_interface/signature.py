@@ -12,6 +12,7 @@ from ingot.compiler.ir.dims import UNBOUNDED, Dim, show
 from ingot.compiler.ir.program import Program, Storage
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.target import Labels
 
 # Numbers of element types: ONNX's TensorProto.DataType.
 TYPE_NUMBERS: Final = MappingProxyType({
@@ -84,17 +85,15 @@ class Signature:
         return self.inputs + self.outputs
 
 
-def describe(
-    program: Program, names: Sequence[str], level: Level, *, name: str, inputs: Sequence[str], outputs: Sequence[str]
-) -> Signature:
-    """The signature of `program`, whose symbols are `names`; `inputs` and `outputs` label its storages in order."""
+def describe(program: Program, names: Sequence[str], level: Level, labels: Labels) -> Signature:
+    """The signature of `program`, whose symbols are `names`."""
     return Signature(
-        prefix=prefix_of(name),
-        model=name,
+        prefix=prefix_of(labels.name),
+        model=labels.name,
         level=level,
         symbols=tuple(SymbolRange(symbol, *program.ranges.get(symbol, (0, UNBOUNDED))) for symbol in names),
-        inputs=tuple(map(_port, inputs, program.of_kind("input"))),
-        outputs=tuple(map(_port, outputs, program.of_kind("output"))),
+        inputs=tuple(_port(*each) for each in labels.labelled(program, "input")),
+        outputs=tuple(_port(*each) for each in labels.labelled(program, "output")),
         faults=program.faults,
     )
 
