@@ -75,6 +75,7 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     operators of your own (`custom_op`).
     `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
     as ``{"input": "image:imagenet"}`` (see docs/processing.md).
+    `pipeline`: the passes (default: `default_pipeline`); `name`: what the model is called (default: as its graph).
     `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `denormals`:
     "flush" takes denormal operands for zeros and gives zeros instead of denormal results, which is faster where
     they appear; the caller's own mode is left as it was (see docs/levels.md). `memory`: "small" leaves out what makes
@@ -84,7 +85,8 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     that checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`,
     `dump` and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a
     pass that fails leaves its graph (default: `dump`, else the working one); `jobs` is the number of processes that
-    compile kernels (default: the cores).
+    compile kernels (default: the cores). `progress` is called with a line of text whenever a stage, pass or kernel is
+    done.
 
     With `cache`, machine code and artifacts that were made before are taken from the kernel cache and new ones are kept
     there, as the environment says (see docs/tools.md); CacheWarning tells when that fails.
@@ -110,5 +112,5 @@ def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Option
     """
     request = Request(model, target, **cast("Any", options))
     variants = bool(request.specialise)
-    place = find_library_target(target, checked=request.checked, variants=variants, denormals=request.denormals)
-    return build(request, place)
+    library = find_library_target(target, checked=request.checked, variants=variants, denormals=request.denormals)
+    return build(request, library)

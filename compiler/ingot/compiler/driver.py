@@ -51,12 +51,12 @@ def _silent(message: str) -> None:
     """Where progress goes when nobody asked for it."""
 
 
-def build(request: Request, place: Target[P]) -> P:
-    """What `place` makes of the model. Raises what `compile` says."""
+def build(request: Request, target: Target[P]) -> P:
+    """What `target` makes of the model. Raises what `compile` says."""
     tell = request.progress or _silent
     stages = _Stages(tell)
     tuning = Tuning.of(request)
-    shelf = open_shelf(request, place, tuning.key)
+    shelf = open_shelf(request, target, tuning.key)
     if (known := shelf.find()) is not None:
         stages.finish("from the cache")
         return known
@@ -66,7 +66,7 @@ def build(request: Request, place: Target[P]) -> P:
         jobs=request.processes, progress=lambda done, total: tell(f"kernel {done} of {total}"), cache=shelf.cache
     )
     tune = _Tune(tuning, work, 1 / (len(variants) + request.general))
-    general = _lowered(request, place.machine, stages, tune, is_whole=request.general)
+    general = _lowered(request, target.machine, stages, tune, is_whole=request.general)
     program, decided = general.program, [general.decisions]
     others: list[Program] = []
     pool = WeightPool()
@@ -74,7 +74,7 @@ def build(request: Request, place: Target[P]) -> P:
         program = pool.share(program)
     for name, each in variants.items():
         tell(f"variant {name}")
-        lowered = _lowered(each, place.machine, stages, tune)
+        lowered = _lowered(each, target.machine, stages, tune)
         decided.append(lowered.decisions)
         require_same_interface(general.graph, lowered.graph, name)
         others.append(pool.share(replace(lowered.program, name=name)))
@@ -90,12 +90,8 @@ def build(request: Request, place: Target[P]) -> P:
         schedules=schedules,
     )
     with defects_of("code generation"):
-        product = place.build(
-            program,
-            labels,
-            variants=Variants(tuple(others), closed=not request.general),
-            compilation=work,
-        )
+        closed = not request.general
+        product = target.build(program, labels, variants=Variants(tuple(others), closed), compilation=work)
     stages.finish("generate")
     return shelf.keep(product)
 

@@ -167,12 +167,14 @@ def coerce_options(cls: type[Any], name: str, raw: Mapping[str, Any]) -> dict[st
 
 
 def _plain(raw: Raw) -> str:
+    """A raw value as it was written."""
     if isinstance(raw, tuple):
         return "(" + ",".join(map(_plain, raw)) + ")"
     return json.dumps(raw.text) if isinstance(raw, Quoted) else raw
 
 
 def _coerce(raw: Raw, hint: Any) -> Any:
+    """`raw` as a value of the annotation `hint`. Raises ValueError, without a message, where it spells none."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         # None and the narrow types first, so that "none" and numbers are not read as text

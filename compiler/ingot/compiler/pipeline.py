@@ -21,7 +21,6 @@ from ingot.compiler.validate import validate_pass
 
 ENTRY_POINTS = "ingot.passes"
 
-
 Registry: TypeAlias = Mapping[str, Any]  # name -> function, pass object or dataclass of passes
 
 
@@ -95,6 +94,7 @@ def parse_pass(text: str, registry: Registry) -> Pass:
 
 
 def _with_options(entry: Any, name: str, raw: Mapping[str, Any]) -> Any:
+    """What a registry or a reference gave, with the options put in: dataclasses have some, all else has none."""
     if dataclasses.is_dataclass(entry) and not isinstance(entry, Named | Rules):
         cls = entry if isinstance(entry, type) else type(entry)
         values = coerce_options(cls, name, raw)

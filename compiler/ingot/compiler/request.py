@@ -159,5 +159,6 @@ class Request:
 
 
 def _items(given: object) -> tuple[object, ...]:
-    """What a list or tuple holds; what fits nowhere for anything else."""
+    """What a list or tuple holds; for anything else a tuple that is neither a shape nor a range, so that the checks
+    refuse it."""
     return tuple(cast("Iterable[object]", given)) if isinstance(given, Iterable) else (given, None, None)

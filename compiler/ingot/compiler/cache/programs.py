@@ -48,16 +48,16 @@ def _warn(message: str) -> None:
     warnings.warn(message, CacheWarning, stacklevel=2)
 
 
-def open_shelf(request: Request, place: Target[P], tuning: str = "") -> Shelf[P]:
+def open_shelf(request: Request, target: Target[P], tuning: str = "") -> Shelf[P]:
     """The cache that the environment and the request ask for; `tuning` stands for the schedules that are wanted."""
     cache = open_cache(read_environment(), _warn) if request.cache else None
     # Nothing tells what functions of the user's mean, or what will be measured.
     unknown = cache is None or request.is_watched or request.custom or request.tune is not None
-    return Shelf(cache, None if unknown or cache is None else program_key(cache, request, place.text + tuning))
+    return Shelf(cache, None if unknown or cache is None else program_key(cache, request, target.text + tuning))
 
 
-def program_key(cache: Cache, request: Request, place: str) -> str | None:
-    """The key of a request: the model's bytes, the passes, the target (its text `place`) and all options that change
+def program_key(cache: Cache, request: Request, target: str) -> str | None:
+    """The key of a request: the model's bytes, the passes, the target (its `Target.text`) and all options that change
     the artifact.
 
     None where a key cannot say what is asked for: for a model that is not a file or its bytes, for passes that are not
@@ -74,7 +74,7 @@ def program_key(cache: Cache, request: Request, place: str) -> str | None:
     ranges = sorted((name, tuple(pair)) for name, pair in (request.ranges or {}).items())
     variants = (list(request.variants), request.general)
     options = (request.target, request.numerics, request.forms, request.name, request.before, request.after)
-    return cache.program_key(content, str(passes), place, repr(shapes), repr(ranges), repr(variants), repr(options))
+    return cache.program_key(content, str(passes), target, repr(shapes), repr(ranges), repr(variants), repr(options))
 
 
 def find_program(cache: Cache, key: str) -> Artifact | None:

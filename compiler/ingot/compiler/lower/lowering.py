@@ -59,19 +59,19 @@ def lower(
     graph, strings = with_handles(graph)
     matrices = {} if forms.may_grow else matrices_of(graph)
     context = Context(machine, bound_symbols(graph), reorder, forms, matrices, schedules, dict(graph.ranges))
-    targets = _begun(graph, context)
+    targets = _declare_interface(graph, context)
     taken: set[Value] = set()
     for value, view in targets:
         if value not in taken and not isinstance(value, (Input, Constant)):
             context.placements[value] = view
             taken.add(value)
-    _plan(context, graph)
+    _plan_placements(context, graph)
     _lower_nodes(context, graph)
     for value, view in targets:
         have = context.view(value)
         if have.storage is not view.storage or have.offset != view.offset:
             copy(context, have, view, node_of(value).origin, "output")
-    return carry_in_place(share_storages(_made(context, graph, strings)))
+    return carry_in_place(share_storages(_program_of(context, graph, strings)))
 
 
 def lower_interface(graph: Graph, machine: Machine) -> Program:
@@ -81,12 +81,12 @@ def lower_interface(graph: Graph, machine: Machine) -> Program:
         return interface_of(lower(graph, machine))
     graph, strings = with_handles(graph)
     context = Context(machine, frozenset(), reorder=True, ranges=dict(graph.ranges))
-    _begun(graph, context)
-    return _made(context, graph, strings)
+    _declare_interface(graph, context)
+    return _program_of(context, graph, strings)
 
 
-def _begun(graph: Graph, context: Context) -> list[tuple[Value, View]]:
-    """Give `context` the storages of inputs and outputs; where each output is to be."""
+def _declare_interface(graph: Graph, context: Context) -> list[tuple[Value, View]]:
+    """Give `context` the storages of inputs and outputs; each output's value with the place where it is to be."""
     for x in graph.inputs:
         storage = context.storage("input", x.dtype, product(x.shape), name=x.label, type=x.type)
         context.views[x] = View(storage, x.shape, dense_strides(x.shape))
@@ -99,7 +99,7 @@ def _begun(graph: Graph, context: Context) -> list[tuple[Value, View]]:
     return targets
 
 
-def _made(context: Context, graph: Graph, strings: tuple[str, ...]) -> Program:
+def _program_of(context: Context, graph: Graph, strings: tuple[str, ...]) -> Program:
     return Program(
         graph.name, tuple(context.storages), tuple(context.steps), context.ranges, tuple(context.faults), strings
     )
@@ -114,11 +114,12 @@ def bound_symbols(graph: Graph) -> frozenset[str]:
 def _lower_graph(context: Context, graph: Graph) -> None:
     """Lower a sub-graph whose inputs have views already; its results have views afterwards."""
     context.ranges.update(graph.ranges)
-    _plan(context, graph)
+    _plan_placements(context, graph)
     _lower_nodes(context, graph)
 
 
 def _lower_nodes(context: Context, graph: Graph) -> None:
+    """Lower the nodes of `graph` in order, each followed by the binds and checks that its results allow."""
     names: dict[Node, list[str]] = {}
     for name, value in graph.sizes().items():
         names.setdefault(node_of(value), []).append(name)
@@ -137,6 +138,8 @@ def _lower_nodes(context: Context, graph: Graph) -> None:
 
 
 def _lower_placed(context: Context, node: Node) -> None:
+    """Lower `node` to views where strides can say what it does, copied where its results have placements; else to a
+    kernel."""
     if node not in context.placements:
         views = view_of(context, node)
         if views is not None:
@@ -158,6 +161,7 @@ def _lower_placed(context: Context, node: Node) -> None:
 
 
 def _lower_node(context: Context, node: Node) -> None:
+    """Lower `node` to steps: by the first family that knows it, else as a group of its own. Raises LoweringError."""
     if lower_control(context, node, _lower_graph) or lower_movement(context, node) or lower_random(context, node):
         return
     if lower_window(context, node) or lower_resample(context, node) or lower_recurrent(context, node):
@@ -196,7 +200,7 @@ def _lower_contraction(context: Context, node: Node, body: Graph, outer: Mapping
     explain(context, group, context.steps[first:])
 
 
-def _plan(context: Context, graph: Graph) -> None:
+def _plan_placements(context: Context, graph: Graph) -> None:
     """Decide, from the last node to the first, where values are written: placements and halos."""
     uses = graph.uses()
     for node in reversed(graph.nodes()):

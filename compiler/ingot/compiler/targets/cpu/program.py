@@ -80,7 +80,13 @@ def declare_run(module: ir.Module, name: str = RUN_SYMBOL) -> ir.Function:
 
 
 class Walk:
-    """Emission of steps in order; `position` is the next word of args."""
+    """Emission of steps in order; `position` is the next word of args.
+
+    `program` makes what the steps of one program share: `binder` fills in the words that depend on bound symbols,
+    `stop` has the address of the status and the block where a run that ends early goes on, `mode` is the kernels'
+    floating-point mode, `host_word` the number of the word with the address of the host's function. `interrupted` is
+    the block that ends a run that the host does not want to go on, made where the first loop asks.
+    """
 
     def __init__(
         self,
