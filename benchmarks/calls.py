@@ -21,10 +21,10 @@ from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, For, Kernel, Load, Store
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
 from ingot.compiler.ir.types import TensorType
+from ingot.compiler.labels import Labels
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
-from ingot.compiler.targets.target import Labels
 from ingot.runtime.dtypes import f32
 from ingot.runtime.session import Session
 

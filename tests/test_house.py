@@ -28,6 +28,7 @@ LEVELS = {
     "ir": 0,
     "ops": 1,
     "frontend": 2,
+    "labels": 1,
     "lower": 2,
     "options": 1,
     "passes": 2,

@@ -19,10 +19,10 @@ from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, For, Kernel, Load, Store
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
 from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.labels import Labels
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
-from ingot.compiler.targets.target import Labels
 from ingot.runtime import ArtifactError, Session
 from ingot.runtime.dtypes import f32, i64
 from ingot.runtime.manifest import DIGEST_CHUNK, parse_manifest

@@ -12,10 +12,10 @@ from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, For, Kernel, Let, Load, Local, Store, When
 from ingot.compiler.ir.program import Argument, Kind, Launch, Program, Storage
 from ingot.compiler.ir.types import Shape, TensorType
+from ingot.compiler.labels import Labels
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
-from ingot.compiler.targets.target import Labels
 from ingot.runtime.dtypes import DType, boolean, f32, i64
 
 

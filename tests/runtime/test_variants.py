@@ -17,10 +17,10 @@ from tests.runtime.conftest import rowwise, tensor
 from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact, open_artifact
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
+from ingot.compiler.labels import Labels
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.variants import numbered_tables
-from ingot.compiler.targets.target import Labels
 from ingot.runtime import ArtifactError, InputError, Session
 from ingot.runtime.dtypes import f32
 from ingot.runtime.manifest import MAX_VARIANTS, Manifest, parse_manifest

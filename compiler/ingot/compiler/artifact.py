@@ -20,8 +20,8 @@ from ingot.compiler.ir.dims import Dim, Serial, serialise, symbols
 from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.program import Host, Program, Storage
 from ingot.compiler.ir.types import IrError
+from ingot.compiler.labels import Labels
 from ingot.compiler.stored import SCHEDULES_MEMBER, StoredFile, check_digests
-from ingot.compiler.targets.target import Labels
 from ingot.runtime import Session, __version__, container, tables
 from ingot.runtime import manifest as stored
 from ingot.runtime.dims import Dim as StoredDim

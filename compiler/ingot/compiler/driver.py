@@ -16,6 +16,7 @@ from ingot.compiler.frontend import load_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.verify import verify_program
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.lowering import lower, lower_interface
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.rounding import round_weights
@@ -24,7 +25,7 @@ from ingot.compiler.lower.variants import WeightPool
 from ingot.compiler.processing import appended, prepended
 from ingot.compiler.request import Request
 from ingot.compiler.rewrite import Trace
-from ingot.compiler.targets.target import Compilation, Labels, Target, Variants
+from ingot.compiler.targets.target import Compilation, Target, Variants
 from ingot.compiler.tuning.explanation import Explanation, encode, explanations
 from ingot.compiler.tuning.tuning import Tuning
 from ingot.compiler.validate import validate_lowering

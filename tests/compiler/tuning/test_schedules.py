@@ -14,6 +14,7 @@ from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ir.verify import verify_program
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.choices import ScheduleError, signature_of
 from ingot.compiler.lower.context import Context
 from ingot.compiler.lower.explain import analytical_options
@@ -25,7 +26,6 @@ from ingot.compiler.lower.weight_forms import FAST, Memory, WeightForms, Weights
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Slice
 from ingot.compiler.targets.registry import find_target
-from ingot.compiler.targets.target import Labels
 from ingot.compiler.tuning.candidates import alternatives, analytical_choice, neighbours
 from ingot.runtime.dtypes import f32
 

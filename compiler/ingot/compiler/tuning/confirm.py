@@ -14,8 +14,8 @@ from ingot.compiler.artifact import Artifact
 from ingot.compiler.ir.dims import evaluate, symbols
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.types import TensorType
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.schedules import Decision, Schedule, Schedules
-from ingot.compiler.targets.target import Labels
 from ingot.compiler.tuning.harness import GROUPS, Harness, random_values
 from ingot.runtime.dtypes import string
 from ingot.runtime.errors import InputError

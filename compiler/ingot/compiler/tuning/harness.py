@@ -25,6 +25,7 @@ from ingot.compiler.ir.loops import Axis, Const
 from ingot.compiler.ir.program import Launch, Program, Step, Storage
 from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.ir.types import TensorType
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder
@@ -35,7 +36,7 @@ from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.pointwise import Add, Cast
 from ingot.compiler.ops.reduction import ReduceSum
 from ingot.compiler.targets.cpu.target import CpuTarget
-from ingot.compiler.targets.target import Compilation, Labels
+from ingot.compiler.targets.target import Compilation
 from ingot.runtime.dtypes import DType, f32
 
 GROUPS = 5  # of runs, of which each gives its least time: what else the machine does only adds

@@ -29,6 +29,7 @@ from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Storage
 from ingot.compiler.ir.templates import Attention as AttentionTemplate
 from ingot.compiler.ir.templates import Contraction, Depthwise
 from ingot.compiler.ir.types import IrError, TensorType
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.ops.composite import Attention, Softmax
 from ingot.compiler.ops.linear import Conv, MatMul
@@ -43,7 +44,6 @@ from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.cpu.target import CpuTarget
 from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.targets.registry import PORTABLE, find_target
-from ingot.compiler.targets.target import Labels
 from ingot.runtime import ArtifactError, RuntimeFault, Session
 from ingot.runtime.checked import FOUND, PLACE_SHIFT, found_by_check
 from ingot.runtime.dtypes import boolean, f32, i64

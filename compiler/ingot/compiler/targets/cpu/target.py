@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
 from ingot.compiler.ir.program import Program
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.c_interface.library import Library, build_library
@@ -15,7 +16,7 @@ from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import KernelSymbols, level_text
 from ingot.compiler.targets.cpu.variants import numbered_tables
 from ingot.compiler.targets.errors import TargetError
-from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Labels, Variants
+from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Variants
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
 from ingot.compiler.ir.program import Program
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import AVX2, Machine
 from ingot.compiler.targets.interpreter.session import Interpreted
-from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Labels, Variants
+from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Variants
 
 NAME = "interpreter"
 

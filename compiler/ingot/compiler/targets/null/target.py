@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
 from ingot.compiler.ir.program import Program
+from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.variants import numbered_tables
 from ingot.compiler.targets.null.outline import Outline, kernel_uses
-from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Labels, Variants
+from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Variants
 
 NAME = "null"
 

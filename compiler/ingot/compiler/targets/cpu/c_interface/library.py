@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ingot.compiler.artifact import place_weights, program_symbols, stream_weights
 from ingot.compiler.ir.program import Program
+from ingot.compiler.labels import Labels
 from ingot.compiler.targets import elf, elf_merge
 from ingot.compiler.targets.cpu.c_interface.emit import FUNCTIONS, WEIGHTS_SYMBOL, CFunctions
 from ingot.compiler.targets.cpu.c_interface.header import header_text
@@ -22,7 +23,7 @@ from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import KernelSymbols, new_module, object_code
 from ingot.compiler.targets.cpu.program import emit_program
 from ingot.compiler.targets.errors import TargetError
-from ingot.compiler.targets.target import SERIAL, Compilation, Labels
+from ingot.compiler.targets.target import SERIAL, Compilation
 from ingot.runtime.replacement import replaced
 
 SUFFIXES: Final = (".so", ".o", ".h")

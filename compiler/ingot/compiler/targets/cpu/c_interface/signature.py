@@ -11,8 +11,8 @@ from typing import Final
 from ingot.compiler.ir.dims import UNBOUNDED, Dim, show
 from ingot.compiler.ir.program import Program, Storage
 from ingot.compiler.ir.types import IrError
+from ingot.compiler.labels import Labels
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.target import Labels
 
 # Numbers of element types: ONNX's TensorProto.DataType.
 TYPE_NUMBERS: Final = MappingProxyType({
