@@ -14,43 +14,54 @@ from ingot.compiler.ir.text.graph import show_graph
 from .conftest import Ingot
 
 
-def _commands(model: Path, artifact: Path) -> list[tuple[str | Path, ...]]:
-    return [("compile", model), ("run", artifact, "--random"), ("opt", model), ("export", model)]
+def _command(name: str, model: Path, artifact: Path) -> tuple[str | Path, ...]:
+    return (name, artifact, "--random") if name == "run" else (name, model)
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_special_files_stay_what_they_are(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
+commands = pytest.mark.parametrize("name", ["compile", "run", "opt", "export", "cut"])
+
+
+@commands
+def test_special_files_stay_what_they_are(ingot: Ingot, model: Path, artifact: Path, name: str) -> None:
     os.mkfifo("pipe")
     Path("link").symlink_to("pipe")
     for path in ("pipe", "link"):
-        complaint = ingot(*_commands(model, artifact)[number], "-o", path).complaint
+        complaint = ingot(*_command(name, model, artifact), "-o", path).complaint
         assert f"{path} cannot be written: it is a named pipe" in complaint
     assert stat.S_ISFIFO(os.lstat("pipe").st_mode) and Path("link").is_symlink()
     assert sorted(os.listdir()) == ["link", "pipe"]
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_links_are_followed(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
+@commands
+def test_links_are_followed(ingot: Ingot, model: Path, artifact: Path, name: str) -> None:
     Path("folder").mkdir()
     Path("link").symlink_to("folder/target")
-    command = _commands(model, artifact)[number]
+    command = _command(name, model, artifact)
     for _ in range(2):
         assert ingot(*command, "-o", "link", "-q").status == 0
         assert Path("link").is_symlink() and Path("folder/target").stat().st_size > 0
         assert os.listdir("folder") == ["target"]
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_names_of_nothing(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
-    command = _commands(model, artifact)[number]
+@commands
+def test_names_of_nothing(ingot: Ingot, model: Path, artifact: Path, name: str) -> None:
+    command = _command(name, model, artifact)
     assert "the name of a file is needed, this is empty" in ingot(*command, "-o", "").complaint
     assert "it is a folder" in ingot(*command, "-o", ".").complaint
+    assert "there is no folder" in ingot(*command, "-o", "none/out").complaint
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_folders_where_nothing_can_be_made(ingot: Ingot, model: Path, artifact: Path, number: int) -> None:
+@pytest.mark.parametrize("name", ["export", "cut"])
+def test_the_model_is_not_overwritten(ingot: Ingot, model: Path, name: str) -> None:
+    Path("m.onnx").write_bytes(model.read_bytes())
+    assert "would be overwritten" in ingot(name, "m.onnx", "-o", "m.onnx").complaint
+    assert Path("m.onnx").read_bytes() == model.read_bytes()
+
+
+@commands
+def test_folders_where_nothing_can_be_made(ingot: Ingot, model: Path, artifact: Path, name: str) -> None:
     """Also where the permissions say otherwise; it is told before the work is done, and nothing is left behind."""
-    outcome = ingot(*_commands(model, artifact)[number], "-o", "/proc/x", "--verbose")
+    outcome = ingot(*_command(name, model, artifact), "-o", "/proc/x", "--verbose")
     assert outcome.complaint.startswith("/proc/x cannot be written: no file can be made in /proc: ")
     assert "import" not in outcome.err and os.listdir() == []
 
