@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.compiler.cli.artifacts import SUFFIX, is_artifact
-from ingot.compiler.cli.console import Console, bytes_text, table
+from ingot.compiler.cli.console import Console, Progress, bytes_text, table
 from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
@@ -17,6 +17,8 @@ from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import VARIANT_HELP, for_compile, for_variants
 
 if TYPE_CHECKING:
+    from ingot.compiler.api import Options
+    from ingot.compiler.pipeline import Pipeline
     from ingot.compiler.targets.null.outline import KernelUse, Outline
 
 HELP = "compile an ONNX model to an artifact, or to a library for C"
@@ -51,6 +53,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only-specialised", action="store_true", help="no general program: refuse other shapes when the model is run"
     )
+    _add_code_arguments(parser)
+    parser.add_argument("--jobs", type=_jobs, metavar="N", help="processes that compile kernels (default: the cores)")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="compile everything again, and keep nothing (or INGOT_CACHE=0)"
+    )
+    _add_tuning_arguments(parser)
+    add_custom_argument(parser)
+    _add_processing_arguments(parser)
+    add_pipeline_arguments(parser)
+    _add_watching_arguments(parser)
+
+
+def _add_code_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the code and the weights are to be like."""
     parser.add_argument(
         "--numerics", choices=("default", "strict"), default="default", help="strict: keep the order of operations"
     )
@@ -72,10 +88,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checked", action="store_true", help="code that checks each access of memory, to find faults of the compiler"
     )
-    parser.add_argument("--jobs", type=_jobs, metavar="N", help="processes that compile kernels (default: the cores)")
-    parser.add_argument(
-        "--no-cache", action="store_true", help="compile everything again, and keep nothing (or INGOT_CACHE=0)"
-    )
+
+
+def _add_tuning_arguments(parser: argparse.ArgumentParser) -> None:
     tuning = parser.add_argument_group("schedules by measurement (see docs/tools.md)")
     tuning.add_argument(
         "--tune",
@@ -88,7 +103,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     tuning.add_argument(
         "--tuning", type=Path, metavar="FILE", help="use the schedules of this record; with --tune, add to it"
     )
-    add_custom_argument(parser)
+
+
+def _add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     around = parser.add_argument_group("before and after the model (see docs/processing.md)")
     around.add_argument(
         "--preprocess", action="append", default=[], metavar="INPUT=STEP", help="image:imagenet, cast:u8, .."
@@ -100,7 +117,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="OUTPUT=STEP",
         help="argmax, topk:5, softmax, cast:f16, ..",
     )
-    add_pipeline_arguments(parser)
+
+
+def _add_watching_arguments(parser: argparse.ArgumentParser) -> None:
     watch = parser.add_argument_group("watching the passes")
     watch.add_argument(
         "--print-after",
@@ -129,34 +148,10 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             pipeline = build_pipeline(
                 options.numerics, text=options.pipeline, passes=options.passes, without=options.without
             )
-            shapes, ranges = for_compile(options.shape, lambda: input_names(model))
             progress(f"compiling {model}")
-            from ingot.compiler.api import Options, compile, compile_library
+            from ingot.compiler.api import compile, compile_library
 
-            asked = Options(
-                shapes=shapes,
-                ranges=ranges,
-                specialise=for_variants(options.specialise),
-                general=not options.only_specialised,
-                custom=load_custom(options.custom),
-                preprocess=_steps("--preprocess", options.preprocess),
-                postprocess=_steps("--postprocess", options.postprocess),
-                pipeline=pipeline,
-                numerics=options.numerics,
-                denormals=options.denormals,
-                memory=options.memory,
-                weights=options.weights,
-                verify=options.verify,
-                checked=options.checked,
-                print_after=options.print_after,
-                dump=options.dump or console.environment.dump,
-                stop_at=console.environment.stop_at,
-                jobs=options.jobs,
-                cache=not options.no_cache,
-                tune=options.tune,
-                tuning=options.tuning,
-                progress=progress,
-            )
+            asked = _asked(options, pipeline, console, progress)
             if options.target == "null":
                 return report_outline(compile(model, target="null", **asked), console)
             levels: list[str] = []
@@ -188,6 +183,37 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     written[-1] += f" for {', '.join(levels)}, compiled in {progress.seconds:.1f} s"
     console.result(record, written)
     return 0
+
+
+def _asked(options: argparse.Namespace, pipeline: Pipeline, console: Console, progress: Progress) -> Options:
+    """What `compile` is asked for. Raises CommandError, ModelError."""
+    from ingot.compiler.api import Options
+
+    shapes, ranges = for_compile(options.shape, lambda: input_names(options.model))
+    return Options(
+        shapes=shapes,
+        ranges=ranges,
+        specialise=for_variants(options.specialise),
+        general=not options.only_specialised,
+        custom=load_custom(options.custom),
+        preprocess=_steps("--preprocess", options.preprocess),
+        postprocess=_steps("--postprocess", options.postprocess),
+        pipeline=pipeline,
+        numerics=options.numerics,
+        denormals=options.denormals,
+        memory=options.memory,
+        weights=options.weights,
+        verify=options.verify,
+        checked=options.checked,
+        print_after=options.print_after,
+        dump=options.dump or console.environment.dump,
+        stop_at=console.environment.stop_at,
+        jobs=options.jobs,
+        cache=not options.no_cache,
+        tune=options.tune,
+        tuning=options.tuning,
+        progress=progress,
+    )
 
 
 def report_outline(outline: Outline, console: Console) -> int:
