@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.program import Program, Storage
 from ingot.compiler.ir.types import IrError
+
+if TYPE_CHECKING:
+    from ingot.compiler.ir.graph import Graph
 
 
 @dataclass(frozen=True)

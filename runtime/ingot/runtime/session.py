@@ -220,6 +220,7 @@ class Session:
         outputs: Iterable[str] | None,
         native: _Native | None = None,
     ) -> dict[str, NDArray[Any]]:
+        """What `run` does, whatever it is given; `native` takes the place of `ingot_run`."""
         if isinstance(outputs, str | bytes) or not isinstance(outputs, Iterable | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"outputs is {outputs!r}; a list of names is needed, such as [{outputs!r}]")
         wanted = None if outputs is None else list(outputs)
@@ -249,7 +250,8 @@ class Session:
     def _execute(
         self, frame: Frame, in_place: list[NDArray[Any]], native: _Native | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Run with the staged inputs in their places, and these arrays for the others. `native` is ingot_run."""
+        """Run with the staged inputs in their places, and these arrays for the others; `native` takes the place of
+        `ingot_run`."""
         try:
             for index, port in enumerate(frame.reads):
                 array = in_place[index]
@@ -320,6 +322,7 @@ class Session:
         return self._bind(native, frame)
 
     def _bind(self, native: Any, frame: Frame) -> Callable[[], None]:
+        """A function that calls `native`, a ctypes function of its own, with what `frame` holds."""
         fail, threads, arena, host = self._fail, self._threads, frame.arena, frame.host
         if self._poison or host is not None or (frame.plan.is_parallel and threads.count > 1):
             is_poisoned = self._poison
@@ -379,6 +382,7 @@ class Session:
                 lane.forget()
 
     def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        """The plan for inputs of these shapes, made now or kept from one of the last `MAX_PLANS` sets of shapes."""
         with self._lock:
             plan = self._plans.pop(shapes, None)
             if plan is not None:
@@ -410,6 +414,7 @@ class Session:
                 self._end()
 
     def _end(self) -> None:
+        """Drop the idle lanes of a closed session, and unmap the code where no lane is left."""
         with self._lock:
             while self._idle:
                 self._idle.pop()
@@ -440,6 +445,7 @@ class Session:
         return f"{faults[number - 1]}: element {element}" + (f", where {given}" if given else "")
 
     def _fail(self, frame: Frame, status: int) -> NoReturn:
+        """Raise what the status that a run left, or the `status` that it returned, stands for."""
         number = frame.status.value or status
         frame.status.value = 0
         found = found_by_check(number) if self._checked else None
@@ -460,6 +466,7 @@ _Fail: TypeAlias = Callable[[Frame, int], NoReturn]
 
 
 def _call(native: _Native, frame: Frame, threads: Threads, fail: _Fail) -> None:
+    """Call the code, with the team where there is work for it and it is free."""
     team = threads.lead() if frame.plan.is_parallel else None
     try:
         status = native(frame.pointer, team)
