@@ -25,7 +25,7 @@ from ingot.compiler.lower.variants import WeightPool
 from ingot.compiler.processing import appended, prepended
 from ingot.compiler.request import Request
 from ingot.compiler.rewrite import Trace
-from ingot.compiler.targets.target import Compilation, Target, Variants
+from ingot.compiler.targets.target import Compilation, Programs, Target
 from ingot.compiler.tuning.explanation import Explanation, encode, explanations
 from ingot.compiler.tuning.tuning import Tuning
 from ingot.compiler.validate import validate_lowering
@@ -91,8 +91,7 @@ def build(request: Request, target: Target[P]) -> P:
         schedules=schedules,
     )
     with defects_of("code generation"):
-        closed = not request.general
-        product = target.build(program, labels, variants=Variants(tuple(others), closed), compilation=work)
+        product = target.build(Programs(program, tuple(others), closed=not request.general), labels, work)
     stages.finish("generate")
     return shelf.keep(product)
 

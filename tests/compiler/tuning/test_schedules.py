@@ -26,6 +26,7 @@ from ingot.compiler.lower.weight_forms import FAST, Memory, WeightForms, Weights
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Slice
 from ingot.compiler.targets.registry import find_target
+from ingot.compiler.targets.target import Programs
 from ingot.compiler.tuning.candidates import alternatives, analytical_choice, neighbours
 from ingot.runtime.dtypes import f32
 
@@ -60,7 +61,7 @@ def test_every_candidate_computes_the_same() -> None:
     for schedule in candidates[:: max(1, len(candidates) // 7)]:
         program, decision = lowered(graph, schedule)
         assert decision.options[0].schedule == schedule
-        artifact = target.build(program, Labels("m", ["x", "other"], ["y"], {}))
+        artifact = target.build(Programs(program), Labels("m", ["x", "other"], ["y"]))
         with artifact.session(threads=2) as session:  # type: ignore[union-attr]
             have = session.run(arrays)["y"]
         np.testing.assert_allclose(have, want, atol=2e-5 * float(np.abs(want).max()), err_msg=str(schedule))
@@ -133,7 +134,7 @@ def rounded(graph: Graph) -> Graph:
 
 
 def result(program: Program, arrays: dict[str, Array]) -> Array:
-    artifact = find_target("cpu").build(program, Labels("m", list(arrays), ["y"], {}))
+    artifact = find_target("cpu").build(Programs(program), Labels("m", list(arrays), ["y"]))
     with artifact.session(threads=1) as session:  # type: ignore[union-attr]
         return session.run(arrays)["y"]
 

@@ -15,15 +15,18 @@ Denormals: TypeAlias = Literal["keep", "flush"]
 
 
 @dataclass(frozen=True)
-class Variants:
-    """More programs of a model, each for some of its shapes, in the order in which they are tried; their names say for
-    which. With `closed` there is no other: the program that they are variants of only tells inputs and outputs."""
+class Programs:
+    """The programs of a model: the general one, and `variants` for some of its shapes each, in the order in which they
+    are tried; their names say for which. With `closed` the general one is not run: it only tells inputs and outputs."""
 
-    programs: tuple[Program, ...] = ()
+    general: Program
+    variants: tuple[Program, ...] = ()
     closed: bool = False
 
-
-NO_VARIANTS = Variants()
+    @property
+    def all(self) -> tuple[Program, ...]:
+        """By their numbers."""
+        return (self.general, *self.variants)
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,6 @@ class Target(Protocol[P]):
         """All of the target that its product depends on, besides the compiler's sources: part of the cache's keys."""
         ...
 
-    def build(
-        self,
-        program: Program,
-        labels: Labels,
-        *,
-        variants: Variants = NO_VARIANTS,
-        compilation: Compilation = SERIAL,
-    ) -> P:
-        """What is made of `program` and its `variants`. Raises TargetError for a program that the target cannot
-        hold."""
+    def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> P:
+        """What is made of `programs`. Raises TargetError for one that the target cannot hold."""
         ...

@@ -16,6 +16,7 @@ from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.schedules import Decision, Schedule, Schedules
+from ingot.compiler.targets.target import Programs
 from ingot.compiler.tuning.harness import GROUPS, Harness, random_values
 from ingot.runtime.dtypes import string
 from ingot.runtime.errors import InputError
@@ -80,7 +81,7 @@ def _build(graph: Graph, harness: Harness, schedules: Mapping[str, Schedule]) ->
     decisions: list[Decision] = []
     wanted = Schedules(lambda signature, origin: schedules.get(signature), decisions.append)
     program = harness.lowered(graph, wanted)
-    artifact = harness.target.build(program, Labels.of(graph), compilation=harness.compilation)
+    artifact = harness.target.build(Programs(program), Labels.of(graph), harness.compilation)
     return _Side(artifact, {name: each.signature for each in decisions for name in each.kernels})
 
 

@@ -36,7 +36,7 @@ from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.pointwise import Add, Cast
 from ingot.compiler.ops.reduction import ReduceSum
 from ingot.compiler.targets.cpu.target import CpuTarget
-from ingot.compiler.targets.target import Compilation
+from ingot.compiler.targets.target import Compilation, Programs
 from ingot.runtime.dtypes import DType, f32
 
 GROUPS = 5  # of runs, of which each gives its least time: what else the machine does only adds
@@ -84,7 +84,7 @@ class Harness:
         graph, program, made = self._program(group, candidates)
         owners = {name: number for number, decision in made.items() for name in decision.kernels}
         program = _prepared(program, owners)
-        artifact = self.target.build(program, Labels.of(graph, "tuning"), compilation=self.compilation)
+        artifact = self.target.build(Programs(program), Labels.of(graph, "tuning"), self.compilation)
         read, *others = graph.inputs
         arrays = {x.label: random_values(x.type) for x in others}
         arrays[read.label] = np.zeros(read.type.static_shape(), np.float32)  # the operands stay as they are

@@ -44,6 +44,7 @@ from ingot.compiler.targets.cpu.program import argument_table
 from ingot.compiler.targets.cpu.target import CpuTarget
 from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.targets.registry import PORTABLE, find_target
+from ingot.compiler.targets.target import Programs
 from ingot.runtime import ArtifactError, RuntimeFault, Session
 from ingot.runtime.checked import FOUND, PLACE_SHIFT, found_by_check
 from ingot.runtime.dtypes import boolean, f32, i64
@@ -63,8 +64,7 @@ def lowered(graph: Graph) -> Program:
 
 
 def built(program: Program, level: features.Level = LEVEL) -> Artifact:
-    inputs, outputs = ([s.name for s in program.of_kind(kind)] for kind in ("input", "output"))
-    return CpuTarget(level).build(program, Labels(program.name, inputs, outputs, {}))
+    return CpuTarget(level).build(Programs(program), Labels(program.name))
 
 
 def ran(program: Program, feed: Mapping[str, Array], threads: int = 1) -> dict[str, Array]:

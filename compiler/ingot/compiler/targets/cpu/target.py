@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
-from ingot.compiler.ir.program import Program
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
@@ -16,7 +15,7 @@ from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.objects import KernelSymbols, level_text
 from ingot.compiler.targets.cpu.variants import numbered_tables
 from ingot.compiler.targets.errors import TargetError
-from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Variants
+from ingot.compiler.targets.target import SERIAL, Compilation, Programs
 
 
 @dataclass(frozen=True)
@@ -35,34 +34,25 @@ class CpuTarget:
         """All of the target that code depends on, besides the compiler's sources."""
         return f"{level_text(self.level)} {sorted(self.level.required)} {self.machine}"
 
-    def build(
-        self,
-        program: Program,
-        labels: Labels,
-        *,
-        variants: Variants = NO_VARIANTS,
-        compilation: Compilation = SERIAL,
-    ) -> Artifact:
+    def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Artifact:
         """An artifact that holds the shared object of the programs under the level's name."""
         level = self.level
-        programs = (program, *variants.programs)
-        if level.checked:
-            programs = tuple(map(checked_program, programs))
-        program, *others = programs
+        made = tuple(map(checked_program, programs.all)) if level.checked else programs.all
+        general, *others = made
         symbol_of = KernelSymbols()
-        code = compile_program(program, level, variants=others, compilation=compilation, symbol_of=symbol_of)
-        launches = [launch for each in programs for launch in each.launches()]
-        table, *tables = numbered_tables(programs)
+        code = compile_program(general, level, variants=others, compilation=compilation, symbol_of=symbol_of)
+        launches = [launch for each in made for launch in each.launches()]
+        table, *tables = numbered_tables(made)
         counts = {"kernels": len({symbol_of(launch.kernel) for launch in launches}), "launches": len(launches)}
         return build_artifact(
-            program,
+            general,
             {level.name: code},
             table,
             replace(labels, provenance={**labels.provenance, **counts}),
             target=TargetDescription(level.arch, level.name, {level.name: sorted(level.required)}),
             checked=level.checked,
             variants=list(zip(others, tables, strict=True)),
-            closed=variants.closed,
+            closed=programs.closed,
         )
 
 
@@ -82,16 +72,9 @@ class LibraryTarget:
         """All of the target that code depends on, besides the compiler's sources."""
         return f"library {CpuTarget(self.level).text}"
 
-    def build(
-        self,
-        program: Program,
-        labels: Labels,
-        *,
-        variants: Variants = NO_VARIANTS,
-        compilation: Compilation = SERIAL,
-    ) -> Library:
+    def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Library:
         """The library; its names begin with the model's. Raises TargetError for a model that cannot be one, and for
         variants: its functions run one program."""
-        if variants.programs:
+        if programs.variants:
             raise TargetError("a library for C holds one program: leave the variants out")
-        return build_library(program, self.level, labels, compilation)
+        return build_library(programs.general, self.level, labels, compilation)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
-from ingot.compiler.ir.program import Program
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import AVX2, Machine
 from ingot.compiler.targets.interpreter.session import Interpreted
-from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Variants
+from ingot.compiler.targets.target import SERIAL, Compilation, Programs
 
 NAME = "interpreter"
 
@@ -25,22 +24,14 @@ class InterpreterTarget:
         """All of the target that its product depends on."""
         return f"{NAME} {self.machine}"
 
-    def build(
-        self,
-        program: Program,
-        labels: Labels,
-        *,
-        variants: Variants = NO_VARIANTS,
-        compilation: Compilation = SERIAL,
-    ) -> Interpreted:
+    def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Interpreted:
         """The programs themselves; there are no kernels to compile, to count or to keep."""
-        programs = (program, *variants.programs)
-        placed, _ = place_weights(*programs)
+        placed, _ = place_weights(*programs.all)
         manifest = describe_programs(
-            [(each, ()) for each in programs],
+            [(each, ()) for each in programs.all],
             placed,
             labels,
             target=TargetDescription(NAME, NAME, {}),
-            closed=variants.closed,
+            closed=programs.closed,
         )
-        return Interpreted(manifest, programs)
+        return Interpreted(manifest, programs.all)

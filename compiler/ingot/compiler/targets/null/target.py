@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
-from ingot.compiler.ir.program import Program
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.variants import numbered_tables
 from ingot.compiler.targets.null.outline import Outline, kernel_uses
-from ingot.compiler.targets.target import NO_VARIANTS, SERIAL, Compilation, Variants
+from ingot.compiler.targets.target import SERIAL, Compilation, Programs
 
 NAME = "null"
 
@@ -33,23 +32,15 @@ class NullTarget:
         """All of the target that its product depends on."""
         return f"{NAME} {self.level.name} {self.machine}"
 
-    def build(
-        self,
-        program: Program,
-        labels: Labels,
-        *,
-        variants: Variants = NO_VARIANTS,
-        compilation: Compilation = SERIAL,
-    ) -> Outline:
+    def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Outline:
         """What an artifact for the level would hold; no kernel is compiled."""
-        programs = (program, *variants.programs)
-        placed, weights = place_weights(*programs)
+        placed, weights = place_weights(*programs.all)
         manifest = describe_programs(
-            list(zip(programs, numbered_tables(programs), strict=True)),
+            list(zip(programs.all, numbered_tables(programs.all), strict=True)),
             placed,
             labels,
             target=TargetDescription(self.level.arch, NAME, {}),
-            closed=variants.closed,
+            closed=programs.closed,
         )
         end = max((offset + data.nbytes for offset, data in weights), default=0)
-        return Outline(manifest, tuple(map(kernel_uses, programs)), end)
+        return Outline(manifest, tuple(map(kernel_uses, programs.all)), end)
