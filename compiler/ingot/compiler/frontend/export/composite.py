@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ingot.compiler.frontend.export.kernels import runs
-from ingot.compiler.frontend.export.scope import Scope
+from ingot.compiler.frontend.export.scope import Row, Scope
 from ingot.compiler.frontend.export.table import Table, Written
 from ingot.compiler.ir.graph import Node, Value, operands_of
 from ingot.compiler.ops import composite as ops
 from ingot.compiler.ops.pointwise import Gelu
 
 TABLE = Table()
+
+# Functions of one operand: the standard's operator, and which fields are attributes of it, by the same name.
+UNARY: Mapping[type[Node], tuple[str, tuple[str, ...]]] = {
+    ops.Softmax: ("Softmax", ("axis",)),
+    ops.LogSoftmax: ("LogSoftmax", ("axis",)),
+    ops.Silu: ("Swish", ()),
+    ops.HardSigmoid: ("HardSigmoid", ("alpha", "beta")),
+    ops.HardSwish: ("HardSwish", ()),
+    ops.LeakyRelu: ("LeakyRelu", ("alpha",)),
+    ops.Elu: ("Elu", ("alpha",)),
+}
 
 
 def _standard(scope: Scope, op_type: str, node: Node, *operands: Value | None, **attributes: Any) -> str | None:
@@ -21,14 +33,16 @@ def _standard(scope: Scope, op_type: str, node: Node, *operands: Value | None, *
     return scope.apply(op_type, node, *operands, **attributes)
 
 
-@TABLE.exports(ops.Softmax)
-def softmax(scope: Scope, node: ops.Softmax) -> Written:
-    return _standard(scope, "Softmax", node, node.x, axis=node.axis)
+def _unary(op_type: str, fields: tuple[str, ...]) -> Row:
+    def row(scope: Scope, node: Node) -> Written:
+        attributes = {name: getattr(node, name) for name in fields}
+        return _standard(scope, op_type, node, *operands_of(node), **attributes)
+
+    return row
 
 
-@TABLE.exports(ops.LogSoftmax)
-def log_softmax(scope: Scope, node: ops.LogSoftmax) -> Written:
-    return _standard(scope, "LogSoftmax", node, node.x, axis=node.axis)
+for _op, (_name, _fields) in UNARY.items():
+    TABLE.add(_op, _unary(_name, _fields))
 
 
 @TABLE.exports(ops.LayerNorm)
@@ -51,31 +65,6 @@ def batch_norm(scope: Scope, node: ops.BatchNorm) -> Written:
 @TABLE.exports(Gelu)
 def gelu(scope: Scope, node: Gelu) -> Written:
     return _standard(scope, "Gelu", node, node.x, approximate="tanh" if node.tanh else None)
-
-
-@TABLE.exports(ops.Silu)
-def silu(scope: Scope, node: ops.Silu) -> Written:
-    return _standard(scope, "Swish", node, node.x)
-
-
-@TABLE.exports(ops.HardSigmoid)
-def hard_sigmoid(scope: Scope, node: ops.HardSigmoid) -> Written:
-    return _standard(scope, "HardSigmoid", node, node.x, alpha=node.alpha, beta=node.beta)
-
-
-@TABLE.exports(ops.HardSwish)
-def hard_swish(scope: Scope, node: ops.HardSwish) -> Written:
-    return _standard(scope, "HardSwish", node, node.x)
-
-
-@TABLE.exports(ops.LeakyRelu)
-def leaky_relu(scope: Scope, node: ops.LeakyRelu) -> Written:
-    return _standard(scope, "LeakyRelu", node, node.x, alpha=node.alpha)
-
-
-@TABLE.exports(ops.Elu)
-def elu(scope: Scope, node: ops.Elu) -> Written:
-    return _standard(scope, "Elu", node, node.x, alpha=node.alpha)
 
 
 @TABLE.exports(ops.Attention)
