@@ -1,17 +1,20 @@
 """Remake the tables of the documentation: ``python -m benchmarks.tables [latency footprint support tasks ...]``.
 
 Needs a quiet machine; the tables of all models take an hour, that of all peers several. Each table stands between two
-comment lines that name it, in README.md (a few models) or docs/models.md (all).
+comment lines that name it, in README.md (a few models) or docs/models.md (all). What the long ones are made of lies in
+benchmarks/results, row by row as it is measured: ``--models`` measures some models again and keeps the other rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks import compare, comparison, footprint, neighbour, support, tasks
 from benchmarks.entrants import GATING, TITLES
@@ -20,6 +23,7 @@ from benchmarks.peers.catalogue import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
 README, MODELS = ROOT / "README.md", ROOT / "docs/models.md"
+RESULTS = ROOT / "benchmarks/results"
 # Beside those of the README, the models whose compile time, start and memory are measured: each takes half a minute.
 SIZED = ("mobilenet_v2_tf2_qdq", "yolox_nano", "zoo/resnet50", "zoo/vgg19", "zoo/bert_base")
 
@@ -40,6 +44,23 @@ def latency(
 ) -> str:
     """Latency beside engines."""
     rows = [row for case in chosen for row in compare.measured(case, "native", threads, engines, rounds=rounds)]
+    return f"{comparison.table(rows, engines)}\n\n{machine(engines)}"
+
+
+def recorded(path: Path, wanted: Sequence[str], rounds: int, engines: Sequence[str], threads: Sequence[int]) -> str:
+    """Latency of all models beside engines, from the rows of `path`. Those of models with one of the `wanted` in their
+    names (default: all) are measured first, each kept as soon as it is there."""
+    every = (*cases(), *further())
+    order = {case.name: place for place, case in enumerate(every)}
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if wanted and path.exists() else []
+    for case in every:
+        if not wanted or any(text in case.name for text in wanted):
+            found = list(compare.measured(case, "native", threads, engines, rounds=rounds))
+            rows = [row for row in rows if row["model"] != case.name and row["model"] in order] + found
+            rows.sort(key=lambda row: order[row["model"]])  # stable: threads stay in their order
+            kept = path.with_suffix(".new")
+            kept.write_text(json.dumps(rows, indent=1) + "\n")
+            kept.replace(path)
     return f"{comparison.table(rows, engines)}\n\n{machine(engines)}"
 
 
@@ -74,11 +95,14 @@ TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "support": (README, support.table),
     "tasks": (README, tasks.table),
     "models agreement": (MODELS, lambda: agreement(cases())),
-    "models latency": (MODELS, lambda: latency((*cases(), *further()), 5)),
-    "models peers": (MODELS, lambda: latency((*cases(), *further()), 5, OTHERS, (1,))),
     "models neighbour": (MODELS, lambda: beside(short(), OTHERS, 5)),
     "models footprint": (MODELS, lambda: sizes(sized())),
 }
+RECORDED: Mapping[str, tuple[Path, Callable[[Sequence[str]], str]]] = {
+    "models latency": (MODELS, lambda wanted: recorded(RESULTS / "latency.json", wanted, 5, tuple(GATING), (1, 2))),
+    "models peers": (MODELS, lambda wanted: recorded(RESULTS / "peers.json", wanted, 5, OTHERS, (1,))),
+}
+"""Tables of rows that are kept: each is remade for models with one of some texts in their names, or for all."""
 
 
 def replaced(path: Path, name: str, table: str) -> str:
@@ -93,13 +117,22 @@ def replaced(path: Path, name: str, table: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", help=f"which: {', '.join(TABLES)}; default all")
-    wanted = parser.parse_args(arguments).tables or list(TABLES)
-    if unknown := [name for name in wanted if name not in TABLES]:
-        parser.error(f"there is no table {', '.join(map(repr, unknown))}; there are {', '.join(TABLES)}")
+    names = [*TABLES, *RECORDED]
+    parser.add_argument("tables", nargs="*", help=f"which: {', '.join(names)}; default all")
+    parser.add_argument("--models", default="", help="texts in names of models, comma separated; default all models")
+    options = parser.parse_args(arguments)
+    wanted, models = options.tables or names, [text for text in options.models.split(",") if text]
+    if unknown := [name for name in wanted if name not in names]:
+        parser.error(f"there is no table {', '.join(map(repr, unknown))}; there are {', '.join(names)}")
+    if models and (whole := [name for name in wanted if name not in RECORDED]):
+        parser.error(f"--models is for {' and '.join(RECORDED)}, not for {whole[0]}, which is always remade whole")
     for name in wanted:
-        path, make = TABLES[name]
-        table = make()
+        if name in RECORDED:
+            path, remake = RECORDED[name]
+            table = remake(models)
+        else:
+            path, make = TABLES[name]
+            table = make()
         print(table, flush=True)
         path.write_text(replaced(path, name, table))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -208,8 +209,21 @@ def test_peer_that_takes_nothing_says_why(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_every_table_has_its_place() -> None:
-    for name, (path, _) in tables.TABLES.items():
+    for name, (path, _) in (*tables.TABLES.items(), *tables.RECORDED.items()):
         assert tables.replaced(path, name, "|").count(f"<!-- {name} -->\n|\n<!-- /{name} -->") == 1
+
+
+def test_rows_of_other_models_are_kept(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "rows.json"
+    whole = tables.recorded(path, ["digits"], 1, ("onnxruntime",), (1,))
+    assert [line.split(" | ")[:2] for line in whole.splitlines()[2:3]] == [["| digits", "1"]]
+    (row,) = json.loads(path.read_text())
+    path.write_text(json.dumps([{**row, "model": "zoo/mlp"}, {**row, "error": {}}, {**row, "model": "gone"}]))
+    again = tables.recorded(path, ["digits"], 1, ("onnxruntime",), (1,))
+    assert [line.split(" | ")[0] for line in again.splitlines()[2:4]] == ["| digits", "| zoo/mlp"]
+    rows = json.loads(path.read_text())
+    assert [row["model"] for row in rows] == ["digits", "zoo/mlp"] and rows[0]["error"]
 
 
 def test_engines_are_placed_alike() -> None:
