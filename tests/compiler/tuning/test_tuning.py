@@ -25,7 +25,7 @@ from ingot.compiler.targets.cpu.target import CpuTarget
 from ingot.compiler.targets.registry import find_level, find_target
 from ingot.compiler.targets.target import SERIAL
 from ingot.compiler.tuning.confirm import Comparison, compare
-from ingot.compiler.tuning.harness import Harness, Measured, cold_bytes, last_cache
+from ingot.compiler.tuning.harness import Harness, Measured, caches, cold_bytes, last_cache
 from ingot.compiler.tuning.record import Machine, Record, read_record
 from ingot.compiler.tuning.search import search, tasks_of
 from ingot.compiler.tuning.tuning import Tuning
@@ -143,6 +143,8 @@ def test_the_caches_are_left_as_a_model_leaves_them(tmp_path: Path) -> None:
     for number, text in enumerate(("32K", "1024K", "32M", "nonsense")):
         (tmp_path / f"index{number}").mkdir()
         (tmp_path / f"index{number}" / "size").write_text(text + "\n")
+        (tmp_path / f"index{number}" / "level").write_text(f"{max(number, 1)}\n")
+    assert caches(tmp_path) == {1: 1 << 20, 2: 32 << 20} and caches(tmp_path / "none") == {}
     assert last_cache(tmp_path) == 32 << 20 and last_cache(tmp_path / "none") == 0
 
 

@@ -101,6 +101,12 @@ class Contraction:
         return ceil_divide(self.columns.extent, self.width)
 
     @property
+    def flops(self) -> Dim:
+        """Useful operations, two for each multiply-add."""
+        points = product(axis.extent for axis in self.batch)
+        return product((2, points, self.row_count, self.depth, self.columns.extent))
+
+    @property
     def grid(self) -> tuple[Axis, ...]:
         """Batch axes, then row index and panel index with their blocks as grains."""
         return (
@@ -169,6 +175,12 @@ class Strassen:
     def half_rows(self) -> Dim:
         """Rows of the upper half."""
         return ceil_divide(self.row_count, 2)
+
+    @property
+    def flops(self) -> Dim:
+        """Useful operations: those of the plain product."""
+        points = product(axis.extent for axis in self.batch)
+        return product((2, points, self.row_count, 2, self.run.extent, self.columns.extent))
 
     @property
     def pairs(self) -> int:

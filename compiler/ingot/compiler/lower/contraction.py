@@ -279,13 +279,12 @@ def launch_contraction(
     stores = Epilogue(context, group).stores(build, index, acc)
     rows, (a, stores, batch) = merge_axes(template.rows, (template.a, stores, template.batch))
     merged = replace(template, rows=rows, a=a, stores=stores, batch=batch)
-    flops = multiply(2, product((merged.row_count, merged.depth, merged.columns.extent, *(b.extent for b in batch))))
     plan = choose_strassen(context, merged, wanted)
     if plan is not None:
-        launch_strassen(context, build, merged, plan, flops, group.node.origin)
+        launch_strassen(context, build, merged, plan, group.node.origin)
         merged = gated(merged, plan)
     if merged is not None:
-        context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=flops))
+        context.run(build.launch(merged.grid, merged, origin=group.node.origin, flops=merged.flops))
 
 
 def pack_at_run_time(context: Context, b: View, width: int, node: Node) -> Storage:

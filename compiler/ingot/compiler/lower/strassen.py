@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, maximum, minimum, multiply, substitute, symbol
+from ingot.compiler.ir.graph import Origin
 from ingot.compiler.ir.loops import Axis, Call, Expr, For, Let, Load, Local, Stmt, Store
 from ingot.compiler.ir.templates import PRODUCTS, Contraction, Quarter, Strassen, depth_blocks, row_places, signed_sum
 from ingot.compiler.ir.types import TensorType
@@ -159,7 +160,7 @@ def _plan(machine: Machine, width: int, rows: int, columns: int, depth: int) -> 
 
 
 def launch_strassen(
-    context: Context, build: KernelBuilder, product: Contraction, plan: Plan, flops: Dim, origin: tuple[str, ...]
+    context: Context, build: KernelBuilder, product: Contraction, plan: Plan, origin: Origin
 ) -> None:
     """The sums of quarters of A, then the products. `build` has the buffers of `product`, `origin` names its nodes."""
     assert isinstance(product.depth, int)
@@ -190,7 +191,7 @@ def launch_strassen(
     _sum_quarters(context, make, product, replace(template, sums=make.parameter(sums, "write")), origin)
     final = build.forked(context.unique(build.name.rsplit("_", 1)[0]), lambda name: name != a or a in kept)
     template = replace(template, sums=final.parameter(sums, "read"))
-    context.run(final.launch(template.grid, template, origin=origin, flops=flops))
+    context.run(final.launch(template.grid, template, origin=origin, flops=template.flops))
 
 
 def _buffers(item: Sequence[Store] | Expr) -> set[str]:
@@ -230,7 +231,7 @@ def gated(product: Contraction, plan: Plan) -> Contraction | None:
 
 
 def _sum_quarters(
-    context: Context, build: KernelBuilder, product: Contraction, template: Strassen, origin: tuple[str, ...]
+    context: Context, build: KernelBuilder, product: Contraction, template: Strassen, origin: Origin
 ) -> None:
     depth = template.run.extent
     i, k = symbol("_i"), symbol("_q")

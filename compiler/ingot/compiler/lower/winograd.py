@@ -355,7 +355,7 @@ def _multiply(plan: _Plan, data: View) -> View:
         accumulator=f32,
     )
     stores = (build.store(target, target.at([point, row, n]), Local("acc", f32)),)
-    flops = multiply(plan.count, 2 * points * plan.inner * plan.out)
+    flops = multiply(product(plan.node.type.shape), 2 * 9 * plan.inner)  # of the sum that the model has
     template = replace(template, stores=stores)
     context.run(build.launch(template.grid, template, origin=plan.group.node.origin, flops=flops))
     return target

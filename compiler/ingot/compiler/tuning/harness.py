@@ -39,6 +39,7 @@ from ingot.compiler.targets.cpu.target import CpuTarget
 from ingot.compiler.targets.target import Compilation, Programs
 from ingot.runtime.dtypes import DType, f32
 
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 GROUPS = 5  # of runs, of which each gives its least time: what else the machine does only adds
 RUNS = (4, 15)  # at least, at most, in each group
 SECONDS = 0.08  # of a group
@@ -148,14 +149,21 @@ def cold_bytes(weights: int, second_level: int) -> int:
     return min(weights, 3 * max(last_cache(), 8 << 20) // 2)
 
 
-def last_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+def last_cache(folder: Path = CACHES) -> int:
     """Bytes of the largest cache that the first processor has to do with, 0 where Linux does not tell."""
-    sizes: list[int] = []
-    for file in folder.glob("index*/size"):
+    return max(caches(folder).values(), default=0)
+
+
+def caches(folder: Path = CACHES) -> dict[int, int]:
+    """Bytes of the largest cache of each level that the first processor has to do with, as far as Linux tells."""
+    sizes: dict[int, int] = {}
+    for file in sorted(folder.glob("index*/size")):
         with contextlib.suppress(OSError, ValueError):
             text = file.read_text(encoding="ascii").strip()
-            sizes.append(int(text.rstrip("KM")) << {"K": 10, "M": 20}.get(text[-1:], 0))
-    return max(sizes, default=0)
+            size = int(text.rstrip("KM")) << {"K": 10, "M": 20}.get(text[-1:], 0)
+            level = int(file.with_name("level").read_text(encoding="ascii"))
+            sizes[level] = max(size, sizes.get(level, 0))
+    return sizes
 
 
 def _templates(program: Program, owners: Mapping[str, int]) -> dict[int, Contraction | Strassen]:
