@@ -2,8 +2,8 @@
 
 For each there is a layer on which it should win, computed with it and in the other ways that there are: other schedules
 of the same contraction, another pipeline, other options, or lowering without it. One thread, its CPU time; calls on
-fixed buffers take turns, medians over rounds are shown. Weights are as near as the caches keep them between calls, which
-in a model they are not always.
+fixed buffers take turns, medians over rounds are shown. Weights are as near as the caches keep them between calls,
+which in a model they are not always.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ingot.compiler import compile, default_pipeline
 from ingot.compiler.artifact import Artifact
 from ingot.compiler.bench.interleave import Sampler, interleave_samplers
 from ingot.compiler.driver import explain
+from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, constant
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower import convolution
@@ -79,7 +80,7 @@ def conv(size: int, inner: int, out: int, taps: int = 3, stride: int = 1, *, gro
     return Graph((x,), (("y", Relu(made)),), "conv")
 
 
-def matmul(rows: int, depth: int, columns: int, dtypes: tuple[DType, DType] = (f32, f32)) -> Graph:
+def matmul(rows: Dim, depth: int, columns: int, dtypes: tuple[DType, DType] = (f32, f32)) -> Graph:
     """x @ w."""
     x, w = Input("x", TensorType(dtypes[0], (rows, depth))), random(depth, columns)
     if dtypes[1] == i8:
@@ -104,7 +105,9 @@ def attention(heads: int, length: int, depth: int) -> Graph:
 
 _LAYER = """
 <ir_version: 8, opset_import: ["" : 17]>
-lstm (float[{steps}, 1, {width}] x) => (float[{steps}, 1, 1, {width}] y) {{ y = LSTM <hidden_size = {width}> (x, w, r) }}
+lstm (float[{steps}, 1, {width}] x) => (float[{steps}, 1, 1, {width}] y) {{
+  y = LSTM <hidden_size = {width}> (x, w, r)
+}}
 """
 _STEPS = """
 <ir_version: 8, opset_import: ["" : 17]>

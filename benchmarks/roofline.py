@@ -17,7 +17,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.models import GROUPS, Case, cases
 from ingot.compiler import compile
@@ -119,8 +118,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel, with the transforms of its algorithm: the nodes that it computes, the seconds of a run that it takes and
-    those that it would take at the roof, with the name of the algorithm where that is not the plain one."""
+    """A kernel, with the transforms of its `algorithm` where that is not the plain one: the nodes that it computes, the
+    seconds of a run that it takes, and those that its operations and its bytes take at least."""
 
     names: tuple[str, ...]
     nodes: tuple[str, ...]
@@ -210,7 +209,8 @@ def kernels_of(
         raise RuntimeError(f"the profile of {program.name} is that of another program")
     works = [work_of(step, values) for step in steps]
     weights = sum(work.weights for work in works if work is not None)
-    known = [(s, p, w) for s, p, w in zip(steps, launches, works, strict=True) if w is not None and p.calls and p.chunks]
+    items = zip(steps, launches, works, strict=True)
+    known = [(step, launch, work) for step, launch, work in items if work and launch.calls and launch.chunks]
     for group in _groups(known):
         algorithm = next(filter(None, (algorithm_of(step) for step, _, _ in group)), "")
         work, traffic, arithmetic = Work(), 0.0, 0.0
@@ -294,7 +294,7 @@ def told(machine: Machine) -> str:
     """The machine's rates in a line."""
     names = [*(f"{size / 2**20:.0f} MiB" for size, _ in machine.memory[:-1]), "memory"]
     places = zip(names, machine.memory, strict=True)
-    moved = "; ".join(f"{name}: {rates.read / 1e9:.0f} read, {rates.copy / 1e9:.0f} copied" for name, (_, rates) in places)
+    moved = "; ".join(f"{name}: {each.read / 1e9:.0f} read, {each.copy / 1e9:.0f} copied" for name, (_, each) in places)
     rates = ", ".join(
         f"{rate / 1e9:.0f} {'GFLOP/s of f32' if dot == 1 else f'Gop/s of bytes, {dot} products at a time'}"
         for dot, rate in machine.flops.items()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.compiler.ir.dims import Dim, ceil_divide, multiply, product
+from ingot.compiler.ir.dims import Dim, ceil_divide, multiply
 from ingot.compiler.ir.graph import Constant, Graph, Node, Value, describe
 from ingot.compiler.ir.loops import Axis, Call, Expr, Store
 from ingot.compiler.ir.program import Storage

@@ -9,7 +9,7 @@ import pytest
 from ingot.compiler import compile
 from ingot.compiler.artifact import Artifact
 from ingot.compiler.targets.cpu.features import host_level
-from ingot.compiler.targets.cpu.peak import copy_rate, multiply_add_rate
+from ingot.compiler.targets.cpu.peak import copy_rate, multiply_add_rate, read_rate
 from ingot.runtime.profile import MAX_EVENTS
 
 # Doubles y as often as `trip` says; adds or subtracts one after that.
@@ -72,5 +72,8 @@ def test_arm_reads_the_virtual_counter() -> None:
 
 
 def test_peaks_are_plausible() -> None:
-    assert 1e8 < multiply_add_rate(host_level()) < 1e12
-    assert 1e7 < copy_rate() < 1e13
+    level = host_level()
+    floats, products = multiply_add_rate(level), multiply_add_rate(level, level.dot)
+    assert 1e8 < floats < 1e12 and 0.4 * floats * level.dot < products < 1e13
+    assert 1e7 < copy_rate() < 1e13 and 1e7 < copy_rate(1 << 18) < 1e13
+    assert all(1e7 < read_rate(level, size) < 1e13 for size in (1, 1 << 18, 1 << 26))

@@ -84,8 +84,8 @@ def read_rate(level: Level, size: int = _MOVED) -> float:
 
 
 def copy_rate(size: int = 2 * _MOVED) -> float:
-    """Bytes read and written a second when one thread copies the first half of `size` bytes to the second over and over;
-    by default they are more than caches hold."""
+    """Bytes read and written a second when one thread copies the first half of `size` bytes to the second over and
+    over. By default they are more than caches hold."""
     source = np.ones(max(size // 2, 1), np.uint8)
     target = np.zeros_like(source)
     times = max(1, _MOVED // source.size)
