@@ -1,8 +1,9 @@
 """Remake the tables of the documentation: ``python -m benchmarks.tables [latency footprint support tasks ...]``.
 
 Needs a quiet machine; the tables of all models take an hour, that of all peers several. Each table stands between two
-comment lines that name it, in README.md (a few models) or docs/models.md (all). What the long ones are made of lies in
-benchmarks/results, row by row as it is measured: ``--models`` measures some models again and keeps the other rows.
+comment lines that name it, in README.md (a few models), docs/models.md (all) or docs/performance.md (kernels). What the
+long ones are made of lies in benchmarks/results, row by row as it is measured: ``--models`` measures some models again
+and keeps the other rows.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, comparison, footprint, neighbour, support, tasks
+from benchmarks import algorithms, compare, comparison, footprint, neighbour, roofline, support, tasks
 from benchmarks.entrants import GATING, TITLES
 from benchmarks.models import Case, cases, further, missing, short
 from benchmarks.peers.catalogue import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
-README, MODELS = ROOT / "README.md", ROOT / "docs/models.md"
+README, MODELS, PERFORMANCE = ROOT / "README.md", ROOT / "docs/models.md", ROOT / "docs/performance.md"
 RESULTS = ROOT / "benchmarks/results"
 # Beside those of the README, the models whose compile time, start and memory are measured: each takes half a minute.
 SIZED = ("mobilenet_v2_tf2_qdq", "yolox_nano", "zoo/resnet50", "zoo/vgg19", "zoo/bert_base")
@@ -97,6 +98,8 @@ TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "models agreement": (MODELS, lambda: agreement(cases())),
     "models neighbour": (MODELS, lambda: beside(short(), OTHERS, 5)),
     "models footprint": (MODELS, lambda: sizes(sized())),
+    "models roofline": (PERFORMANCE, lambda: roofline.report(cases())[0]),
+    "models algorithms": (PERFORMANCE, lambda: algorithms.table(map(algorithms.measured, algorithms.TRIALS))),
 }
 RECORDED: Mapping[str, tuple[Path, Callable[[Sequence[str]], str]]] = {
     "models latency": (MODELS, lambda wanted: recorded(RESULTS / "latency.json", wanted, 5, tuple(GATING), (1, 2))),
