@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from ingot.compiler.targets.cpu import features
-from ingot.runtime.cpu import ARCHITECTURES, host_architecture, kernel_flags, missing_features, processor_name
+from ingot.runtime.cpu import (
+    ARCHITECTURES,
+    host_architecture,
+    kernel_flags,
+    missing_features,
+    obtain_state,
+    processor_name,
+)
 from ingot.runtime.errors import UnsupportedCpuError
 
 
@@ -45,6 +52,16 @@ def test_the_length_of_vectors(tmp_path: Path) -> None:
     if host_architecture() == "x86-64":
         assert missing_features(["sve", "sve256", "i8mm"], "aarch64", flags) == ("sve256",)
     assert missing_features(["sve256"], "aarch64", flags | {"sve256"}) == ()
+
+
+def test_the_kernel_is_asked_for_tiles() -> None:
+    obtain_state(["avx2", "amx-int8"])  # nothing to ask for
+    if host_architecture() == "x86-64" and "amxtile" in kernel_flags():
+        obtain_state(["amx-tile"])
+    else:
+        for _ in range(2):
+            with pytest.raises(UnsupportedCpuError, match=r"AMX's tiles \(arch_prctl: \w"):
+                obtain_state(["amx-tile"])
 
 
 def test_a_silent_kernel(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -41,6 +42,9 @@ _FOR_SYSTEMS: Final = frozenset((
 
 _PUNCTUATION: Final = str.maketrans("", "", "_.-+")
 _BLOCK: Final = 1 << 13  # bytes
+_ARCH_PRCTL: Final = 158  # the number of Linux' system call on x86-64
+_REQUEST: Final = 0x1023  # its ARCH_REQ_XCOMP_PERM
+_TILE_DATA: Final = 18  # the state that is asked for, by its number in XCR0
 _SVE_LENGTH: Final = 51  # PR_SVE_GET_VL of prctl, whose answer has the bytes of a vector in its lower 16 bits
 
 
@@ -90,6 +94,22 @@ def missing_features(required: Iterable[str], architecture: str, flags: frozense
     names = _KERNEL_NAMES[architecture]
     wanted = frozenset(required) - _FOR_SYSTEMS
     return tuple(sorted(f for f in wanted if not flags.issuperset(names.get(f, (_plain(f),)))))
+
+
+def obtain_state(features: Iterable[str]) -> None:
+    """Ask the kernel for the registers that code with these features needs and that a process has only on request:
+    AMX's tiles. The answer holds for all threads, and for processes that are forked. Raises UnsupportedCpuError where
+    the kernel refuses."""
+    if "amx-tile" in features:
+        _obtain_tiles()
+
+
+@functools.cache  # an error is raised anew
+def _obtain_tiles() -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA):
+        reason = os.strerror(ctypes.get_errno())
+        raise UnsupportedCpuError(f"the kernel does not let this process use AMX's tiles (arch_prctl: {reason})")
 
 
 def _sve_bytes() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.runtime import container
-from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
+from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features, obtain_state
 from ingot.runtime.environment import Environment
 from ingot.runtime.errors import ArtifactError, InputError, UnsupportedCpuError
 from ingot.runtime.image import Image
@@ -63,6 +63,7 @@ class Library:
             try:
                 self.manifest: Manifest = _read_manifest(file)
                 self.code: Code = _choose_code(self.manifest)
+                obtain_state(self.code.features)
                 member = code_member(self.code.level)
                 _verify(file, member, self.manifest)
                 self._weights = _map_weights(file, self.manifest, verify)

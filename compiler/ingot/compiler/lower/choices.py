@@ -11,7 +11,7 @@ from ingot.compiler.ir.graph import Constant, Input, Value
 from ingot.compiler.ir.templates import Order
 from ingot.compiler.lower import strassen
 from ingot.compiler.lower.context import Context, LoweringError
-from ingot.compiler.lower.contraction import Group, Products, wide_type
+from ingot.compiler.lower.contraction import Group, Inner, Products, machine_for, wide_type, widths_for
 from ingot.compiler.lower.schedules import Schedule
 from ingot.compiler.lower.tiles import MOST_ROWS, PANEL_WIDTHS, ContractionTile
 from ingot.compiler.ops.linear import Conv, MatMul
@@ -76,14 +76,20 @@ def operands_of(group: Group) -> tuple[Value, Value]:
     return group.resolve(anchor.a), group.resolve(anchor.b)
 
 
+def inner_of(group: Group) -> Inner:
+    """What the sums of a convolution or matrix product take at a time, at most."""
+    w = operands_of(group)[1]
+    return Inner.of_conv(w, group.anchor.group) if isinstance(group.anchor, Conv) else Inner.of_matrices(w)
+
+
 def products_of(context: Context, group: Group) -> Products:
     """How the direct form of a group of constant extents multiplies, where the elements of x are neighbours."""
     x, w = operands_of(group)
     if isinstance(group.anchor, Conv):
-        return Products.of(context, x, w)
+        return Products.of(context, x, w, inner_of(group))
     *lead, rows, _ = group.anchor.type.static_shape()
     shared = isinstance(w, Constant) and math.prod(w.type.static_shape()[:-2]) == 1
-    return Products.of(context, x, w, math.prod(lead) * rows if shared else rows)
+    return Products.of(context, x, w, inner_of(group), math.prod(lead) * rows if shared else rows)
 
 
 def wanted_schedule(context: Context, group: Group) -> Schedule | None:
@@ -111,7 +117,8 @@ def choose_tile(
     wanted = wanted_schedule(context, group)
     if wanted is None:
         return products.tile(context, b, rows=rows, columns=columns, depth=depth, batch=batch)
-    widths = context.forms.widths(b, columns, products.dot, PANEL_WIDTHS)
+    widths = widths_for(context, b, columns, products.dot, PANEL_WIDTHS)
+    most = max(MOST_ROWS, machine_for(context, products.dot).rows_together)
     if not isinstance(rows, int) or not isinstance(columns, int) or wanted.width not in widths:
         raise unfit(group, wanted, f"it has {rows} rows and {columns} columns, panels of {_words(widths)}")
     if wanted.algorithm == "strassen":
@@ -121,13 +128,13 @@ def choose_tile(
         return products.tile(context, b, rows=rows, columns=columns, depth=depth, among=(wanted.width,))
     panels = -(-columns // wanted.width)
     fits = (
-        1 <= wanted.tile_rows <= MOST_ROWS
+        1 <= wanted.tile_rows <= most
         and 1 <= wanted.row_block <= max(rows, 1)
         and 1 <= wanted.panel_block <= max(panels, 1)
         and wanted.order in get_args(Order)
     )
     if not fits:
-        raise unfit(group, wanted, f"it has {rows} rows and {columns} columns, tiles of up to {MOST_ROWS} rows")
+        raise unfit(group, wanted, f"it has {rows} rows and {columns} columns, tiles of up to {most} rows")
     return ContractionTile(wanted.width, wanted.tile_rows, wanted.row_block, wanted.panel_block, wanted.order)
 
 

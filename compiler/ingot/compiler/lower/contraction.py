@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError
+from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
 from ingot.compiler.lower.packing import pack_panels
@@ -26,6 +28,8 @@ from ingot.compiler.lower.tiles import WIDTHS, ContractionTile, choose_contracti
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
 from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
+
+TILE_WIDTH = 16  # columns of a panel that a machine with tiles multiplies in them
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,26 @@ def in_wide_type(context: Context, view: View, node: Node) -> View:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """How many elements of a sum are neighbours; `is_whole` where none can be filled up to more."""
+
+    elements: int
+    is_whole: bool = False
+
+    @staticmethod
+    def of_conv(w: Value, group: int) -> Inner:
+        """Of a convolution, channels last, with the filters `w` in `group` groups."""
+        channels = w.type.shape[1]
+        return Inner(channels if isinstance(channels, int) else 0, group > 1)
+
+    @staticmethod
+    def of_matrices(b: Value) -> Inner:
+        """Of a product with the matrices `b`."""
+        depth = b.type.shape[-2]
+        return Inner(depth if isinstance(depth, int) else 0)
+
+
+@dataclass(frozen=True)
 class Products:
     """How elements are multiplied: `dot` products at a time, weights as `dtype` in memory, `shift` taken off each
     element of the other operand first."""
@@ -139,16 +163,16 @@ class Products:
         return Products(1, context.forms.element_type(w, wide_type(w.dtype), most_rows), 0)
 
     @staticmethod
-    def of(context: Context, x: Value, w: Value, most_rows: int | None = None) -> Products:
+    def of(context: Context, x: Value, w: Value, inner: Inner, most_rows: int | None = None) -> Products:
         """How elements of `x` are multiplied by the weights `w`: u8 by constant i8 several at a time."""
-        return Products.narrow(context) if _is_narrow(x, w) else Products.widening(context, w, most_rows)
+        return Products.narrow(context, inner) if _is_narrow(x, w) else Products.widening(context, w, most_rows)
 
     @staticmethod
-    def narrow(context: Context) -> Products:
+    def narrow(context: Context, inner: Inner) -> Products:
         """How the machine multiplies u8 by i8: pairs of weights lie as they are multiplied where they may."""
         machine = context.machine
         dtype = i16 if machine.dot == 2 and context.forms.may_grow else i8
-        return Products(machine.dot, dtype, 128 if machine.signed_dot else 0)
+        return Products(_narrow_dot(context, inner), dtype, 128 if machine.signed_dot else 0)
 
     def tile(
         self,
@@ -161,18 +185,15 @@ class Products:
         batch: Dim = 1,
         among: tuple[int, ...] = WIDTHS,
     ) -> ContractionTile:
-        """The schedule of a contraction with the second operand `b` in panels of one of the widths `among`. Pairs leave
-        two registers less to it: one for a product, one for zeros."""
-        machine = context.machine
-        room = replace(machine, vector_registers=machine.vector_registers - 2) if self.dot == 2 else machine
+        """The schedule of a contraction with the second operand `b` in panels of one of the widths `among`."""
         return choose_contraction(
-            room,
+            machine_for(context, self.dot),
             rows=rows,
             columns=columns,
             depth=depth // self.dot,
             batch=batch,
             ranges=context.ranges,
-            widths=context.forms.widths(b, columns, self.dot, among),
+            widths=widths_for(context, b, columns, self.dot, among),
         )
 
     def filled(self, depth: int) -> int:
@@ -187,9 +208,40 @@ class Products:
         return np.pad(data, [(0, more if i == axis % data.ndim else 0) for i in range(data.ndim)])
 
 
-def dot_of(context: Context, x: Value, w: Value) -> int:
+def dot_of(context: Context, x: Value, w: Value, inner: Inner) -> int:
     """`Products.of(...).dot`, without a look at the weights."""
-    return context.machine.dot if _is_narrow(x, w) else 1
+    return _narrow_dot(context, inner) if _is_narrow(x, w) else 1
+
+
+def machine_for(context: Context, dot: int) -> Machine:
+    """The machine as products of `dot` elements find it: pairs leave two registers less, one for a product, one for
+    zeros; small matrices take two rows at a time, tiles 16, of which 16 columns and four bytes of the depth are a step
+    of one cycle."""
+    machine = context.machine
+    if machine.tiles and dot == machine.dot:
+        return replace(machine, rows_together=16, fma_rate=16.0, fma_latency=0, load_rate=math.inf)
+    if dot == 2:
+        return replace(machine, vector_registers=machine.vector_registers - 2)
+    return replace(machine, rows_together=2) if dot > machine.dot else machine
+
+
+def widths_for(context: Context, b: Value, columns: Dim, dot: int, among: tuple[int, ...]) -> tuple[int, ...]:
+    """The panel widths of `among` that products of `dot` elements by `b`, of `columns` columns, may have: tiles have
+    one."""
+    if context.machine.tiles and dot == context.machine.dot:
+        among = (TILE_WIDTH,)
+    return context.forms.widths(b, columns, dot, among)
+
+
+def _narrow_dot(context: Context, inner: Inner) -> int:
+    """Bytes that are multiplied at a time: those of small matrices where that is fewer steps, what is filled up
+    included."""
+    machine = context.machine
+    few, many = machine.dot, 2 * machine.dot
+    if not machine.matrices or inner.elements <= few:
+        return few
+    is_filled = inner.elements % many != 0
+    return few if is_filled and (inner.is_whole or not context.forms.may_grow) else many
 
 
 def _is_narrow(x: Value, w: Value) -> bool:

@@ -18,6 +18,7 @@ from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Epilogue,
     Group,
+    Inner,
     Products,
     contraction,
     in_wide_type,
@@ -94,7 +95,7 @@ def conv_halo(context: Context, group: Group, node: linear.Conv) -> tuple[tuple[
         return winograd_halo(node, algorithm)
     rank = len(node.strides)
     spatial = [(node.pads[i], node.pads[rank + i]) for i in range(rank)]
-    products = Products.of(context, node.x, w)
+    products = Products.of(context, node.x, w, Inner.of_conv(w, node.group))
     whole = products.dot == 1 or node.group > 1
     more = 0 if whole else products.filled(w.shape[1]) - w.shape[1]  # to whole products at a time
     return ((0, 0), *spatial, (0, more)) if node.channels_last else ((0, 0), (0, more), *spatial)
@@ -231,7 +232,7 @@ def _dense(context: Context, node: linear.Conv, window: _Window, columns: Dim) -
 
 def _products(context: Context, node: linear.Conv, w: Value, view: View) -> Products:
     """How elements are multiplied: several 8-bit products at a time where the channels are neighbours."""
-    products = Products.of(context, node.x, w)
+    products = Products.of(context, node.x, w, Inner.of_conv(w, node.group))
     apart = view.strides[-1] != 1 or (node.group > 1 and w.shape[1] % products.dot)
     return Products.widening(context, w) if apart else products
 

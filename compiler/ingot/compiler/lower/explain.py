@@ -9,9 +9,10 @@ from ingot.compiler.ir.graph import Constant
 from ingot.compiler.ir.program import Launch, Step
 from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.lower import strassen
-from ingot.compiler.lower.choices import is_plain, operands_of, products_of, signature_of
+from ingot.compiler.lower.choices import inner_of, is_plain, operands_of, products_of, signature_of
 from ingot.compiler.lower.context import Context
-from ingot.compiler.lower.contraction import Group, dot_of
+from ingot.compiler.lower.contraction import Group, dot_of, machine_for, widths_for
+from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.schedules import Algorithm, Decision, Option, Schedule
 from ingot.compiler.lower.tiles import WIDTHS, ContractionTile, Extents, predict, tiles_by_width
 from ingot.compiler.lower.winograd import BY_NAME, expected_cycles, transform_cycles
@@ -61,12 +62,13 @@ def schedule_of(launches: Sequence[Launch], template: Contraction | Strassen) ->
 def analytical_options(context: Context, group: Group, among: tuple[int, ...] = WIDTHS) -> list[Option]:
     """For each algorithm and those of the widths `among` that the weights may have, what the cost model would choose.
     Strassen's algorithm needs rows that lie together, of which nothing is known here."""
-    machine, (x, w) = context.machine, operands_of(group)
+    machine, (_, w) = context.machine, operands_of(group)
     found: list[Schedule] = []
     for algorithm in _algorithms(context, group):
         extents = extents_of(context, group, algorithm)
-        widths = context.forms.widths(w, extents.columns, dot_of(context, x, w), among)
-        for tile in tiles_by_width(machine, extents, widths):
+        dot = _dot(context, group) if algorithm == "direct" else 1
+        widths = widths_for(context, w, extents.columns, dot, among)
+        for tile in tiles_by_width(_machine(context, group, algorithm), extents, widths):
             assert isinstance(tile.row_block, int) and isinstance(tile.panel_block, int)
             found.append(Schedule(algorithm, tile.width, tile.tile_rows, tile.row_block, tile.panel_block))
         if algorithm == "direct" and may_be_halved(context, group):
@@ -116,12 +118,22 @@ def extents_of(context: Context, group: Group, algorithm: Algorithm) -> Extents:
 
 def _steps(context: Context, group: Group, depth: int) -> int:
     """Multiply-adds that a sum of `depth` products takes."""
-    return -(-depth // dot_of(context, *operands_of(group)))
+    return -(-depth // _dot(context, group))
+
+
+def _dot(context: Context, group: Group) -> int:
+    return dot_of(context, *operands_of(group), inner_of(group))
+
+
+def _machine(context: Context, group: Group, algorithm: Algorithm) -> Machine:
+    """The machine as an algorithm's products find it."""
+    return machine_for(context, _dot(context, group)) if algorithm == "direct" else context.machine
 
 
 def option_of(context: Context, group: Group, schedule: Schedule) -> Option:
     """What the cost model expects of a schedule of `group`."""
-    machine, extents = context.machine, extents_of(context, group, schedule.algorithm)
+    machine = _machine(context, group, schedule.algorithm)
+    extents = extents_of(context, group, schedule.algorithm)
     tile = ContractionTile(schedule.width, schedule.tile_rows, schedule.row_block, schedule.panel_block)
     if schedule.algorithm == "strassen":
         (tile,) = tiles_by_width(machine, extents, (schedule.width,))

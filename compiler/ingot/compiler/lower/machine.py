@@ -26,6 +26,9 @@ class Machine:
     cycles_per_microsecond: int = 3000
     dot: int = 1  # 8-bit products that one instruction sums for each lane
     signed_dot: bool = False  # whether it multiplies signed bytes only
+    matrices: bool = False  # whether it multiplies 2 x 8 by 8 x 2 bytes as well, twice as many at a time
+    tiles: bool = False  # whether it multiplies 16 x 64 by 64 x 16 bytes as well
+    rows_together: int = 1  # rows that one multiplication takes: fewer cost as much
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of a vector register."""

@@ -13,6 +13,7 @@ from ingot.compiler.lower.choices import choose_tile, wanted_schedule
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import (
     Group,
+    Inner,
     Products,
     contraction,
     in_wide_type,
@@ -35,7 +36,7 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     depth = node.a.type.shape[-1]
     shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
     rows = product((*lead, m)) if shared else m
-    products = Products.of(context, a_value, b_value, bounds(rows, context.ranges)[1])
+    products = Products.of(context, a_value, b_value, Inner.of_matrices(b_value), bounds(rows, context.ranges)[1])
     if products.dot > 1 and isinstance(b_value, Constant):
         depth = products.filled(b_value.data.shape[-2])
         a = _filled(context, a, depth, group.node)

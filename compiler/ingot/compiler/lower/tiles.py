@@ -76,15 +76,17 @@ def vectors_of(machine: Machine, width: int, element_bytes: int) -> int:
 def tile_cycles(machine: Machine, rows: int, width: int, element_bytes: int = 4, panels: int = 1) -> float:
     """Cycles that a register tile of `rows` x `panels` panels takes for one step of the depth."""
     vectors = vectors_of(machine, width, element_bytes) * panels
-    count = rows * vectors
+    count = _ceil(rows, machine.rows_together) * machine.rows_together * vectors
     latency = machine.fma_latency if count >= machine.fma_latency else machine.fma_latency / 2  # split along the depth
-    return max(count / machine.fma_rate, (rows + vectors) / machine.load_rate, latency)
+    loads = rows + vectors * machine.rows_together
+    return max(count / machine.fma_rate, loads / machine.load_rate, latency)
 
 
 def most_rows(machine: Machine, width: int, element_bytes: int = 4) -> int:
     """Rows of the largest register tile whose accumulators, panel vectors and one broadcast fit the registers."""
     vectors = vectors_of(machine, width, element_bytes)
-    return max(1, min(MOST_ROWS, (machine.vector_registers - vectors - 1) // vectors))
+    rows, together = min(MOST_ROWS, (machine.vector_registers - vectors - 1) // vectors), machine.rows_together
+    return max(together, rows - rows % together)
 
 
 def choose_contraction(

@@ -22,6 +22,7 @@ from ingot.compiler.lower.lowering import lower
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.targets.cpu import dots, emit, features, objects
 from ingot.compiler.targets.cpu.features import Level
+from ingot.runtime.cpu import kernel_flags, missing_features
 
 Array = NDArray[Any]
 EXAMPLES = {e.name: e for e in INTEGERS}
@@ -35,13 +36,15 @@ def extended(name: str, *more: str) -> Level:
 
 LEVELS = {
     "AVX2": (features.level("x86-64-v3"), "vpmaddwd", "ymm"),
-    "AVX-VNNI": (extended("x86-64-v3", "avxvnni"), "vpdpbusd", "ymm"),
+    "AVX-VNNI": (features.level("x86-64-v3+avxvnni"), "vpdpbusd", "ymm"),
     "AVX-512": (features.level("x86-64-v4"), "vpmaddwd", "zmm"),
-    "AVX-512 VNNI": (extended("x86-64-v4", "avx512vnni"), "vpdpbusd", "zmm"),
+    "AVX-512 VNNI": (features.level("x86-64-v4+avx512vnni"), "vpdpbusd", "zmm"),
+    "AVX-512 VNNI on ymm": (extended("x86-64-v3", "avx512vl", "avx512vnni"), "vpdpbusd", "ymm"),
+    "AMX": (features.level("x86-64-v4+amx-int8"), "tdpbusd", "tmm"),
     "dotprod": (features.level("aarch64"), "sdot", ".4s"),
-    "i8mm": (extended("aarch64", "i8mm"), "usdot", ".4s"),
+    "i8mm": (features.level("aarch64+i8mm"), "usmmla", ".4s"),
     "SVE": (features.level("aarch64+sve256"), "sdot", "z"),
-    "SVE i8mm": (features.level("aarch64+i8mm+sve256"), "usdot", "z"),
+    "SVE i8mm": (features.level("aarch64+i8mm+sve256"), "usmmla", "z"),
 }
 
 
@@ -71,7 +74,7 @@ def test_instructions(level: str, name: str) -> None:
     assert lines and all(register in line for line in lines if name.startswith("mat_mul"))
 
 
-@pytest.mark.parametrize("level", ["dotprod", "i8mm", "AVX-VNNI"])
+@pytest.mark.parametrize("level", ["dotprod", "i8mm", "AVX-VNNI", "AMX"])
 @pytest.mark.parametrize("name", [n for n in EXAMPLES if "empty" not in n and "no_images" not in n])
 def test_what_the_program_means(level: str, name: str) -> None:
     """Bytes made signed and what makes up for it, as the interpreter of programs sees them."""
@@ -85,13 +88,8 @@ def test_what_the_program_means(level: str, name: str) -> None:
         assert isinstance(body, Contraction) and body.shift in (0, 128 if which.signed_dot else 0)
 
 
-@pytest.mark.skipif(arm.EMULATOR is None, reason="qemu-aarch64 is not installed")
-@pytest.mark.parametrize("level", ["dotprod", "i8mm", "SVE", "SVE i8mm"])
-@pytest.mark.parametrize("name", ["mat_mul_bytes_odd", "mat_mul_bytes_row", "conv_bytes_1x1_last"])
-def test_arm(level: str, name: str, tmp_path: Any) -> None:
-    """The code, emulated, against the meaning of the kernel, on bytes from the whole range."""
-    which = LEVELS[level][0]
-    (launch,) = contractions(lowered(name, which))
+def any_bytes(launch: Launch) -> dict[str, Array]:
+    """Contents of a launch's buffers, from the whole range of their types."""
     rng = np.random.default_rng(0)
     buffers: dict[str, Array] = {}
     for buffer, argument in zip(launch.kernel.buffers, launch.buffers, strict=True):
@@ -100,7 +98,49 @@ def test_arm(level: str, name: str, tmp_path: Any) -> None:
         kind = buffer.dtype.to_numpy()
         limits = np.iinfo(kind)
         buffers[buffer.name] = rng.integers(limits.min, limits.max + 1, size, kind)
-    arm.check(launch.kernel, buffers, tmp_path, level=which)
+    return buffers
+
+
+SHAPES = ["mat_mul_bytes_odd", "mat_mul_bytes_row", "conv_bytes_1x1_last"]
+
+
+@pytest.mark.skipif(arm.EMULATOR is None, reason="qemu-aarch64 is not installed")
+@pytest.mark.parametrize("level", ["dotprod", "i8mm", "SVE", "SVE i8mm"])
+@pytest.mark.parametrize("name", [*SHAPES, "mat_mul_bytes_column"])
+def test_arm(level: str, name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code, emulated, against the meaning of the kernel; SVE's with vectors as long as it expects, and longer."""
+    which = LEVELS[level][0]
+    (launch,) = contractions(lowered(name, which))
+    buffers = any_bytes(launch)
+    for length in (32, 64) if which.is_scalable else (16,):
+        monkeypatch.setenv("QEMU_CPU", f"max,sve-default-vector-length={length}")
+        arm.check(launch.kernel, buffers, tmp_path, level=which)
+
+
+@pytest.mark.skipif(features.host_arch() != "x86-64", reason="levels of x86-64")
+@pytest.mark.parametrize("level", ["AVX2", "AVX-VNNI", "AVX-512", "AVX-512 VNNI", "AVX-512 VNNI on ymm"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_x86(level: str, name: str, native: Any) -> None:
+    """The same on the processor, where it has the instructions."""
+    which = LEVELS[level][0]
+    if missing := missing_features(which.required, "x86-64", kernel_flags()):
+        pytest.skip(f"the processor has no {', '.join(missing)}")
+    (launch,) = contractions(lowered(name, which))
+    native.check(launch.kernel, which, any_bytes(launch))
+
+
+def test_small_matrices_where_they_are_fewer_steps() -> None:
+    """Eight bytes of the depth at a time, four where that leaves less to be filled up; groups are not filled up."""
+    i8mm = LEVELS["i8mm"][0]
+    for name, each in (
+        ("mat_mul_bytes_odd", [8]),
+        ("conv_bytes_first_last", [4]),
+        ("conv_bytes_1x1_odd_last", [8]),
+        ("conv_bytes_grouped_last", [4]),
+        ("conv_bytes_grouped_odd_last", [1]),
+    ):
+        bodies = [launch.kernel.body for launch in contractions(lowered(name, i8mm))]
+        assert [body.dot for body in bodies if isinstance(body, Contraction)] == each, name
 
 
 def test_what_a_level_does_not_do() -> None:
@@ -110,3 +150,5 @@ def test_what_a_level_does_not_do() -> None:
         dots.product(features.level("aarch64"), 4)
     with pytest.raises(IrError, match="2 products of 8-bit integers less 128"):
         dots.product(features.level("x86-64-v3"), 2, 128)
+    with pytest.raises(IrError, match="aarch64 does not sum 8 products"):
+        dots.product(features.level("aarch64"), 8)

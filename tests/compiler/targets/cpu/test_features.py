@@ -25,6 +25,7 @@ MODEL = onnx.parser.parse_model(
         ("x86-64-v3", 2, False, 8, set[str]()),
         ("x86-64-v3+avxvnni", 4, False, 8, {"avxvnni"}),
         ("x86-64-v4+avx512vnni", 4, False, 16, {"avx512vnni"}),
+        ("x86-64-v4+amx-int8", 4, False, 16, {"avx512vnni", "amx-tile", "amx-int8"}),
         ("aarch64", 4, True, 4, set[str]()),
         ("aarch64+i8mm", 4, False, 4, {"i8mm"}),
         ("aarch64+sve256", 4, True, 8, {"sve", "sve256"}),
@@ -36,6 +37,7 @@ def test_extensions(name: str, dot: int, signed: bool, lanes: int, needs: set[st
     machine = features.machine(level)
     assert (level.name, level.dot, level.signed_dot, level.lanes(4)) == (name, dot, signed, lanes)
     assert (machine.dot, machine.signed_dot, machine.lanes_f32) == (dot, signed, lanes)
+    assert (machine.matrices, machine.tiles) == ("i8mm" in needs, "amx-int8" in needs)
     assert level.required - base.required == needs
 
 
@@ -44,6 +46,7 @@ def test_extensions(name: str, dot: int, signed: bool, lanes: int, needs: set[st
     [
         ("x86-64-v9", "no instruction set level 'x86-64-v9'; there are"),
         ("x86-64-v3+avx512vnni", r"the level x86-64-v3 takes, each once, \+avxvnni$"),
+        ("x86-64-v3+amx-int8", r"the level x86-64-v3 takes, each once, \+avxvnni$"),
         ("aarch64+i8mm+i8mm", r"the level aarch64 takes, each once, \+i8mm, \+sve256$"),
         ("aarch64+", "the level aarch64 takes"),
         ("native+avxvnni", "no instruction set level"),
@@ -56,8 +59,14 @@ def test_names_that_are_none(name: str, problem: str) -> None:
         compile(MODEL, target=name)
 
 
+def test_native_code_has_no_tiles() -> None:
+    """Programs must ask the kernel for them: code has them where their level is named."""
+    native = features.level("native")
+    assert not native.tiles and not any(each.startswith("amx-") for each in native.required)
+
+
 @pytest.mark.skipif(features.host_arch() != "x86-64", reason="levels of x86-64")
-@pytest.mark.parametrize("name", ["x86-64-v3+avxvnni", "x86-64-v4+avx512vnni"])
+@pytest.mark.parametrize("name", ["x86-64-v3+avxvnni", "x86-64-v4+avx512vnni", "x86-64-v4+amx-int8"])
 def test_artifacts_run_where_the_extension_is(name: str) -> None:
     artifact = compile(MODEL, target=name, jobs=1)
     (code,) = artifact.manifest.code

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 rng = np.random.default_rng(0)
 
 MULTIPLIES = re.compile(
-    r"(?:\{vex\}\s*)?(?:(vfmadd)\d+ps|(vpdpbusd|vpmaddwd|usdot|sdot|smmla)|(fmla|fmad|fmls|fmsb))\b"
+    r"(?:\{vex\}\s*)?(?:(vfmadd)\d+ps|(vpdpbusd|vpmaddwd|usdot|sdot|usmmla)|(fmla|fmad|fmls|fmsb))\b"
 )
 REGISTER = re.compile(r"%?([xyz]mm|[vz])\d+")
 ON_STACK = {"x86-64": re.compile(r"v?mov\w*\s+%\w+, -?\d*\(%r[sb]p"), "aarch64": re.compile(r"st\w*\s.*\[(sp|x29)\b")}
@@ -37,9 +37,9 @@ LEVELS = {
     "x86-64-v4": ("zmm", "vpmaddwd", "zmm"),
     "x86-64-v4+avx512vnni": ("zmm", "vpdpbusd", "zmm"),
     "aarch64": ("v", "sdot", "v"),
-    "aarch64+i8mm": ("v", "usdot", "v"),
+    "aarch64+i8mm": ("v", "usmmla", "v"),
     "aarch64+sve256": ("z", "sdot", "z"),
-    "aarch64+i8mm+sve256": ("z", "usdot", "z"),
+    "aarch64+i8mm+sve256": ("z", "usmmla", "z"),
 }
 FLOATS = ("x86-64-v3", "x86-64-v4", "aarch64", "aarch64+sve256")  # the others compute floats as these do
 # What takes more registers than there are: sums of pairs need two more for each product on their way, and the rows of a

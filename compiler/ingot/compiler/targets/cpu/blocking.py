@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ingot.compiler.ir.templates import Contraction, Order
-from ingot.compiler.targets.cpu import microkernel
+from ingot.compiler.targets.cpu import amx, microkernel
+from ingot.compiler.targets.cpu.dots import product
 from ingot.compiler.targets.cpu.features import Level
+from ingot.compiler.targets.cpu.microkernel import Product
 from ingot.compiler.targets.cpu.rows import split, uniform_stride
 
 BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
 FEW_TILES = 12  # of rows: so often a panel is used at most before the next is needed
+TILE_ROWS = 4  # fewer are not worth a tile
 PREFETCH_ROWS = 4  # fewer rows run at the speed of memory whatever is done
 
 
@@ -42,6 +45,8 @@ class Blocking:
         """Most rows of a register tile: the template's, less where registers are fewer, twice where they are many and
         vectors are long."""
         template, level = self.template, self.level
+        if self.tiles:
+            return amx.ROWS
         part, _ = split(template.a.offset, frozenset(axis.var for axis in template.rows))
         stride = uniform_stride(part, template.rows)
         known = stride if isinstance(stride, int) else None
@@ -49,7 +54,35 @@ class Blocking:
         rows = template.tile_rows
         while rows * self.vectors < microkernel.LATENCY and rows < fitting:
             rows *= 2
-        return min(rows, fitting)
+        rows = min(rows, fitting)
+        return max(rows - rows % self.together, self.together)
+
+    @cached_property
+    def product(self) -> Product | None:
+        """How bytes are multiplied, several at a time; None for one at a time."""
+        return product(self.level, self.template.dot, self.template.shift)
+
+    @cached_property
+    def tiles(self) -> bool:
+        """Whether bytes are multiplied in AMX's tiles: not where accesses are checked, in other panels, or for so few
+        rows that most of a tile would be empty."""
+        template, level, rows = self.template, self.level, self.template.row_count
+        fits = (template.dot, template.width) == (amx.DOT, amx.COLUMNS) and isinstance(template.run.extent, int)
+        return level.tiles and not level.checked and fits and not (isinstance(rows, int) and rows < TILE_ROWS)
+
+    @property
+    def together(self) -> int:
+        """Rows that tiles have a multiple of, as they are multiplied together."""
+        return amx.ROWS if self.tiles else self._paired
+
+    @property
+    def _paired(self) -> int:
+        """Rows that a multiplication of registers takes."""
+        return self.product.rows if self.product else 1
+
+    def filled(self, rows: int) -> int:
+        """`rows` of a register tile with those that are multiplied for nothing."""
+        return -(-rows // self._paired) * self._paired
 
     @cached_property
     def block_rows(self) -> int:
@@ -67,7 +100,7 @@ class Blocking:
     @property
     def weight_bytes(self) -> int:
         """Bytes of an element of a panel as it is multiplied."""
-        return self.template.accumulator.bytes // self.template.dot
+        return max(self.template.accumulator.bytes // self.template.dot, 1)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -79,9 +112,18 @@ class Blocking:
         blocks = {min(c, self.block_rows) for c in chunks} | {c % self.block_rows for c in chunks}
         sizes: set[int] = set()
         for count in blocks - {0}:
-            tiles = -(-count // self.most)
-            sizes |= {count // tiles, -(-count // tiles)}
+            tiles, least, larger = self.shared_out(count)
+            sizes.add(count - larger * self.together - (tiles - 1) * least)  # the last one
+            sizes |= {least + self.together} if larger else set()
+            sizes |= {least} if tiles - larger > 1 else set()
         return tuple(sorted(sizes)) or (1,)
+
+    def shared_out(self, count: int) -> tuple[int, int, int]:
+        """How `count` rows are shared out among tiles: how many there are, the rows of one, and how many of them, the
+        first ones, have as many more as are multiplied together. The last may have fewer."""
+        tiles = -(-count // self.most)
+        least, larger = divmod(-(-count // self.together), max(tiles, 1))
+        return tiles, least * self.together, larger
 
     @cached_property
     def order(self) -> Order:
@@ -119,5 +161,6 @@ class Blocking:
 
     def grouped_panels(self, rows: int) -> int:
         """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
-        room = self.level.vector_registers - 4 - rows
-        return max(1, min(6, room // (rows * self.vectors))) if rows <= 3 else 1
+        taken = self.filled(rows)
+        room = self.level.vector_registers - 4 - taken
+        return max(1, min(6, room // (taken * self.vectors))) if rows <= 3 else 1

@@ -21,9 +21,9 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import flow, microkernel
+from ingot.compiler.targets.cpu import amx, flow, microkernel
+from ingot.compiler.targets.cpu.amx import Tiles
 from ingot.compiler.targets.cpu.blocking import Blocking
-from ingot.compiler.targets.cpu.dots import product
 from ingot.compiler.targets.cpu.epilogue import PANEL, TAIL, Epilogue, Span
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
 from ingot.compiler.targets.cpu.features import Level
@@ -49,13 +49,14 @@ def emit_body(
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of rows: its first row, how many rows and tiles it has, and the smaller of its tiles' row counts."""
+    """A block of rows: its first row, how many rows and tiles it has, and how they are shared out:
+    `Blocking.shared_out`."""
 
     begin: Value
     count: Value
     tiles: Value
     least: Value
-    larger: Value  # so many tiles, the first ones, have one row more
+    larger: Value
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ class _Body:
         self._separate_a()
         self.panels_inside = blocking.order == "tiles"
         group = max(blocking.grouped_panels(rows) for rows in (1, 2, 3))
-        self.epilogue = Epilogue(b, template, self.rows, self.lanes, self.most, group)
+        if blocking.tiles:
+            group = max(group, amx.PANELS)
+        self.epilogue = Epilogue(b, template, self.rows, self.lanes, self.most, group, copied=blocking.tiles)
         self.rows.allocate(b, self.block_rows + 2 * self.most)  # tiles look ahead
 
     def _separate_a(self) -> None:
@@ -119,12 +122,25 @@ class _Body:
         self.b_dtype = scope.buffer(template.b)[1]
         self.a_start = b.gep(pointer, [emit_dim(b, self.a_base, scope)], source_etype=memory_type(self.a_dtype))
         self.panel_size = emit_dim(b, template.depth * template.width, scope)
+        self.tiles: Tiles | None = None
+        if not self.blocking.tiles:
+            self._blocks(scope, begin, end)
+            return
+        assert isinstance(self.a_run[0], int)
+        self.tiles = Tiles(b, self.depth, self.a_run[0] * amx.DOT)
+        self.tiles.configure()
+        self._blocks(scope, begin, end)
+        self.tiles.release()
+
+    def _blocks(self, scope: Scope, begin: Value, end: Value) -> None:
+        """The blocks of the chunk's rows."""
+        b, template = self.b, self.template
         inner = scope.child(b)
         total, chunk = template.row_count, template.row_block
         if isinstance(total, int) and isinstance(chunk, int) and total <= min(chunk, self.block_rows):
-            tiles = max(1, -(-total // self.most))
+            tiles, least, larger = self.blocking.shared_out(total)
             self.rows.fill(b, inner, const(0), const(total))
-            sizes = (total, tiles, total // tiles, total % tiles)
+            sizes = (total, max(tiles, 1), least, larger)
             self._panels(inner, _Block(const(0), *(const(size) for size in sizes)))
             return
 
@@ -132,9 +148,11 @@ class _Body:
             count = flow.minimum(b, flow.subtract(b, end, row), const(self.block_rows))
             self.rows.fill(b, inner, row, flow.add(b, row, count))
             tiles = b.udiv(b.add(count, const(self.most - 1)), const(self.most))
-            least = b.udiv(count, tiles)
-            block = _Block(row, count, tiles, least, b.sub(count, b.mul(tiles, least)))
-            self._panels(inner, block)
+            together = self.blocking.together
+            units = count if together == 1 else b.udiv(b.add(count, const(together - 1)), const(together))
+            least = b.udiv(units, tiles)
+            larger = b.sub(units, b.mul(tiles, least))
+            self._panels(inner, _Block(row, count, tiles, flow.multiply(b, least, together), larger))
             return []
 
         flow.loop(b, begin, end, self.block_rows, [], body)
@@ -144,7 +162,9 @@ class _Body:
         begin, end = self.ranges["panel"]
         total = self.template.row_count
         if isinstance(total, int):
-            if total in self.sizes and self.blocking.grouped_panels(total) > 1:
+            if self.tiles is not None:
+                self._in_tiles(scope, block, begin, end)
+            elif total in self.sizes and self.blocking.grouped_panels(total) > 1:
                 self._grouped(scope, block, begin, end, total)
             elif self.panels_inside:
                 self._tiles_outside(scope, block, begin, end)
@@ -154,6 +174,8 @@ class _Body:
         single = self.b.icmp_signed("==", block.count, const(1))
         inner = scope.child(self.b)
         order = self._tiles_outside if self.panels_inside else self._tiles_inside
+        if self.tiles is not None:
+            order = self._in_tiles
         flow.branch(
             self.b,
             single,
@@ -172,6 +194,15 @@ class _Body:
         last = flow.add(b, begin, b.sub(span, b.urem(span, const(group))))
         self._panel_loop(scope, block, begin, last, group, (rows,))
         self._panel_loop(scope, block, last, end, 1, (rows,))
+
+    def _in_tiles(self, scope: Scope, block: _Block, begin: Value, end: Value) -> None:
+        """For each group of panels that have tiles at the same time, then for those that are left, all rows."""
+        most = self.template.panel_block
+        group = min(amx.PANELS, most) if isinstance(most, int) else amx.PANELS
+        rest = self.b.urem(flow.maximum(self.b, flow.subtract(self.b, end, begin), const(0)), const(group))
+        last = flow.subtract(self.b, end, rest)
+        self._panel_loop(scope, block, begin, last, group, self.sizes)
+        self._panel_loop(scope, block, last, end, 1, self.sizes)
 
     def _tiles_inside(self, scope: Scope, block: _Block, begin: Value, end: Value) -> None:
         self._panel_loop(scope, block, begin, end, 1, self.sizes)
@@ -229,9 +260,12 @@ class _Body:
 
         def body(index: Value, carried: list[Value]) -> list[Value]:
             (slot,) = carried
-            rows = block.least
+            rows, together = block.least, self.blocking.together
             if len(sizes) > 1:
-                rows = b.add(rows, b.zext(b.icmp_signed("<", index, block.larger), flow.I64))
+                more = b.zext(b.icmp_signed("<", index, block.larger), flow.I64)
+                rows = b.add(rows, flow.multiply(b, more, together))
+            if together > 1:
+                rows = flow.minimum(b, rows, flow.subtract(b, block.count, slot))
             tile(index, Span(flow.add(b, block.begin, slot), slot, rows))
             return [flow.add(b, slot, rows)]
 
@@ -246,7 +280,7 @@ class _Body:
         The tiles share the next panel out among them, and each spreads its part over its k loop.
         """
         b, elements, run, total = self.b, self.template.depth, self.a_run[0], self.template.row_count
-        if panel.group > 1 or not isinstance(elements, int) or not isinstance(run, int):
+        if panel.group > 1 or self.tiles or not isinstance(elements, int) or not isinstance(run, int):
             return None
         size, depth = elements * self.template.width * self.b_dtype.bytes, elements // self.template.dot
         if run <= microkernel.UNROLL_WHOLE or not self.blocking.fetches:
@@ -276,6 +310,10 @@ class _Body:
         `ahead` is how many rows further on the next tile lies; None when it lies in the next panel.
         """
         b = self.b
+        if self.tiles is not None and sizes != (1,):
+            self._multiply_in(self.tiles, scope.child(b), panel, span)
+            self.epilogue.finish_staged(scope.child(b), panel.number, panel.group, span)
+            return
         scopes = [scope.child(b) for _ in sizes]
         if len(sizes) == 1:
             self._tile(scopes[0], sizes[0], panel, span, fetch, ahead)
@@ -319,7 +357,7 @@ class _Body:
             self._panel_operands(panel),
             self.depth,
             fetch,
-            product=product(self.level, self.template.dot, self.template.shift),
+            product=self.blocking.product,
         )
         sums = kernel.emit()
         inner = scope.child(b)
@@ -332,15 +370,33 @@ class _Body:
                 b, panel.cut, lambda: epilogue.stage(tile, sums), lambda: epilogue.finish(inner, tile, sums, span), TAIL
             )
 
+    def _multiply_in(self, tiles: Tiles, scope: Scope, panel: _Panel, span: Span) -> None:
+        """The sums of a tile's rows and the panels of a group, to where the epilogue finds them."""
+        b, part = self.b, self.a_part
+
+        def address(number: Value) -> Value:
+            if part is None:
+                return self.a_start
+            at = self.rows.at(b, scope, part, b.add(span.row, number), b.add(span.slot, number), 0)
+            return b.gep(self.a_start, [at], source_etype=memory_type(self.a_dtype))
+
+        stride: Dim | None = 0 if part is None else self.rows.strides[part]
+        even = None if stride is None else (address(const(0)), emit_dim(b, stride, scope))
+        element = memory_type(self.b_dtype)
+        operands = self._panel_operands(panel)
+        starts = [b.gep(each.pointer, [const(each.displacement)], source_etype=element) for each in operands]
+        tiles.multiply(amx.Rows(span.rows, address, even), starts, self.epilogue.places(panel.group))
+
     def _plan(self, rows: int, group: int) -> microkernel.Tile:
         """The tile for `rows` rows of `group` panels. Panels that are left over from groups are summed in the order of
         those in groups: equal columns of weights give equal results."""
         width, lanes, registers = self.template.width, self.lanes, self.level.vector_registers
-        tile = microkernel.plan(rows, width, lanes, registers, group)
+        taken = self.blocking.filled(rows)
+        tile = replace(microkernel.plan(taken, width, lanes, registers, group), rows=rows)
         most, panels = self.blocking.grouped_panels(rows), self.template.panels
         if isinstance(panels, int) and panels < most:  # there are no groups
             return tile
-        return replace(tile, chains=microkernel.plan(rows, width, lanes, registers, most).chains)
+        return replace(tile, chains=microkernel.plan(taken, width, lanes, registers, most).chains)
 
     def _row_operands(self, scope: Scope, count: int, span: Span) -> list[Operand]:
         """Where the rows of A start."""

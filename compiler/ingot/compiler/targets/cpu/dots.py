@@ -1,8 +1,9 @@
 """Products of 8-bit integers, several at a time: u8 elements of A by i8 weights, summed exactly in i32.
 
-Four at a time where the processor has VNNI (``vpdpbusd``, which does not saturate) or Arm's dot products (``usdot``
-with i8mm; else ``sdot`` of elements of A less 128, which are signed); else two, as 16-bit integers (``vpmaddwd``). The
-older ``vpmaddubsw`` is not used: it saturates sums of two products at 16 bits.
+Eight at a time for two rows and two columns with Arm's i8mm (``usmmla``); else four where the processor has VNNI
+(``vpdpbusd``, which does not saturate) or Arm's dot products (``usdot`` with i8mm; else ``sdot`` of elements of A less
+128, which are signed); else two, as 16-bit integers (``vpmaddwd``). The older ``vpmaddubsw`` is not used: it saturates
+sums of two products at 16 bits.
 """
 
 # pyright: basic
@@ -10,6 +11,7 @@ older ``vpmaddubsw`` is not used: it saturates sums of two products at 16 bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -18,8 +20,8 @@ from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import declarations, functions
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value
-from ingot.compiler.targets.cpu.functions import I8, I16, I32, memory_type
-from ingot.compiler.targets.cpu.microkernel import Product
+from ingot.compiler.targets.cpu.functions import I8, I16, I32, I64, memory_type
+from ingot.compiler.targets.cpu.microkernel import OneRow, Product
 from ingot.runtime.dtypes import DType
 
 SIGN = 128  # a u8 element less this is the signed byte that has its bits but the highest
@@ -32,6 +34,8 @@ def product(level: Level, dot: int, shift: int = 0) -> Product | None:
     where nothing does."""
     if dot == 1 and not shift:
         return None
+    if dot == 8 and level.matrices and not shift:
+        return Matrices()
     if dot == 4 and level.dot == 4 and shift == (SIGN if level.signed_dot else 0):
         return Quads() if level.arch == "x86-64" else ArmQuads(signed=level.signed_dot)
     if dot == 2 and not shift and level.arch == "x86-64":
@@ -41,14 +45,14 @@ def product(level: Level, dot: int, shift: int = 0) -> Product | None:
 
 
 @dataclass(frozen=True)
-class Quads:
+class Quads(OneRow):
     """Four products a lane of x86-64 with VNNI. Vectors are [lanes] i32, each four bytes."""
 
     dot: int = 4
 
-    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+    def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
         """Four bytes for every lane."""
-        return functions.splat(b, b.load(at, align=1, typ=I32), lanes or 1)
+        return functions.splat(b, b.load(at[0], align=1, typ=I32), lanes or 1)
 
     def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
         """Four bytes for each lane."""
@@ -68,7 +72,7 @@ class ArmQuads(Quads):
 
     signed: bool = False
 
-    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+    def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
         """Four bytes for every lane, less `SIGN` where they must be signed."""
         whole = super().spread(b, at, dtype, lanes)
         if not self.signed:
@@ -91,16 +95,60 @@ class ArmQuads(Quads):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Matrices:
+    """2 x 8 by 8 x 2 bytes in every 128 bits of AArch64's vectors with i8mm. What is summed of two columns of B lies
+    together, as do eight elements of each; sums are [lanes] i32, for each two columns those of a row and of the next.
+    """
+
+    dot: int = 8
+    rows: int = 2
+
+    def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
+        """Eight bytes of a row, and of the next where there is one, for every two columns."""
+        whole: Value = ir.Constant(ir.VectorType(I64, 2), [I64(0), I64(0)])
+        for number, row in enumerate(at):
+            whole = b.insert_element(whole, b.load(row, align=1, typ=I64), I32(number))
+        whole = b.bitcast(whole, ir.VectorType(I8, 16))
+        if lanes == 4:
+            return whole
+        first = _scalable(b, whole)
+        every = declarations.call(b, "llvm.aarch64.sve.dupq.lane.nxv16i8", first.type, [first, I64(0)])
+        return _fixed(b, every, 4 * (lanes or 1))
+
+    def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+        """Eight bytes for each of half as many columns as there are lanes."""
+        return b.load(at, align=4, typ=ir.VectorType(I8, 4 * (lanes or 1)))
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """The sums of eight products on top of `total`."""
+        lanes = total.type.count
+        if lanes == 4:
+            return declarations.call(b, "llvm.aarch64.neon.usmmla.v4i32.v16i8", total.type, [total, x, y])
+        operands = [_scalable(b, operand) for operand in (total, x, y)]
+        return _fixed(b, declarations.call(b, "llvm.aarch64.sve.usmmla.nxv4i32", operands[0].type, operands), lanes)
+
+    def results(self, b: ir.IRBuilder, sums: Sequence[Value], rows: int) -> list[list[Value]]:
+        """The vectors of each row: two of `sums` hold one vector of a row and of the next."""
+        lanes = sums[0].type.count
+        found: list[list[Value]] = []
+        for row in range(rows):
+            picks = [place for place in range(2 * lanes) if place % 4 // 2 == row]
+            mask = ir.Constant(ir.VectorType(I32, lanes), picks)
+            found.append([b.shuffle_vector(x, y, mask) for x, y in zip(sums[::2], sums[1::2], strict=True)])
+        return found
+
+
+@dataclass(frozen=True)
+class Pairs(OneRow):
     """Two products a lane as 16-bit integers. Vectors are [2 * lanes] i16; weights are 16 bits wide in memory, or 8,
     which are widened as they are loaded."""
 
     dot: int = 2
 
-    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+    def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
         """Two elements for every lane."""
         count = lanes or 1
-        whole = functions.splat(b, b.load(at, align=1, typ=I16), 2 * count)
+        whole = functions.splat(b, b.load(at[0], align=1, typ=I16), 2 * count)
         bytes_ = ir.VectorType(I8, 4 * count)
         picks = [place for lane in range(count) for place in (4 * lane, 4 * count, 4 * lane + 1, 4 * count)]
         mask = ir.Constant(ir.VectorType(I32, 4 * count), picks)
@@ -115,3 +163,38 @@ class Pairs:
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """total + x0 * y0 + x1 * y1 in every lane"""
         return b.add(total, declarations.call(b, _PAIRS[total.type.count], total.type, [x, y]))
+
+
+class _Scalable(ir.Type):
+    """A vector of as many bits as the processor has: `count` elements for each 128 of them."""
+
+    def __init__(self, element: ir.IntType) -> None:
+        self.element, self.count = element, 128 // element.width
+
+    def _to_string(self) -> str:
+        return f"<vscale x {self.count} x {self.element}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Scalable) and self.element == other.element
+
+    def __hash__(self) -> int:
+        return hash((_Scalable, self.element))
+
+    @property
+    def suffix(self) -> str:
+        """How intrinsics spell it in their names."""
+        return f"nx{functions.suffix(ir.VectorType(self.element, self.count))}"
+
+
+def _scalable(b: ir.IRBuilder, vector: Value) -> Value:
+    """A register that begins with `vector`."""
+    kind = _Scalable(vector.type.element)
+    name = f"llvm.vector.insert.{kind.suffix}.{functions.suffix(vector.type)}"
+    return declarations.call(b, name, kind, [ir.Constant(kind, ir.Undefined), vector, I64(0)])
+
+
+def _fixed(b: ir.IRBuilder, register: Value, count: int) -> Value:
+    """The first `count` elements of a register."""
+    kind = ir.VectorType(register.type.element, count)
+    name = f"llvm.vector.extract.{functions.suffix(kind)}.{register.type.suffix}"
+    return declarations.call(b, name, kind, [register, I64(0)])

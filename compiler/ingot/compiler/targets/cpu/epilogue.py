@@ -53,9 +53,18 @@ class Epilogue:
     """
 
     def __init__(
-        self, b: ir.IRBuilder, template: Contraction | Strassen, rows: RowOffsets, lanes: int, most: int, panels: int
+        self,
+        b: ir.IRBuilder,
+        template: Contraction | Strassen,
+        rows: RowOffsets,
+        lanes: int,
+        most: int,
+        panels: int,
+        *,
+        copied: bool = False,
     ) -> None:
-        """Tiles have at most `most` rows and `panels` panels, in vectors of `lanes`."""
+        """Tiles have at most `most` rows and `panels` panels, in vectors of `lanes`. With `copied` there is always room
+        for a copy."""
         self.b, self.template, self.rows, self.lanes, self.most = b, template, rows, lanes, most
         self.stores = tuple(rows.store(store) for store in template.stores)
         calls = [_calls(store.value) for store in self.stores]
@@ -63,7 +72,7 @@ class Epilogue:
         columns = template.columns.extent
         self.whole = isinstance(columns, int) and columns % template.width == 0
         self.scratch: Value | None = None
-        if self.staged or not self.whole:
+        if self.staged or copied or not self.whole:
             self.scratch = flow.stack(b, register_type(template.accumulator), most * template.width * panels)
 
     def touch(self, scope: Scope, count: int, span: Span, *, next_panel: bool) -> None:
@@ -113,6 +122,12 @@ class Epilogue:
                     inner.locals["acc"] = sums[p][i][v]
                     for store in stores:
                         emit_store(b, store, inner, lanes, var)
+
+    def places(self, panels: int) -> list[Value]:
+        """Where the copy of each panel's part of a tile begins."""
+        assert self.scratch is not None
+        element, size = register_type(self.template.accumulator), self.most * self.template.width
+        return [self.b.gep(self.scratch, [const(panel * size)], source_etype=element) for panel in range(panels)]
 
     def stage(self, tile: Tile, sums: list[list[list[Value]]]) -> None:
         """Copy the accumulators of a tile to the scratch tile."""

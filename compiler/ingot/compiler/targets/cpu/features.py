@@ -35,7 +35,8 @@ class Level:
     in bytes, for which masked loads and stores are one instruction; 0 where there are none. l2: bytes of second-level
     cache that kernels block for. required: the features a machine must have, by LLVM's names.
     checked: whether kernels check each access of memory (`access_checks`). flushes: whether they take denormals for
-    zeros (`float_mode`). tune: for whose pipelines instructions are scheduled, by LLVM's name; "" for those of `cpu`.
+    zeros (`float_mode`). tiles: whether bytes are multiplied in AMX's tiles (`amx`). tune: for whose pipelines
+    instructions are scheduled, by LLVM's name; "" for those of `cpu`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Level:
     required: frozenset[str] = frozenset()
     checked: bool = False
     flushes: bool = False
+    tiles: bool = False
     tune: str = ""
 
     @property
@@ -65,6 +67,11 @@ class Level:
     def signed_dot(self) -> bool:
         """Whether `dot` products are of signed bytes only: Arm multiplies bytes of both kinds with i8mm."""
         return self.arch == "aarch64" and self.dot > 1 and "i8mm" not in self.required
+
+    @property
+    def matrices(self) -> bool:
+        """Whether one instruction multiplies 2 x 8 by 8 x 2 bytes of both kinds: i8mm's."""
+        return self.arch == "aarch64" and self.dot > 1 and not self.signed_dot
 
     @property
     def is_scalable(self) -> bool:
@@ -116,10 +123,14 @@ def _extended(base: Level, name: str) -> Level:
 
 # What may follow on a level's name -> LLVM's features and what else changes of the level.
 _EXTENSIONS: Mapping[str, Mapping[str, tuple[tuple[str, ...], Mapping[str, int]]]] = {
-    "x86-64": {"avxvnni": (("avxvnni",), {}), "avx512vnni": (("avx512vnni",), {})},
+    "x86-64": {
+        "avxvnni": (("avxvnni",), {}),
+        "avx512vnni": (("avx512vnni",), {}),
+        "amx-int8": (("avx512vnni", "amx-tile", "amx-int8"), {"tiles": True}),  # few rows are multiplied without
+    },
     "aarch64": {"i8mm": (("i8mm",), {}), "sve256": (("sve",), {"vector_bytes": 32})},
 }
-_UNFIT = frozenset((("x86-64-v3", "avx512vnni"), ("x86-64-v4", "avxvnni")))
+_UNFIT = frozenset((("x86-64-v3", "avx512vnni"), ("x86-64-v3", "amx-int8"), ("x86-64-v4", "avxvnni")))
 
 
 _LEVELS: dict[str, Level] = {
@@ -148,8 +159,9 @@ _LEVELS: dict[str, Level] = {
 def machine(level: Level) -> Machine:
     """What schedules for `level` are made for."""
     if level.arch == "aarch64":
-        return replace(NEON, lanes_f32=level.lanes(4), dot=level.dot, signed_dot=level.signed_dot)
-    return replace(AVX512 if level.vector_bytes == 64 else AVX2, dot=level.dot)
+        lanes, dot = level.lanes(4), level.dot
+        return replace(NEON, lanes_f32=lanes, dot=dot, signed_dot=level.signed_dot, matrices=level.matrices)
+    return replace(AVX512 if level.vector_bytes == 64 else AVX2, dot=level.dot, tiles=level.tiles)
 
 
 def names() -> tuple[str, ...]:
@@ -161,7 +173,8 @@ def level(name: str) -> Level:
     """The level called `name`: x86-64-v3 (AVX2, FMA, F16C), x86-64-v4 (AVX-512), aarch64 (Armv8.2-A with half
     precision and dot products) or native (this machine).
 
-    Extensions follow on the name: x86-64-v3+avxvnni, x86-64-v4+avx512vnni (products of bytes), aarch64+i8mm (products
+    Extensions follow on the name: x86-64-v3+avxvnni, x86-64-v4+avx512vnni (products of bytes),
+    x86-64-v4+amx-int8 (products of bytes in tiles), aarch64+i8mm (products
     of signed and unsigned bytes), aarch64+sve256 (SVE with vectors of 256 bits or more). Raises IrError for other
     names.
     """
@@ -186,8 +199,9 @@ def _host() -> tuple[str, dict[str, bool]]:
 
 def _native() -> Level:
     cpu, features = _host()
-    on = tuple(name for name, present in features.items() if present)
-    off = tuple(name for name, present in features.items() if not present)
+    # Programs must ask the kernel for AMX's tiles: code has them where its level is asked for by name only.
+    on = tuple(name for name, present in features.items() if present and not name.startswith("amx-"))
+    off = tuple(name for name in features if name not in on)
     if host_arch() == "aarch64":
         generic = _LEVELS["aarch64"]
         spelled = (*(f"+{f}" for f in sorted(on)), *(f"-{f}" for f in sorted(off)))

@@ -3,7 +3,7 @@
 Per k it loads each panel's row of `width` elements once, broadcasts one element of every row of A and issues
 rows x vectors fused multiply-adds. With at least two FMAs in flight for every cycle of their latency and no more loads
 than FMAs, the loop runs at the speed of the FMA units (Goto and van de Geijn, "Anatomy of High-Performance Matrix
-Multiplication", 2008).
+Multiplication", 2008). A `Product` may take several k, and several rows, at a time.
 """
 
 # pyright: basic
@@ -127,36 +127,61 @@ def prefetch(b: ir.IRBuilder, pointer: Value, *, write: bool = False, locality: 
 
 
 class Product(Protocol):
-    """What a step of the depth is: `dot` elements of A and of B at a time, and how they are multiplied."""
+    """What a step of the depth is: `dot` elements of A and of B at a time, and how they are multiplied.
+
+    One that takes several `rows` of A makes the sums of all of them, for fewer columns, in each vector.
+    """
 
     @property
     def dot(self) -> int:
         """Elements of A (and of B, a column) that one step takes."""
         ...
 
-    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
-        """`dot` elements of A from `at` on, for every lane."""
+    @property
+    def rows(self) -> int:
+        """Rows of A that are multiplied together."""
+        ...
+
+    def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
+        """`dot` elements of A from each of `at` on, at most `rows`, for every column."""
         ...
 
     def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
-        """`dot` elements of B for each lane from `at` on."""
+        """`dot` elements of B from `at` on for each of ``lanes / rows`` columns."""
         ...
 
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """The sum of the products on top of `total`."""
         ...
 
+    def results(self, b: ir.IRBuilder, sums: Sequence[Value], rows: int) -> list[list[Value]]:
+        """The vectors of sums of each of `rows` rows that were multiplied together."""
+        ...
+
+
+class OneRow:
+    """What is multiplied a row at a time."""
+
+    @property
+    def rows(self) -> int:
+        """1"""
+        return 1
+
+    def results(self, b: ir.IRBuilder, sums: Sequence[Value], rows: int) -> list[list[Value]]:
+        """`sums` as they are."""
+        return [list(sums)]
+
 
 @dataclass(frozen=True)
-class Single:
+class Single(OneRow):
     """One product at a time, in the type of the sums."""
 
     dtype: DType
     dot: int = 1
 
-    def spread(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
+    def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
         """One element for every lane."""
-        scalar = b.load(at, align=dtype.bytes, typ=memory_type(dtype))
+        scalar = b.load(at[0], align=dtype.bytes, typ=memory_type(dtype))
         return functions.splat(b, self._widen(b, scalar, dtype), lanes)
 
     def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
@@ -259,18 +284,21 @@ class MicroKernel:
         self.b = b
         self.tile = tile
         self.a_dtype, self.b_dtype, self.dtype = dtypes
-        self.rows = rows
         self.panels = panels
         self.depth = depth
         self.ahead = ahead
         self.product = product or Single(self.dtype)
+        together = self.product.rows
+        self.groups = [rows[start : start + together] for start in range(0, len(rows), together)]
+        self.vectors = tile.vectors * together  # of a panel for each group of rows
         self.step = const(tile.vectors * tile.lanes * self.product.dot) if step is None else step
         self.lanes = tile.lanes if tile.lanes > 1 else None
 
     def emit(self, start: list[list[list[Value]]] | None = None) -> list[list[list[Value]]]:
         """Emit the loops; returns the sums as ``[panel][row][vector]``, on top of `start` if there is one."""
         tile, b = self.tile, self.b
-        count = tile.panels * tile.rows * tile.vectors * tile.chains
+        per_row, per_panel = self.vectors, self.vectors * len(self.groups)
+        count = tile.panels * per_panel * tile.chains
         sums = [constant(0, widened(register_type(self.dtype), self.lanes))] * count
         if start is not None:
             first = [value for panel in start for row in panel for value in row]
@@ -282,11 +310,14 @@ class MicroKernel:
             half = len(sums) // 2
             combine = b.fadd if self.dtype.is_float else b.add
             sums = [combine(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
-        per_row, per_panel = tile.vectors, tile.vectors * tile.rows
-        return [
-            [sums[p * per_panel + r * per_row : p * per_panel + (r + 1) * per_row] for r in range(tile.rows)]
-            for p in range(tile.panels)
-        ]
+        found: list[list[list[Value]]] = []
+        for p in range(tile.panels):
+            rows: list[list[Value]] = []
+            for r, group in enumerate(self.groups):
+                at = p * per_panel + r * per_row
+                rows += self.product.results(b, sums[at : at + per_row], len(group))
+            found.append(rows)
+        return found
 
     def _segment(self, level: int, offset: Value, state: list[Value]) -> list[Value]:
         """The loops from segment axis `level` inwards; `offset` is where this segment starts in every row of A."""
@@ -337,7 +368,6 @@ class MicroKernel:
         index, *rest = state
         pointer = rest.pop(0) if self.ahead else None
         sums = list(rest)
-        per_chain = tile.panels * tile.rows * tile.vectors
         if fetch and self.ahead and pointer is not None:
             for line in range(self.ahead.lines):
                 prefetch(b, b.gep(pointer, [const(LINE * line)], source_etype=ir.IntType(8)), locality=2)
@@ -345,19 +375,32 @@ class MicroKernel:
         for k in range(count):
             here, shift = self._moved(position, self.depth.run[1], k)
             there, offset = self._moved(index, self.step, k)
-            columns = [
-                [self._vector(panel, there, offset + v * tile.lanes * self.product.dot) for v in range(tile.vectors)]
-                for panel in self.panels
-            ]
-            slot = (k % tile.chains) * per_chain
-            for r, row in enumerate(self.rows):
-                x = self._broadcast(row, here, shift)
-                for p in range(tile.panels):
-                    for v in range(tile.vectors):
-                        at = slot + (p * tile.rows + r) * tile.vectors + v
-                        sums[at] = self.product.add(b, x, columns[p][v], sums[at])
+            self._step(here, shift, there, offset, sums, k % tile.chains)
         index = flow.add(b, index, flow.multiply(b, self.step, count))
         return [index, *([pointer] if pointer is not None else []), *sums]
+
+    def _step(self, here: Value, shift: int, there: Value, offset: int, sums: list[Value], chain: int) -> None:
+        """One k step, on the sums of `chain`: what lies at ``here + shift`` of every row and at ``there + offset`` of
+        every panel."""
+        b, tile, product = self.b, self.tile, self.product
+        per_row, per_panel = self.vectors, self.vectors * len(self.groups)
+        elements = tile.lanes * product.dot // product.rows
+        first = chain * tile.panels * per_panel
+        columns = [(p, v) for p in range(tile.panels) for v in range(per_row)]
+        if product.rows > 1 and len(self.groups) < len(columns):  # B comes a vector at a time, for rows that are kept
+            spread = [self._broadcast(group, here, shift) for group in self.groups]
+            for p, v in columns:
+                y = self._vector(self.panels[p], there, offset + v * elements)
+                for r, x in enumerate(spread):
+                    at = first + p * per_panel + r * per_row + v
+                    sums[at] = product.add(b, x, y, sums[at])
+            return
+        loaded = [self._vector(self.panels[p], there, offset + v * elements) for p, v in columns]
+        for r, group in enumerate(self.groups):
+            x = self._broadcast(group, here, shift)
+            for (p, v), y in zip(columns, loaded, strict=True):
+                at = first + p * per_panel + r * per_row + v
+                sums[at] = product.add(b, x, y, sums[at])
 
     def _moved(self, index: Value, stride: Value, k: int) -> tuple[Value, int]:
         """``index + k * stride`` as an index and a constant."""
@@ -370,8 +413,8 @@ class MicroKernel:
         at = self._address(panel, index, shift, self.b_dtype)
         return self.product.vector(self.b, at, self.b_dtype, self.lanes)
 
-    def _broadcast(self, row: Operand, index: Value, shift: int) -> Value:
-        at = self._address(row, index, shift, self.a_dtype)
+    def _broadcast(self, rows: Sequence[Operand], index: Value, shift: int) -> Value:
+        at = [self._address(row, index, shift, self.a_dtype) for row in rows]
         return self.product.spread(self.b, at, self.a_dtype, self.lanes)
 
     def _address(self, operand: Operand, index: Value, shift: int, dtype: DType) -> Value:

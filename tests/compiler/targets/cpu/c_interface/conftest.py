@@ -56,20 +56,23 @@ class Program:
     library: Library
     folder: Path
 
-    def output(self, *arguments: str, data: bytes = b"", status: int = 0) -> bytes:
-        """What it writes; its exit status must be `status`."""
+    def output(self, *arguments: str, data: bytes = b"", status: int = 0, vector_bytes: int = 16) -> bytes:
+        """What it writes; its exit status must be `status`. Emulated processors have SVE's vectors of that length."""
         environment = {**os.environ, "LD_LIBRARY_PATH": str(self.folder), "QEMU_SET_ENV": ""}
         environment["QEMU_SET_ENV"] = f"LD_LIBRARY_PATH={self.folder}"
+        environment["QEMU_CPU"] = f"max,sve-default-vector-length={vector_bytes}"
         done = subprocess.run([*self.command, *arguments], input=data, capture_output=True, env=environment)
         assert done.returncode == status, (done.returncode, done.stderr)
         return done.stdout
 
-    def run(self, inputs: Mapping[str, Array], symbols: Mapping[str, int], threads: int) -> dict[str, Array]:
+    def run(
+        self, inputs: Mapping[str, Array], symbols: Mapping[str, int], threads: int, vector_bytes: int = 16
+    ) -> dict[str, Array]:
         """The outputs of `runner.c`."""
         signature = self.library.signature
         words = np.array([symbols[each.name] for each in signature.symbols], np.int64).tobytes()
         data = words + b"".join(np.ascontiguousarray(inputs[port.name]).tobytes() for port in signature.inputs)
-        made = self.output(str(threads), data=data)
+        made = self.output(str(threads), data=data, vector_bytes=vector_bytes)
         results: dict[str, Array] = {}
         for port in signature.outputs:
             shape = [evaluate(dim, symbols) for dim in port.shape]

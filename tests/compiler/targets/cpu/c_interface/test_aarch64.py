@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
@@ -30,20 +31,58 @@ def by_onnxruntime(model: bytes, inputs: dict[str, Any]) -> dict[str, Any]:
 def check(
     workshop: Workshop, model: bytes, name: str, inputs: dict[str, Any], kind: str, target: str = TARGET, **symbols: int
 ) -> None:
-    """One thread and two give the same, and what ONNX Runtime gives."""
+    """One thread and two give the same, as do vectors of both lengths, and what ONNX Runtime gives."""
     program = workshop.program(workshop.library(model, name, target), target, kind)
-    alone, together = (program.run(inputs, symbols, threads) for threads in (1, 2))
     want = by_onnxruntime(model, inputs)
-    assert list(alone) == list(want)
-    for output, array in want.items():
-        scale = float(np.abs(array).max(initial=0)) or 1.0
-        np.testing.assert_allclose(alone[output], array, rtol=0, atol=1e-4 * scale, err_msg=output)
-        np.testing.assert_array_equal(together[output], alone[output])
+    for length in lengths(target):
+        alone, together = (program.run(inputs, symbols, threads, length) for threads in (1, 2))
+        assert list(alone) == list(want)
+        for output, array in want.items():
+            scale = float(np.abs(array).max(initial=0)) or 1.0
+            np.testing.assert_allclose(alone[output], array, rtol=0, atol=1e-4 * scale, err_msg=output)
+            np.testing.assert_array_equal(together[output], alone[output])
+
+
+def lengths(target: str) -> tuple[int, ...]:
+    """The bytes of vectors that code for a target is emulated with."""
+    return (32, 64) if "sve" in target else (16,)
 
 
 @pytest.mark.parametrize("target", LEVELS)
 def test_digits(workshop: Workshop, target: str) -> None:
     check(workshop, model_path().read_bytes(), "digits", {"image": held_out()[0][:9]}, ".so", target, batch=9)
+
+
+@pytest.mark.parametrize("target", ("aarch64+i8mm", "aarch64+i8mm+sve256"))
+def test_products_of_bytes(workshop: Workshop, target: str) -> None:
+    """Bit for bit, for few and many rows, even and odd; rows that lie apart, strides, depths that are no multiple."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.integers(-128, 128, (29, 11, 3, 3)),
+        "v": rng.integers(-128, 128, (9, 4, 2, 2)),
+        "b": rng.integers(-128, 128, (37, 41)),
+    }
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        m (uint8[3, 11, 9, 7] x, uint8[1, 4, 8, 5] z, uint8[rows, 37] a)
+          => (int32[3, 29, 9, 7] c, int32[1, 9, 4, 2] d, int32[rows, 41] e) {
+            c = ConvInteger <pads = [1, 1, 1, 1]> (x, w)
+            d = ConvInteger <strides = [2, 2]> (z, v)
+            e = MatMulInteger (a, b)
+        }"""
+    )
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array.astype(np.int8), name) for name, array in weights.items()
+    )
+    program = workshop.program(workshop.library(model.SerializeToString(), "bytes", target), target)
+    for rows in (1, 2, 3, 77, 130):
+        shapes = {"x": (3, 11, 9, 7), "z": (1, 4, 8, 5), "a": (rows, 37)}
+        inputs = {name: rng.integers(0, 256, shape).astype(np.uint8) for name, shape in shapes.items()}
+        want = by_onnxruntime(model.SerializeToString(), inputs)
+        for length in lengths(target):
+            found = program.run(inputs, {"rows": rows}, 1, length)
+            for name, array in want.items():
+                np.testing.assert_array_equal(found[name], array, err_msg=f"{name} {rows}")
 
 
 def test_trained_convolutional_network(workshop: Workshop) -> None:
