@@ -21,6 +21,7 @@ from ingot.compiler.ir.types import IrError
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.targets.cpu import dots, emit, features, objects
+from ingot.compiler.targets.cpu.blocking import Blocking
 from ingot.compiler.targets.cpu.features import Level
 from ingot.runtime.cpu import kernel_flags, missing_features
 
@@ -89,7 +90,7 @@ def test_what_the_program_means(level: str, name: str) -> None:
 
 
 def any_bytes(launch: Launch) -> dict[str, Array]:
-    """Contents of a launch's buffers, from the whole range of their types."""
+    """Contents of a launch's buffers and of what lies behind them, from the whole range of their types."""
     rng = np.random.default_rng(0)
     buffers: dict[str, Array] = {}
     for buffer, argument in zip(launch.kernel.buffers, launch.buffers, strict=True):
@@ -97,7 +98,7 @@ def any_bytes(launch: Launch) -> dict[str, Array]:
         assert isinstance(size, int) and not launch.dims
         kind = buffer.dtype.to_numpy()
         limits = np.iinfo(kind)
-        buffers[buffer.name] = rng.integers(limits.min, limits.max + 1, size, kind)
+        buffers[buffer.name] = rng.integers(limits.min, limits.max + 1, size + 200, kind)
     return buffers
 
 
@@ -127,6 +128,28 @@ def test_x86(level: str, name: str, native: Any) -> None:
         pytest.skip(f"the processor has no {', '.join(missing)}")
     (launch,) = contractions(lowered(name, which))
     native.check(launch.kernel, which, any_bytes(launch))
+
+
+@pytest.mark.parametrize("level", ["i8mm", "SVE i8mm", "AMX", "AVX-512 VNNI"])
+def test_rows_are_shared_out(level: str) -> None:
+    """Every row is in one tile, and code is made for the rows that a tile has, whatever there are."""
+    which = LEVELS[level][0]
+    (launch,) = contractions(lowered("mat_mul_bytes_deep", which))
+    body = launch.kernel.body
+    assert isinstance(body, Contraction)
+    for rows in range(4, 70):
+        for block in (rows, 24):
+            blocking = Blocking(replace(body, rows=(replace(body.rows[0], extent=rows),), row_block=block), which)
+            found: set[int] = set()
+            for chunk in {min(block, rows), rows % block} - {0}:
+                for count in {min(chunk, blocking.block_rows), chunk % blocking.block_rows} - {0}:
+                    tiles, least, larger = blocking.shared_out(count)
+                    have = [least + blocking.together * (tile < larger) for tile in range(tiles)]
+                    have[-1] -= sum(have) - count
+                    assert sum(have) == count and 0 < min(have) and max(have) <= blocking.most
+                    assert all(each % blocking.together == 0 for each in have[:-1])
+                    found |= set(have)
+            assert found == set(blocking.sizes)
 
 
 def test_small_matrices_where_they_are_fewer_steps() -> None:
