@@ -146,7 +146,7 @@ def test_rows_are_shared_out(level: str) -> None:
                     tiles, least, larger = blocking.shared_out(count)
                     have = [least + blocking.together * (tile < larger) for tile in range(tiles)]
                     have[-1] -= sum(have) - count
-                    assert sum(have) == count and 0 < min(have) and max(have) <= blocking.most
+                    assert sum(have) == count and min(have) > 0 and max(have) <= blocking.most
                     assert all(each % blocking.together == 0 for each in have[:-1])
                     found |= set(have)
             assert found == set(blocking.sizes)
