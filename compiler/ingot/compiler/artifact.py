@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.ir.costs import elements_read, launch_cost
-from ingot.compiler.ir.dims import Dim, Serial, serialise, symbols
+from ingot.compiler.ir.dims import UNBOUNDED, Dim, Serial, serialise, symbols
 from ingot.compiler.ir.lifetimes import lifetimes
 from ingot.compiler.ir.program import Host, Program, Storage
 from ingot.compiler.ir.types import IrError
@@ -34,7 +34,6 @@ from ingot.runtime.memory import ALIGNMENT
 from ingot.runtime.profile import LaunchCost, encode_costs, parse_costs
 
 _MACHINES = {"x86-64": EM_X86_64, "aarch64": EM_AARCH64}
-_FIRST, _LAST = 0, 2**62  # range of a symbol for which the program gives none
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def describe_program(
         architecture=target.architecture,
         target=target.asked,
         code=(),
-        symbols={symbol: program.ranges.get(symbol, (_FIRST, _LAST)) for symbol in names},
+        symbols={symbol: program.ranges.get(symbol, (0, UNBOUNDED)) for symbol in names},
         inputs=_signatures(program, labels.labelled(program, "input"), names),
         outputs=_signatures(program, labels.labelled(program, "output"), names),
         storages=tables.Storages.of(_storages(program, placed, names)),

@@ -17,6 +17,8 @@ from ingot.runtime.errors import ArtifactError, InputError
 Dim: TypeAlias = "int | str | tuple[str, Dim, Dim]"
 
 INT64_MAX: Final = 2**63 - 1
+UNBOUNDED: Final = 2**62
+"""The upper end of a symbol's range where the model gives none; no dim is larger."""
 MAX_DEPTH: Final = 128
 """Operators within operators that one dim may have."""
 MAX_STEPS: Final = 1 << 20

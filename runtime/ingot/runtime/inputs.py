@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ingot.runtime.dims import compile_dims, linear, show
+from ingot.runtime.dims import UNBOUNDED, compile_dims, linear, show
 from ingot.runtime.errors import InputError
 from ingot.runtime.manifest import Manifest, Signature
-
-UNBOUNDED: Final = 2**62
-"""The upper end of a symbol's range where the model gives none."""
 
 
 @dataclass(frozen=True, slots=True)

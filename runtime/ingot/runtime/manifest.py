@@ -16,7 +16,7 @@ import numpy as np
 
 from ingot.runtime import records
 from ingot.runtime.cpu import ARCHITECTURES
-from ingot.runtime.dims import Dim, linear, parse_dim, show, symbols_of
+from ingot.runtime.dims import UNBOUNDED, Dim, linear, parse_dim, show, symbols_of
 from ingot.runtime.dtypes import BY_NAME, DType, stored_dtype
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.records import Record
@@ -325,8 +325,8 @@ def _parse_symbols(record: Record) -> dict[str, tuple[int, int]]:
         bounds = record.sequence(name)
         if len(bounds) != 2:
             raise ArtifactError(f"symbols.{name[:80]} is not [lowest, highest]")
-        low = records.integer(bounds[0], f"symbols.{name[:80]}", 0, 2**62)
-        high = records.integer(bounds[1], f"symbols.{name[:80]}", low, 2**62)
+        low = records.integer(bounds[0], f"symbols.{name[:80]}", 0, UNBOUNDED)
+        high = records.integer(bounds[1], f"symbols.{name[:80]}", low, UNBOUNDED)
         symbols[records.text(name, "a symbol's name", MAX_SYMBOL)] = low, high
     return symbols
 

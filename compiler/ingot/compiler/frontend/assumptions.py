@@ -9,7 +9,7 @@ raised as a `Refinement`, and the import starts again with the assumptions it ca
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ingot.compiler.frontend.errors import ModelError
@@ -100,17 +100,19 @@ class Assumptions:
             return a
         return b if self.at_least(a, b) else dims.minimum(a, b)
 
-    def demand_equal(self, a: Dim, b: Dim, among: Collection[str] | None = None) -> None:
+    def demand_equal(self, a: Dim, b: Dim, among: Sequence[str] | None = None) -> None:
         """Raise the Refinement that makes two dims equal, if there is one: the model is only valid when they are.
 
-        `among` are the symbols that may be replaced; all by default.
+        `among` are the symbols that may be replaced, the last rather than the others; all by default.
 
         ModelError where that would force a symbol to 0: then the model does not mean what it says.
         """
-        names = symbols(a) | symbols(b) if among is None else among
-        self._refine(a, b, names)
-        if among is None:
-            self._divide(a, b, names)
+        if among is not None:
+            self._refine(a, b, reversed(among))
+            return
+        names = symbols(a) | symbols(b)
+        self._refine(a, b, self._by_preference(names))
+        self._divide(a, b, names)
 
     def suggest_equal(self, a: Dim, b: Dim) -> None:
         """As `demand_equal` where one of them could also be 1 (broadcasting): only unnamed symbols are identified.
@@ -118,16 +120,19 @@ class Assumptions:
         The compiled model checks at run time that dims of one name are equal, so nothing is computed wrongly.
         """
         names = symbols(a) | symbols(b)
-        self._refine(a, b, names & self.unnamed)
+        self._refine(a, b, self._by_preference(names & self.unnamed))
         if len(names) == 1:  # one dim and what it is rounded to
             self._divide(a, b, names)
+
+    def _by_preference(self, names: Iterable[str]) -> list[str]:
+        """Unnamed symbols, then those named last: messages keep the model's own and first names."""
+        return sorted(names, key=lambda s: (s in self.unnamed, s), reverse=True)
 
     def _refine(self, a: Dim, b: Dim, candidates: Iterable[str]) -> None:
         if a == b or self.differ(a, b):
             return
         self._bound(a - b)
-        # Prefer unnamed symbols, then those named last: messages keep the model's own and first names.
-        for name in sorted(candidates, key=lambda s: (s in self.unnamed, s), reverse=True):
+        for name in candidates:
             parts = dims.coefficient(a - b, name)
             if parts is None or not isinstance(parts[0], int) or parts[0] == 0:
                 continue

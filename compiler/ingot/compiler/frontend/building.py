@@ -51,9 +51,10 @@ class Building(Reading):
         found = known_dims(value)
         return None if found is None else tuple(self.assumptions.simplified(d) for d in found)
 
-    def bound(self, *found: Dim) -> frozenset[str]:
-        """The symbols of dims that come from data."""
-        return frozenset(s for d in found for s in dims.symbols(d)) & self.scope.importer.bound
+    def bound(self, *found: Dim) -> tuple[str, ...]:
+        """The symbols of dims that come from data, in the order of their values."""
+        symbols = frozenset(s for d in found for s in dims.symbols(d))
+        return tuple(s for s in self.scope.importer.bound if s in symbols)
 
     def decided(self, condition: Value) -> bool | None:
         """The value of a condition that follows from constants and shapes, None when it depends on data."""

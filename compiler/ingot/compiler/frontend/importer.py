@@ -15,7 +15,7 @@ from ingot.compiler.frontend.signature import Symbols
 from ingot.compiler.frontend.weights import ModelData
 from ingot.compiler.ir import dims
 
-State = tuple[int, Assumptions, dict[str, tuple[int, int]], set[str], set[str], tuple[str, ...]]
+State = tuple[int, Assumptions, dict[str, tuple[int, int]], dict[str, None], set[str], tuple[str, ...]]
 _T = TypeVar("_T")
 
 
@@ -32,8 +32,8 @@ class Importer:
     """Ranges that the nodes need and that the assumptions do not have yet; they change no type."""
     told: frozenset[str] = frozenset()
     """Symbols that the shapes of the inputs tell."""
-    bound: set[str] = field(default_factory=set[str])
-    """Symbols that are bound to values in any graph of the model."""
+    bound: dict[str, None] = field(default_factory=dict[str, None])
+    """Symbols that are bound to values in any graph of the model, in this order."""
     ignored: tuple[str, ...] = ()
     """What the model says that is wrong and does no harm, to be told when the import has succeeded."""
     hypotheses: Hypotheses = field(default_factory=Hypotheses)
@@ -41,12 +41,12 @@ class Importer:
 
     def state(self) -> State:
         """What nodes change, to be put back by `restore`."""
-        return self.nodes, self.assumptions, dict(self.narrowed), set(self.bound), set(self._names), self.ignored
+        return self.nodes, self.assumptions, dict(self.narrowed), dict(self.bound), set(self._names), self.ignored
 
     def restore(self, state: State) -> None:
         """Forget what happened since `state` was asked for."""
         self.nodes, self.assumptions = state[:2]
-        self.narrowed, self.bound, self._names = dict(state[2]), set(state[3]), set(state[4])
+        self.narrowed, self.bound, self._names = dict(state[2]), dict(state[3]), set(state[4])
         self.ignored = state[5]
 
     def new_symbol(self, wish: str) -> str:

@@ -170,7 +170,7 @@ class Scope(ABC):
                     )
             elif wanted in self.importer.symbols.names and self.parent is None and not self.caller:
                 known = self.importer.assumptions.resolve(dims.symbol(self.importer.symbols.names[wanted]))
-                if not self.importer.bound & dims.symbols(dim):
+                if not self.importer.bound.keys() & dims.symbols(dim):
                     self.importer.assumptions.suggest_equal(dim, known)
 
     @abstractmethod

@@ -45,7 +45,7 @@ def new_symbol(ctx: Building, wish: str) -> str:
     """The name of a new symbol that a graph will bind, like `wish`."""
     importer = ctx.scope.importer
     name = importer.new_symbol(_cleaned(wish))
-    importer.bound.add(name)
+    importer.bound[name] = None
     return name
 
 
@@ -88,7 +88,7 @@ def _bind(ctx: Building, name: str, value: Value, what: str, most: int) -> Dim:
         low, high = importer.assumptions.ranges.get(name, (0, dims.UNBOUNDED))
         ranges = {**importer.assumptions.ranges, name: (low, min(high, most))}
         importer.assumptions = replace(importer.assumptions, ranges=ranges)
-        importer.bound.add(name)
+        importer.bound[name] = None
         sizes.bound[name] = value
         return dims.symbol(name)
     wanted = dims.symbol(name) if assumed is None else importer.assumptions.resolve(assumed)

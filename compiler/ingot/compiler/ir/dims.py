@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, TypeAlias, Union
 
+from ingot.runtime.dims import UNBOUNDED as UNBOUNDED
+
 Operation: TypeAlias = Literal["//", "%", "max", "min"]
-UNBOUNDED = 2**62
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from ingot.compiler.lower.resample import lower_resample
 from ingot.compiler.lower.schedules import ANALYTICAL, Schedules
 from ingot.compiler.lower.strings import with_handles
 from ingot.compiler.lower.suppression import lower_suppression
+from ingot.compiler.lower.symbols import called_again, set_apart
 from ingot.compiler.lower.tables import matrices_of
 from ingot.compiler.lower.variants import interface_of
 from ingot.compiler.lower.views import View, dense_strides
@@ -56,6 +57,7 @@ def lower(
 
     Raises LoweringError for an op that has no kernel, ScheduleError for a schedule that does not fit.
     """
+    graph, called = set_apart(graph)
     graph, strings = with_handles(graph)
     matrices = {} if forms.may_grow else matrices_of(graph)
     context = Context(machine, bound_symbols(graph), reorder, forms, matrices, schedules, dict(graph.ranges))
@@ -71,7 +73,7 @@ def lower(
         have = context.view(value)
         if have.storage is not view.storage or have.offset != view.offset:
             copy(context, have, view, node_of(value).origin, "output")
-    return carry_in_place(share_storages(_program_of(context, graph, strings)))
+    return called_again(carry_in_place(share_storages(_program_of(context, graph, strings))), called)
 
 
 def lower_interface(graph: Graph, machine: Machine) -> Program:

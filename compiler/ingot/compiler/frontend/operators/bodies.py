@@ -316,6 +316,7 @@ class Iteration:
             for i, (name, result) in enumerate(results):
                 self._compare(i, name, result, formal[2 + i], body.bound.keys())
             if len(self.open) == before:
+                self._close_constant(results)
                 self._check_equals(results)
                 return formal, scalars, body, outputs
         raise AssertionError("every axis can be opened once")
@@ -375,6 +376,15 @@ class Iteration:
         own = inner == dims.symbol(symbol)
         promise = Promise.make(self.ctx, f"{label}_end") if own else None
         self.open[i, axis] = _Open(i, axis, symbol, inner, promise, label)
+
+    def _close_constant(self, results: Outputs) -> None:
+        """Axes that no iteration changes are what they begin as: what made them differ has been related to them."""
+        ctx = self.ctx
+        for each in self.open.values():
+            result, inner = results[each.carried][1].shape[each.axis], dims.symbol(each.name)
+            if each.outer is not None and ctx.assumptions.simplified(result) == inner:
+                start = self.carried[each.carried].shape[each.axis]
+                ctx.assumptions.demand_equal(inner, start, (each.name,))
 
     def _check_equals(self, results: Outputs) -> None:
         """Axes whose extents are those of others begin and go on as these do."""
