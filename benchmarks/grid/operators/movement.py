@@ -140,6 +140,8 @@ def pad(g: Given) -> Iterator[Example]:
             yield g.case(
                 f"{mode} {name}", g.data("T", (3, 5)), g.by_operand(11, pads), given, mode=mode, **spelled, **constant
             )
+    if g.dtype("T") == "float8_e8m0fnu":  # has no zero to pad with
+        return
     if g.since >= 11:
         yield g.case("default", g.data("T", (3, 5)), _ints(0, 1, 1, 0))
         yield g.case("empty", g.data("T", (0, 3)), _ints(1, 0, 1, 1))
@@ -279,9 +281,9 @@ def ranges(g: Given) -> Iterator[Example]:
 def upsample(g: Given) -> Iterator[Example]:
     """To the next and between."""
     for mode in ("nearest", "linear"):
-        scales = np.array([1, 1, 2, 3], np.float32)
+        scales = np.array([1, 1, 2, 4], np.float32)  # weights are exact: integers are truncated
         given = Const(scales) if g.since >= 9 else None
-        attributes: dict[str, object] = {} if g.since >= 9 else {"scales": [1.0, 1.0, 2.0, 3.0]}
+        attributes: dict[str, object] = {} if g.since >= 9 else {"scales": [1.0, 1.0, 2.0, 4.0]}
         if g.since < 7:
-            attributes = {"height_scale": 2.0, "width_scale": 3.0, "mode": "bilinear" if mode == "linear" else mode}
+            attributes = {"height_scale": 2.0, "width_scale": 4.0, "mode": "bilinear" if mode == "linear" else mode}
         yield g.case(mode, g.data("T", (1, 2, 3, 2)), given, **{"mode": mode, **attributes})

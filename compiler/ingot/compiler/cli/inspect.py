@@ -14,8 +14,8 @@ from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.kernels import kernel_lines, kernel_record
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.runtime.cpu import host_architecture, kernel_flags, missing_features
-from ingot.runtime.errors import UnsupportedCpuError
 from ingot.runtime.dims import UNBOUNDED
+from ingot.runtime.errors import UnsupportedCpuError
 from ingot.runtime.manifest import FORMAT_VERSION, WEIGHTS_MEMBER, Manifest, code_member
 from ingot.runtime.plan import Loaded
 from ingot.runtime.tables import TEMP, WEIGHT

@@ -21,14 +21,14 @@ from ingot.runtime.dtypes import i64
 class Context(Building):
     """One node as its row sees it: dims from its inputs, shapes that fit each other, values built for it."""
 
-    def dims(self, index: int, what: str, count: int | None = None) -> Dims:
-        """The elements of input `index`, none of them negative, as dims; symbols stand for what depends on data. The
-        model makes sense with `count` of them alone, where that is not None."""
+    def dims(self, index: int, what: str, count: int | None = None, most: Dim | None = None) -> Dims:
+        """The elements of input `index`, none of them negative, as dims; symbols stand for what depends on data, which
+        is at most `most`. The model makes sense with `count` of them alone, where that is not None."""
         value = self.operand(index)
         if count is not None and value.rank == 1 and not isinstance(value.shape[0], int):
             self.equal(value.shape[0], count)
         found = self.known(value)
-        return found if found is not None else tuple(self.size(v, what) for v in self.elements(value, what))
+        return found if found is not None else tuple(self.size(v, what, most) for v in self.elements(value, what))
 
     def elements(self, value: Value, what: str) -> tuple[Value, ...]:
         """The elements of an integer value of rank 0 or 1 whose extent is known, each an i64 scalar."""

@@ -18,6 +18,7 @@ from ingot.compiler.ir.dims import Dim, show
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.control import Require
+from ingot.runtime import dtypes
 
 LONGEST = 48  # characters of a symbol's name taken from that of a node
 _RESERVED = frozenset((*keyword.kwlist, "max", "min"))
@@ -92,6 +93,12 @@ def _bind(ctx: Building, name: str, value: Value, what: str, most: int) -> Dim:
         sizes.bound[name] = value
         return dims.symbol(name)
     wanted = dims.symbol(name) if assumed is None else importer.assumptions.resolve(assumed)
+    least, largest = dims.bounds(wanted, importer.assumptions.ranges)
+    if least < 0 or largest > most:  # which nothing else checks
+        low = ctx.build(ops.GreaterOrEqual, value, ctx.constant(0, dtypes.i64))
+        high = ctx.build(ops.LessOrEqual, value, ctx.constant(most, dtypes.i64))
+        within = f"0..{most}" if most < dims.UNBOUNDED else "0 and more"
+        ctx.require(ctx.build(ops.And, low, high), f"{what} is outside {within}")
     _require_equal(ctx, wanted, value, what)
     return wanted
 

@@ -16,7 +16,7 @@ from ingot.compiler.lower.quantised import dequantise, quantise
 from ingot.compiler.lower.views import View, coalesce
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.quantised import Dequantize, Quantize
-from ingot.runtime.dtypes import DType
+from ingot.runtime.dtypes import DType, f32
 
 # Scalar functions that cost about this many additions.
 EXPENSIVE: Mapping[str, int] = {
@@ -100,8 +100,9 @@ def scalar_call(node: ops.Pointwise, args: Sequence[Expr]) -> Expr:
 
 
 def _mixed_power(base: DType, exponent: DType, args: Sequence[Expr]) -> Expr:
-    """A power whose operands differ in type: in the float type of the two, back in the base's type."""
-    kind = base if base.is_float else exponent if exponent.is_float else base
+    """A power whose operands differ in type: in the wider float type of the two, at least f32, back in the base's."""
+    floats = [kind for kind in (base, exponent) if kind.is_float]
+    kind = max((f32, *floats), key=lambda each: each.bits) if floats else base
     converted = [
         arg if dtype == kind else Call("cast", (arg,), kind) for arg, dtype in zip(args, (base, exponent), strict=True)
     ]

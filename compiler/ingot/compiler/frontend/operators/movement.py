@@ -119,10 +119,19 @@ def squeeze_axes(ctx: Context, x: Value, axes: tuple[int, ...] | None) -> Value:
         kept = tuple(d for i, d in enumerate(x.shape) if d != 1 and not (isinstance(d, Expr) and _is_one(ctx, x, i)))
         return ctx.build(Reshape, ctx.checked(x)[0], kept)
     chosen = ctx.axes(axes, x.rank)
+    sizes = list(x.shape)
     for axis in chosen:
-        ctx.equal(x.shape[axis], 1)
-        if ctx.assumptions.differ(x.shape[axis], 1):
+        extent = x.shape[axis]
+        if ctx.assumptions.differ(extent, 1):
             raise ctx.error(f"axis {axis} of {x.type} cannot be squeezed: its extent is not 1")
+        if extent != 1 and ctx.scope.is_closed:  # which says nothing about runs that do not come here
+            is_one = ctx.build(ops.Equal, ctx.dim_values((extent,), True), ctx.constant(1, dtypes.i64))
+            ctx.require(is_one, f"axis {axis} of {x.type} cannot be squeezed: its extent is not 1")
+            sizes[axis] = 1
+        else:
+            ctx.equal(extent, 1)
+    if tuple(sizes) != x.shape:
+        x = ctx.build(Slice, ctx.checked(x)[0], (0,) * x.rank, tuple(sizes), (1,) * x.rank)
     return ctx.build(Reshape, x, tuple(d for i, d in enumerate(x.shape) if i not in chosen))
 
 
@@ -335,17 +344,22 @@ def concat(ctx: Context) -> Results:
 def split_old(ctx: Context) -> Results:
     """Sizes as an attribute (opset 2) or, in opset 1, also as an input."""
     if ctx.opset < 2 and ctx.optional(1) is not None:
-        return split_sizes(ctx, ctx.dims(1, "the sizes"))
+        return split_sizes(ctx, _sizes(ctx))
     return split_sizes(ctx, ctx.ints("split"))
 
 
 @onnx_op("Split", since=13)
 def split(ctx: Context) -> Results:
-    sizes = ctx.dims(1, "the sizes") if ctx.optional(1) is not None else None
+    sizes = _sizes(ctx) if ctx.optional(1) is not None else None
     count = ctx.maybe("num_outputs", int) if ctx.opset >= 18 else None
     if count is not None and (count < 1 or sizes is not None):
         raise ctx.error(f"num_outputs is {count}" + (" and sizes are given too" if sizes is not None else ""))
     return split_sizes(ctx, sizes, count)
+
+
+def _sizes(ctx: Context) -> Dims:
+    x = ctx.operand(0)
+    return ctx.dims(1, "the size of a part", most=x.shape[ctx.axis(ctx.attribute("axis", 0), x.rank)])
 
 
 def split_sizes(ctx: Context, sizes: Dims | None, count: int | None = None) -> Results:

@@ -122,16 +122,23 @@ for _name, _reduce in REDUCTIONS.items():
     TABLE.add(_name, _with_input(_reduce), since=13 if _name == "ReduceSum" else 18)
 
 
+def _has_results_without(x: Value, axis: int) -> bool:
+    """Whether there may be something to choose when the axis has no elements: not where another is as long."""
+    extent = x.shape[axis]
+    return isinstance(extent, int) or all(i == axis or d != extent for i, d in enumerate(x.shape))
+
+
 def _arg(op: Callable[..., Node]) -> Row:
     def row(ctx: Context) -> Results:
         x = ctx.operand(0)
         axis = ctx.axis(ctx.attribute("axis", 0), x.rank)
         keepdims, last = bool(ctx.attribute("keepdims", 1)), bool(ctx.attribute("select_last_index", 0))
         need, extent = f"{ctx.node.op_type} chooses among the elements of axis {axis}", x.shape[axis]
-        ctx.at_least(extent, 1, need)
-        if ctx.scope.is_closed:  # where the inputs are not restricted, as this may not run
-            some = ctx.build(ops.Greater, ctx.dim_values((extent,), True), ctx.constant(0, i64))
-            ctx.require(some, f"{need}, but there are none")
+        if _has_results_without(x, axis):
+            ctx.at_least(extent, 1, need)
+            if ctx.scope.is_closed:  # where the inputs are not restricted, as this may not run
+                some = ctx.build(ops.Greater, ctx.dim_values((extent,), True), ctx.constant(0, i64))
+                ctx.require(some, f"{need}, but there are none")
         return ctx.build(op, x, axis, keepdims, last)
 
     return row

@@ -29,7 +29,7 @@ from ingot.compiler.ops.quantised import working_type
 from ingot.compiler.ops.reduction import ReduceSum
 from ingot.compiler.ops.resample import Resample
 from ingot.compiler.ops.shape_arithmetic import contents
-from ingot.runtime.dtypes import f32, i64
+from ingot.runtime.dtypes import f32, i64, string
 
 TABLE = Table()
 onnx_op = TABLE.onnx_op
@@ -105,6 +105,8 @@ def resize(ctx: Context, x: Value, stretches: Sequence[Stretch], how: Filter) ->
     """x with each axis of `stretches` resized; those that shrink most come first."""
     dtype = x.dtype
     if how.mode != "nearest" and not dtype.is_float:
+        if dtype == string:
+            raise ctx.unsupported(f"{ctx.node.op_type} of {x.type} finds values between elements: use mode 'nearest'")
         x = ctx.build(ops.Cast, x, f32)
     outside: list[Value] = []
 

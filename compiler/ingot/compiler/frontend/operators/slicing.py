@@ -96,7 +96,8 @@ def clamp(known: Assumptions, start: Dim, end: Dim, step: int, extent: Dim) -> t
     if step > 0:
         first = _position(known, start, extent, 0, extent)
         last = _position(known, end, extent, 0, extent)
-        size = dims.ceil_divide(known.largest(last - first, 0), step)
+        places = _counted(known, start, extent), _counted(known, end, extent)
+        size = dims.ceil_divide(_distance(known, *places, extent), step)
     else:
         first = _position(known, start, extent, 0, extent - 1)  # the standard's bounds, not Python's
         last = _position(known, end, extent, -1, extent - 1)
@@ -104,14 +105,28 @@ def clamp(known: Assumptions, start: Dim, end: Dim, step: int, extent: Dim) -> t
     return first, size
 
 
+def _distance(known: Assumptions, start: Dim, end: Dim, extent: Dim) -> Dim:
+    """Number of elements from `start` to before `end` that lie on the axis, in few operations: slices that are equally
+    long are so in the same words."""
+    if known.at_least(start, 0) and known.at_least(extent, end):
+        return known.largest(end - start, 0)
+    if known.at_least(extent, start) and known.at_least(end, extent):
+        return known.smallest(extent - start, extent)
+    first, last = (known.smallest(known.largest(place, 0), extent) for place in (start, end))
+    return known.largest(last - first, 0)
+
+
 def _position(known: Assumptions, place: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
     """`place` counted from the front and kept within low..high."""
-    if isinstance(place, int) and place >= FAR:
-        return high
-    if isinstance(place, int) and place <= -FAR:
-        return known.smallest(low, high)
+    return known.smallest(known.largest(_counted(known, place, extent), low), high)
+
+
+def _counted(known: Assumptions, place: Dim, extent: Dim) -> Dim:
+    """`place` counted from the front."""
+    if isinstance(place, int) and abs(place) >= FAR:  # beyond the axis, wherever it ends
+        return extent if place > 0 else -1
     if known.at_least(-1, place):
         place = place + extent
     elif not known.at_least(place, 0):  # of either sign: add the extent where it is negative
         place = place + extent * dims.maximum(dims.minimum(-place, 1), 0)
-    return known.smallest(known.largest(place, low), high)
+    return place
