@@ -117,8 +117,9 @@ def _field(item: Any, new: Mapping[Value, Value], names: Mapping[str, str]) -> A
             shape = _field(item.shape, new, names)
             return item if shape is item.shape else TensorType(item.dtype, shape)
         case tuple():
-            parts = tuple(_field(part, new, names) for part in cast(tuple[Any, ...], item))
-            return item if all(a is b for a, b in zip(parts, cast(tuple[Any, ...], item), strict=True)) else parts
+            whole = cast(tuple[Any, ...], item)
+            parts = tuple(_field(part, new, names) for part in whole)
+            return whole if all(a is b for a, b in zip(parts, whole, strict=True)) else parts
         case _ if dataclasses.is_dataclass(item) and not isinstance(item, type):
             fields = {f.name: getattr(item, f.name) for f in dataclasses.fields(item)}
             changed = {name: _field(value, new, names) for name, value in fields.items()}
