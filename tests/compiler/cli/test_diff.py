@@ -116,6 +116,35 @@ def test_two_models(ingot: Ingot, model: Path, scale_proto: onnx.ModelProto, tmp
     assert "!" in ingot("diff", model, other).out
 
 
+RANDOM = """<ir_version: 9, opset_import: ["" : 18]>
+m (float[3, 4] x) => (float[3, 4] y, float[3, 4] z, float[3, 4] w) {
+    doubled = Add (x, x)  noise = RandomNormalLike (x)  y = Exp (doubled)  z = Mul (y, noise)
+    w = If <then_branch = t () => (float[3, 4] a) { a = Add (noise, x) },
+            else_branch = e () => (float[3, 4] b) { b = Identity (x) }> (on) }"""
+
+
+def test_random_numbers_are_left_out(ingot: Ingot, tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(RANDOM)
+    proto.graph.input.append(helper.make_tensor_value_info("on", TensorProto.BOOL, []))
+    path, compiled = tmp_path / "random.onnx", tmp_path / "random.ingot"
+    onnx.save(proto, path)
+    done = ingot("diff", path, "--json")
+    assert done.status == 0 and set(done.record["random"]) >= {"z", "w"}
+    assert {"y"} <= by_name(done.record).keys() <= {"doubled", "y"}
+    assert "depend on random numbers: " in ingot("diff", path).out
+    assert ingot("compile", path, "-o", compiled, "-q").status == 0
+    beside = ingot("diff", path, compiled, "--json").record
+    assert list(by_name(beside)) == ["y"] and beside["random"] == ["z", "w"]
+    twice = ingot("diff", path, path, "--json").record
+    assert list(by_name(twice)) == ["doubled", "y"] and twice["random"] == ["noise", "z", "w"]
+    same = ingot("diff", compiled, compiled, "--bound", "0", "--json")
+    assert same.status == 0 and list(by_name(same.record)) == ["y", "z", "w"] and same.record["random"] == []
+    del proto.graph.output[0]
+    onnx.save(proto, path)
+    assert ingot("compile", path, "-o", compiled, "-q").status == 0
+    assert "random numbers" in ingot("diff", path, compiled).complaint
+
+
 def test_mistakes(ingot: Ingot, model: Path, artifact: Path, scale_proto: onnx.ModelProto, tmp_path: Path) -> None:
     assert "no such file" in ingot("diff", "gone.onnx").complaint
     assert "no such file" in ingot("diff", model, "gone.onnx").complaint

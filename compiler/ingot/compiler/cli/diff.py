@@ -31,6 +31,7 @@ from ingot.runtime import Session
 from ingot.runtime.dims import parse_dim
 from ingot.runtime.inputs import describe
 from ingot.runtime.manifest import Signature
+from ingot.runtime.tables import ENTROPY
 
 if TYPE_CHECKING:
     from ingot.compiler.bench.deviation import Deviation
@@ -112,6 +113,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     finally:
         progress.close()
     common = [name for name in want if name in have and (name in outputs or name not in inputs)]
+    drawn = [name for name in common if name in sides.random]
+    common = [name for name in common if name not in sides.random]
+    if drawn and not common:
+        raise CommandError(
+            f"nothing to compare: all that both sides have ({_some(drawn)}) depends on random numbers, which are "
+            "others on each side; cut the model behind the operators that draw them (ingot cut)"
+        )
     if not common:
         raise CommandError(
             f"nothing to compare: {model} has {_some(outputs)}, {other or 'the other side'} has {_some(list(have))}"
@@ -133,6 +141,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         "first_over": first,
         "over": sum(row.over for row in rows),
         "reference_tensors": len(want),
+        "random": drawn,
         "taps_deviation": taps,
         "tensors": [_record(row) for row in rows],
     }
@@ -141,13 +150,14 @@ def execute(options: argparse.Namespace, console: Console) -> int:
 
 
 class _Sides:
-    """The two sides of a comparison."""
+    """The two sides of a comparison. `random` names what has other values in every engine, once they are evaluated."""
 
     def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
         self.options = options
         self.progress = progress
         self.model: Path = options.model
         self.other: Path | None = options.other
+        self.random: frozenset[str] = frozenset()
 
     def evaluate(self) -> tuple[Arrays, Arrays, Arrays, list[str], float | None]:
         """Inputs, the reference's tensors, the other side's, the names of the reference's outputs, and how far taps
@@ -166,6 +176,7 @@ class _Sides:
         from ingot.compiler import compile
         from ingot.compiler.bench.deviation import deviation
         from ingot.compiler.frontend import load_onnx
+        from ingot.compiler.ops.random import touched_by_chance
         from ingot.compiler.passes.tap import tap
 
         options = self.options
@@ -176,6 +187,7 @@ class _Sides:
                 options.numerics, text=options.pipeline, passes=options.passes, without=options.without
             )
             graph = load_onnx(model, watch=True)
+            self.random = touched_by_chance(graph)
             tapped = passes.before("fuse", tap) if "fuse" in passes.names else passes.after(passes.names[-1], tap)
             make = partial(compile, target=target, numerics=options.numerics, progress=self.progress)
             self.progress(f"compiling {model}")
@@ -203,12 +215,16 @@ class _Sides:
     def _interface(self) -> Interface:
         """What takes inputs: an artifact's manifest if there is one."""
         assert self.other is not None
-        for path in (self.other, self.model):
-            if is_artifact(path):
-                return read_artifact(path)[0]
+        manifest = next((read_artifact(path)[0] for path in (self.other, self.model) if is_artifact(path)), None)
+        draws = manifest is None or len(manifest.storages.numbers(ENTROPY)) > 0
+        if manifest is not None and (is_artifact(self.model) or not draws):
+            return manifest
         from ingot.compiler.frontend import load_onnx
+        from ingot.compiler.ops.random import touched_by_chance
 
-        return _interface_of(load_onnx(self.model))
+        graph = load_onnx(self.model, watch=True)
+        self.random = touched_by_chance(graph)
+        return manifest or _interface_of(graph)
 
     def _inputs(self, interface: Interface) -> Arrays:
         given = read_arrays(self.options.data, describe(interface.inputs), option="--data")
@@ -294,6 +310,8 @@ def _lines(record: Mapping[str, Any], rows: Sequence[Row], top: int) -> Iterator
     yield f"{record['model']}, {how}, and {other}; {inputs}"
     rest = " (the others are part of something else after the passes)" if record["other"] is None else ""
     yield f"{len(rows)} of {record['reference_tensors']} tensors compared{rest}"
+    if record["random"]:
+        yield f"left out are {len(record['random'])} that depend on random numbers: {_some(record['random'])}"
     yield f"bound {record['bound']:g}, relative to the largest magnitude of each tensor"
     yield ""
     worst = sorted(rows, key=lambda row: -row.deviation.relative)[: top or None]

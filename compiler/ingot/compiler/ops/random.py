@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ingot.compiler.ir.dims import Dim
-from ingot.compiler.ir.graph import Array, Node, Value, constant, op
+from ingot.compiler.ir.graph import Array, Graph, Node, Value, constant, dependencies_of, node_of, op, topological
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.bitwise import BitAnd, BitXor, ShiftRight
 from ingot.compiler.ops.checks import fail, ints
@@ -77,6 +77,16 @@ class RandomBits(Node):
             c0, c1 = BitXor(BitXor(ShiftRight(p1, half), k0), c1), BitAnd(p1, mask)
             c2, c3 = BitXor(BitXor(ShiftRight(p0, half), k1), c3), BitAnd(p0, mask)
         return tuple(Cast(c, u32) for c in (c0, c1, c2, c3))
+
+
+def touched_by_chance(graph: Graph) -> frozenset[str]:
+    """The names of the outputs and watched values of `graph` that change from run to run for the same inputs."""
+    named = {**graph.watched, **dict(graph.outputs)}
+    touched: set[Node] = set()
+    for node in topological(named.values(), graph.bound):
+        if isinstance(node, Entropy) or any(node_of(v) in touched for v in dependencies_of(node, graph.bound)):
+            touched.add(node)
+    return frozenset(name for name, value in named.items() if node_of(value) in touched)
 
 
 def philox(counters: Array, run: int, key: int) -> tuple[Array, Array, Array, Array]:
