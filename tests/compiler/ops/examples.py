@@ -206,6 +206,10 @@ def _reductions() -> list[Example]:
             build = lambda v, e=exclusive, r=reverse: reduction.CumSum(v, 1, e, r)  # noqa: E731
             made.append(Example(f"cum_sum_{exclusive}_{reverse}", build, (x,)))
     made.append(Example("cum_sum_i64", lambda v: reduction.CumSum(v, 0, False, False), (ties,)))
+    for exclusive, reverse in ((False, False), (True, True)):
+        build = lambda v, e=exclusive, r=reverse: reduction.CumProd(v, 0, e, r)  # noqa: E731
+        made.append(Example(f"cum_prod_{exclusive}_{reverse}", build, (x,)))
+    made.append(Example("cum_prod_i64", lambda v: reduction.CumProd(v, 1, False, True), (ties,)))
     return made
 
 

@@ -43,6 +43,7 @@ from ingot.runtime import dtypes
 from ingot.runtime.dtypes import boolean, f32, i64
 
 OPSET = 22
+NEWER = {"CumProd": 26}  # the opsets that brought operators which it lacks
 # The name of the ONNX operator, its attributes and extra i64 inputs, from a node.
 Spelling = tuple[str, dict[str, Any], Sequence[Sequence[int]]]
 
@@ -86,8 +87,8 @@ def spell(node: Any) -> Spelling:
         case reduction.ArgMax() | reduction.ArgMin():
             attributes = {"axis": node.axis, "keepdims": int(node.keepdims), "select_last_index": int(node.last)}
             return type(node).__name__, attributes, ()
-        case reduction.CumSum():
-            return "CumSum", {"exclusive": int(node.exclusive), "reverse": int(node.reverse)}, (node.axis,)  # pyright: ignore[reportReturnType]
+        case reduction.Cumulative():
+            return type(node).__name__, {"exclusive": int(node.exclusive), "reverse": int(node.reverse)}, (node.axis,)  # pyright: ignore[reportReturnType]
         case linear.Conv():
             return "Conv", {**_windows(node), "group": node.group, "kernel_shape": node.kernel}, ()
         case linear.MaxPool():
@@ -150,7 +151,7 @@ def run_onnx(node: Node, inputs: Sequence[Array]) -> list[Array]:
     ]
     single = helper.make_node(operator, [*names, *(t.name for t in initializers)], results, **attributes)
     graph = helper.make_graph([single], "one", infos, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", NEWER.get(operator, OPSET))], ir_version=10)
     onnx.checker.check_model(model)
     feed = dict(zip(names, inputs, strict=True))
     options = onnxruntime.SessionOptions()

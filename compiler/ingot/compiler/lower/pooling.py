@@ -1,29 +1,31 @@
-"""Pooling, arg-reductions and cumulative sums as loop nests."""
+"""Pooling, arg-reductions, cumulative sums and products as loop nests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingot.compiler.ir.dims import Dim, maximum, minimum, product, symbol
+from ingot.compiler.ir.dims import Dim, ceil_divide, maximum, minimum, product, symbol
 from ingot.compiler.ir.graph import Node
-from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Stmt
+from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Reduction, Stmt
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import wide_type
 from ingot.compiler.lower.nest import CHUNK, grain_for, index_value, loop_names
-from ingot.compiler.lower.reduction import highest, lowest
+from ingot.compiler.lower.reduction import COLUMN_BLOCK, highest, lowest
 from ingot.compiler.ops import linear, reduction
 from ingot.runtime.dtypes import boolean, i64
 
 
 def lower_window(context: Context, node: Node) -> bool:
-    """Lower a pool, an arg-reduction or a cumulative sum; False when `node` is none of them."""
+    """Lower a pool, an arg-reduction, cumulative sums or products; False when `node` is none of them."""
     match node:
         case linear.MaxPool() | linear.AveragePool():
             _pool(context, node)
         case reduction.ArgMax() | reduction.ArgMin():
             _arg(context, node)
         case reduction.CumSum():
-            _cumulative_sum(context, node)
+            _cumulative(context, node, "add", 0)
+        case reduction.CumProd():
+            _cumulative(context, node, "mul", 1)
         case _:
             return False
     return True
@@ -130,23 +132,32 @@ def _renamed(name: str, step: Accumulate) -> tuple[Stmt, ...]:
     return (renamed,)
 
 
-def _cumulative_sum(context: Context, node: reduction.CumSum) -> None:
+def _cumulative(context: Context, node: reduction.Cumulative, combine: Reduction, identity: int) -> None:
+    """One pass along the axis; lanes run along the last axis where it is another one."""
     x, y = context.view(node.x), context.destination(node)
-    dtype = node.type.dtype
-    names = loop_names(node.x.rank)
+    dtype, shape, axis = node.type.dtype, node.x.type.shape, node.axis
+    names, last = loop_names(node.x.rank), node.x.rank - 1
     index: list[Dim] = [symbol(n) for n in names]
-    axis, extent = node.axis, node.x.type.shape[node.axis]
     if node.reverse:
-        index[axis] = extent - 1 - symbol(names[axis])
+        index[axis] = shape[axis] - 1 - symbol(names[axis])
+    if axis != last:
+        index[last] = symbol("_column") * COLUMN_BLOCK + symbol("_lane")
     build = kernel(context, node)
     kind = wide_type(dtype)
     value: Expr = build.load(x, x.at(index))
     total: Expr = Local("total", kind)
     if kind != dtype:
         value, total = Call("cast", (value,), kind), Call("cast", (total,), dtype)
-    add = Accumulate("total", "add", value)
+    take = Accumulate("total", combine, value)
     put = build.store(y, y.at(index), total)
-    order: tuple[Stmt, ...] = (put, add) if node.exclusive else (add, put)
-    statements = (Let("total", Const(0.0 if kind.is_float else 0, kind)), For(names[axis], extent, order))
-    grid = [Axis(n, d) for a, (n, d) in enumerate(zip(names, node.x.type.shape, strict=True)) if a != axis]
-    context.run(build.launch(grid or (Axis("_point", 1),), statements, origin=node.origin))
+    order: tuple[Stmt, ...] = (put, take) if node.exclusive else (take, put)
+    start = Const(float(identity) if kind.is_float else identity, kind)
+    statements: tuple[Stmt, ...] = (Let("total", start), For(names[axis], shape[axis], order))
+    grid = [Axis(n, d) for a, (n, d) in enumerate(zip(names, shape, strict=True)) if a not in (axis, last)]
+    if axis != last:
+        inside = minimum(COLUMN_BLOCK, shape[last] - symbol("_column") * COLUMN_BLOCK)
+        statements = (For("_lane", inside, statements, "vector"),)
+        grid.append(Axis("_column", ceil_divide(shape[last], COLUMN_BLOCK)))
+    elif grid:
+        grid[-1] = Axis(grid[-1].var, grid[-1].extent, grain_for(shape[axis], CHUNK))
+    context.run(build.launch(grid or (Axis("_point", 1),), statements, origin=node.origin, flops=product(shape)))

@@ -173,14 +173,16 @@ class ArgMin(ArgReduction):
         return np.argmin(x, axis=self.axis, keepdims=True)
 
 
-@op("cum_sum")
-class CumSum(Node):
-    """Running sums along `axis`, from the end with `reverse`; `exclusive` leaves out the element itself."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Cumulative(Node):
+    """What each element of `x` makes with all before it along `axis`, behind it with `reverse`; `exclusive` leaves out
+    the element itself. Integers wrap."""
 
     x: Value
     axis: int
     exclusive: bool
     reverse: bool
+    combine: ClassVar[np.ufunc]
 
     def infer(self) -> Sequence[TensorType]:
         require_kind(self, self.x, NUMBER, "the operand")
@@ -193,10 +195,24 @@ class CumSum(Node):
         if self.reverse:
             wide = np.flip(wide, self.axis)
         with np.errstate(all="ignore"):
-            total = np.cumsum(wide, axis=self.axis, dtype=wide.dtype)
+            total = self.combine.accumulate(wide, self.axis, wide.dtype)
             if self.exclusive and total.shape[self.axis]:
                 total = np.roll(total, 1, self.axis)
-                total[(slice(None),) * self.axis + (0,)] = 0
+                total[(slice(None),) * self.axis + (0,)] = self.combine.identity
             if self.reverse:
                 total = np.flip(total, self.axis)
             return (cast(np.ascontiguousarray(total), self.x.dtype),)
+
+
+@op("cum_sum")
+class CumSum(Cumulative):
+    """Running sums; the first `exclusive` one is 0."""
+
+    combine = np.add
+
+
+@op("cum_prod")
+class CumProd(Cumulative):
+    """Running products; the first `exclusive` one is 1."""
+
+    combine = np.multiply

@@ -38,7 +38,7 @@ RUNS: Mapping[str, frozenset[DType]] = {
     **dict.fromkeys(("Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"), _SINGLES),
     **dict.fromkeys(("Erf", "Softplus", "HardSigmoid", "HardSwish", "LeakyRelu", "Elu", "Gelu"), _SINGLES),
     **dict.fromkeys(("Conv", "AveragePool"), _SINGLES),
-    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceProd", "CumSum"), _WIDE),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceProd", "CumSum", "CumProd"), _WIDE),
     **dict.fromkeys(("ReduceMax", "ReduceMin"), _WIDE | _types("i8 u8 bool")),
     **dict.fromkeys(("ArgMax", "ArgMin"), _WIDE | _types("i8 u8")),
     **dict.fromkeys(("And", "Or", "Xor", "Not"), _LOGICAL),
@@ -75,7 +75,7 @@ _WIDER: Mapping[DType, tuple[DType, ...]] = {
     dtypes.boolean: (dtypes.u8, dtypes.i32),
 }
 # Operators whose result modulo 2**64 depends on nothing but their operands modulo 2**64.
-_MODULAR = frozenset(("Where", "Neg", "ReduceSum", "ReduceProd", "CumSum", "Expand", "Pad"))
+_MODULAR = frozenset(("Where", "Neg", "ReduceSum", "ReduceProd", "CumSum", "CumProd", "Expand", "Pad"))
 
 
 @cache

@@ -1,9 +1,10 @@
-"""Reductions, positions of extremes and running sums."""
+"""Reductions, positions of extremes, running sums and products."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ingot.compiler.frontend.export.kernels import allowed
 from ingot.compiler.frontend.export.scope import Scope
 from ingot.compiler.frontend.export.table import Row, Table, Written
 from ingot.compiler.ir.graph import Node
@@ -61,10 +62,17 @@ _enter(
 _enter(_position, {ops.ArgMax: "ArgMax", ops.ArgMin: "ArgMin"})
 
 
-@TABLE.exports(ops.CumSum)
-def cum_sum(scope: Scope, node: ops.CumSum) -> Written:
-    compute = scope.compute_type("CumSum", node.x.dtype, node)
-    x = scope.cast(scope.name(node.x), node.x.dtype, compute)
-    axis = scope.scalar(node.axis)
-    result = scope.add("CumSum", x, axis, exclusive=int(node.exclusive), reverse=int(node.reverse))
-    return scope.cast(result, compute, node.x.dtype)
+def _cumulative(op_type: str) -> Row:
+    def row(scope: Scope, node: ops.Cumulative) -> Written:
+        if not allowed(op_type, scope.opset):
+            return None
+        compute = scope.compute_type(op_type, node.x.dtype, node)
+        x = scope.cast(scope.name(node.x), node.x.dtype, compute)
+        axis = scope.scalar(node.axis)
+        result = scope.add(op_type, x, axis, exclusive=int(node.exclusive), reverse=int(node.reverse))
+        return scope.cast(result, compute, node.x.dtype)
+
+    return row
+
+
+_enter(_cumulative, {ops.CumSum: "CumSum", ops.CumProd: "CumProd"})

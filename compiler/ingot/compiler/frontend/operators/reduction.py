@@ -8,17 +8,13 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.axes import by_axis, reduced
 from ingot.compiler.frontend.sequences import Results
 from ingot.compiler.frontend.table import Row, Table
-from ingot.compiler.ir.graph import Graph, Input, Node, Value
-from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops import reduction
-from ingot.compiler.ops.control import Loop
-from ingot.compiler.ops.movement import Concat, Gather, Slice, Transpose
 from ingot.compiler.ops.quantised import working_type
-from ingot.runtime.dtypes import boolean, f32, f64, i64
+from ingot.runtime.dtypes import f64, i64
 
 TABLE = Table()
-onnx_op = TABLE.onnx_op
 
 
 def _reduced(op: Callable[..., Node]) -> Callable[..., Value]:
@@ -148,72 +144,23 @@ TABLE.add("ArgMax", _arg(reduction.ArgMax))
 TABLE.add("ArgMin", _arg(reduction.ArgMin))
 
 
-@onnx_op("CumSum", since=11)
-def cum_sum(ctx: Context) -> Results:
-    x = ctx.operand(0)
-    exclusive, reverse = bool(ctx.attribute("exclusive", 0)), bool(ctx.attribute("reverse", 0))
-    return _along_input(ctx, x, lambda axis: ctx.build(reduction.CumSum, x, axis, exclusive, reverse))
+def _cumulative(op: Callable[..., Node]) -> Row:
+    def row(ctx: Context) -> Results:
+        x, given = ctx.operand(0), ctx.operand(1)
+        exclusive, reverse = bool(ctx.attribute("exclusive", 0)), bool(ctx.attribute("reverse", 0))
+
+        def along(axis: int) -> Value:
+            return ctx.build(op, x, axis, exclusive, reverse)
+
+        if ctx.known(given) is None:
+            return by_axis(ctx, given, x.rank, along)
+        axes = ctx.fixed(1, "the axis")
+        if len(axes) != 1:
+            raise ctx.error(f"one axis is needed, not {list(axes)}")
+        return along(ctx.axis(axes[0], x.rank))
+
+    return row
 
 
-def _along_input(ctx: Context, x: Value, along: Callable[[int], Value]) -> Value:
-    """``along(axis)`` for the axis that input 1 names."""
-    given = ctx.operand(1)
-    if ctx.known(given) is None:
-        return by_axis(ctx, given, x.rank, along)
-    axes = ctx.fixed(1, "the axis")
-    if len(axes) != 1:
-        raise ctx.error(f"one axis is needed, not {list(axes)}")
-    return along(ctx.axis(axes[0], x.rank))
-
-
-@onnx_op("CumProd", since=26)
-def cum_prod(ctx: Context) -> Results:
-    x = ctx.operand(0)
-    return _along_input(ctx, x, lambda axis: _products(ctx, x, axis))
-
-
-def _products(ctx: Context, x: Value, axis: int) -> Value:
-    """Products of 1, 2, 4 .. neighbours (Hillis, Steele 1986): each round multiplies by what lies that far before."""
-    extent, reverse = x.shape[axis], bool(ctx.attribute("reverse", 0))
-    if not isinstance(extent, int):
-        return _products_in_turn(ctx, x, axis)
-    one = ctx.constant(1, x.dtype)
-
-    def moved(value: Value, distance: int) -> Value:
-        """Every element `distance` further on (back with `reverse`), ones in front."""
-        kept, ones = list(x.shape), list(x.shape)
-        kept[axis], ones[axis] = extent - distance, distance
-        starts = tuple(distance if reverse and a == axis else 0 for a in range(x.rank))
-        parts = [ctx.expand(one, tuple(ones)), ctx.build(Slice, value, starts, tuple(kept), (1,) * x.rank)]
-        return ctx.build(Concat, tuple(reversed(parts) if reverse else parts), axis)
-
-    if ctx.attribute("exclusive", 0) and extent:
-        x = moved(x, 1)
-    distance = 1
-    while distance < extent:
-        x = ctx.build(ops.Mul, x, moved(x, distance))
-        distance *= 2
-    return x
-
-
-def _products_in_turn(ctx: Context, x: Value, axis: int) -> Value:
-    """The same along an axis for which nobody knows how many rounds that takes: a Loop over its elements."""
-    reverse, exclusive = bool(ctx.attribute("reverse", 0)), bool(ctx.attribute("exclusive", 0))
-    to_front = (axis, *(a for a in range(x.rank) if a != axis))
-    rows = ctx.build(Transpose, x, to_front)
-    extent, row = rows.shape[0], rows.shape[1:]
-    kind = f32 if x.dtype.is_float and x.dtype.bits < f32.bits else x.dtype
-    types = (TensorType(i64, ()), TensorType(boolean, ()), TensorType(kind, row), rows.type)
-    step, going, product, inner = (Input(n, t) for n, t in zip(("i", "going", "product", "rows"), types, strict=True))
-    last = ctx.dim_values((extent - 1,), True)
-    place = ctx.build(ops.Sub, last, step) if reverse else step
-    after = ctx.build(ops.Mul, product, ctx.cast(ctx.build(Gather, inner, place, 0), kind))
-    given = ctx.cast(product if exclusive else after, x.dtype)
-    body = Graph((step, going, product, inner), (("going", going), ("after", after), ("given", given)), "products")
-    ones = ctx.expand(ctx.constant(1, kind), row)
-    loop = ctx.build(Loop, ctx.dim_values((extent,), True), None, (ones,), (rows,), body, (extent,))
-    found = loop.result(1)
-    if reverse:
-        ends = (extent - 1, *(0 for _ in row))
-        found = ctx.build(Slice, found, ends, found.shape, (-1, *(1 for _ in row)))
-    return ctx.build(Transpose, found, tuple(to_front.index(a) for a in range(x.rank)))
+TABLE.add("CumSum", _cumulative(reduction.CumSum), since=11)
+TABLE.add("CumProd", _cumulative(reduction.CumProd), since=26)
