@@ -147,6 +147,7 @@ CASES = [
     Case("BatchNormalization", 15, [IMAGE, *STATISTICS], {"epsilon": 0.1}),
     Case("LayerNormalization", 17, [normal(2, 3, 4), normal(4), normal(4)], outputs=3),
     Case("LayerNormalization", 17, [normal(2, 3, 4), normal(3, 4)], {"axis": 1}),
+    Case("LayerNormalization", 17, [np.linspace(-2, 3, 10).reshape(2, 5), np.linspace(0.5, 2, 5)], {"stash_type": 11}),
     Case("InstanceNormalization", 6, [IMAGE, normal(3), normal(3)]),
     Case("LRN", 1, [IMAGE], {"size": 3, "alpha": 0.5, "bias": 2.0}),
     Case("LpNormalization", 1, [IMAGE], {"axis": 1, "p": 1}),

@@ -113,6 +113,16 @@ def test_norm_in_an_older_opset(tmp_path: Path) -> None:
     assert found["LayerNormalization"] == 1
 
 
+def test_defaults_that_the_optimiser_writes_out(tmp_path: Path) -> None:
+    """It gives a layer of one direction the two activations that the standard's default has."""
+    text = """g (float[2, 1, 3] x) => (float[2, 1, 1, 4] y) {
+        y = RNN <hidden_size = 4, activations = ["Tanh", "Tanh"]> (x, w, r)
+    }"""
+    model = model_of(text, {"w": (1, 4, 3), "r": (1, 4, 4)}, RANDOM)
+    onnx.save(model, tmp_path / "model.onnx")
+    agree(tmp_path / "model.onnx", {"x": RANDOM.standard_normal((2, 1, 3)).astype(np.float32)}, 2e-5)
+
+
 @pytest.mark.parametrize(
     ("saved", "form", "level"),
     [

@@ -208,6 +208,27 @@ def test_elements_are_read_by_the_number_of_the_iteration() -> None:
     )
 
 
+@pytest.mark.parametrize("extent", [3, 0])
+def test_a_loop_reads_a_sequence_that_it_carries_unchanged(extent: int) -> None:
+    x = np.arange(4 * extent, dtype=np.float32).reshape(4, extent)
+    check(
+        f"""(int64 n, int64 k, int64 at, float[4, {extent}] x) => (float[r, {extent}] y, int64 l, float[{extent}] sum) {{
+            first = SequenceConstruct(x)
+            s = Loop(k, , first)<body = b (int64 i, bool c, seq(float[]) v) => (bool on, seq(float[]) w) {{
+                on = Identity(c) {PREFIX} w = SequenceInsert(v, part)
+            }}>
+            d = Shape<start = 1>(x) zero = ConstantOfShape(d)
+            all, sum = Loop(n, , s, zero)<body = reader (int64 i, bool c, seq(float[]) v, float[{extent}] u)
+                => (bool on, seq(float[]) w, float[{extent}] more) {{
+                on = Identity(c) w = Identity(v) e = SequenceAt(v, i) axis = Constant<value_ints = [0]>()
+                row = ReduceSum<keepdims = 0>(e, axis) more = Add(u, row)
+            }}>
+            y = SequenceAt(all, at) l = SequenceLength(all)
+        }}""",
+        *((whole(n), whole(k), whole(c), x) for n, k, c in ((2, 3, 1), (0, 2, 0), (3, 2, 2), (1, 0, 0), (4, 5, -1))),
+    )
+
+
 def test_a_queue() -> None:
     """In at the front, out at the end; the last iteration finds it empty."""
     check(

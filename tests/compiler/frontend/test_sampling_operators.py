@@ -105,6 +105,7 @@ def _quantised() -> list[Case]:
         Case("QuantizeLinear", 13, [IMAGE, scales(*[0.1] * 8), integers(8, dtype="uint8")], {"axis": -1}),
         Case("QuantizeLinear", 21, [IMAGE, one, np.array(500, np.uint16)]),
         Case("QuantizeLinear", 21, [IMAGE, one], {"output_dtype": 5}),  # int16
+        Case("QuantizeLinear", 19, [IMAGE, one, zero], {"saturate": 0}),  # which says something of f8 alone
         Case("DequantizeLinear", 10, [pixels, one, np.array(7, np.uint8)]),
         Case("DequantizeLinear", 13, [weight, scales(1, 2, 3, 4, 5), integers(5, dtype="int8")], {"axis": 0}),
         Case("DequantizeLinear", 19, [integers(9, dtype="int32", low=-(2**30), high=2**30), one]),

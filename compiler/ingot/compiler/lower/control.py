@@ -15,6 +15,7 @@ from ingot.compiler.lower.nest import KernelBuilder, zero
 from ingot.compiler.lower.pointwise import copy, fill, materialise
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import control as ops
+from ingot.compiler.ops.movement import DimValues
 from ingot.runtime.dtypes import boolean, i64
 
 LowerGraph = Callable[[Context, Graph], None]
@@ -93,14 +94,32 @@ class _Carried:
         now = {name: each.inner for each in self.node.growth for name in symbols(each.outer)}
         return [_renamed(view, now) for view in self.places]
 
-    def store(self, context: Context, views: Sequence[View]) -> None:
-        """Copy what is carried; the extents first, as the memory of the others depends on them."""
+    def still(self) -> list[ops.Growth]:
+        """The extents that every iteration gives back as they were. Their symbols are not bound again: memory whose
+        size mentions one would lose what it holds."""
+        body, found = self.node.body, list[ops.Growth]()
+        for each in self.node.growth:
+            given, after = body.inputs[2 + each.source], body.results[1 + each.source]
+            if after is given or (isinstance(after, DimValues) and after.dims == (each.inner,)):
+                found.append(each)
+        return found
+
+    def stays(self, i: int) -> bool:
+        """Whether the place of carried value `i` holds in the next iteration what it holds in this one."""
+        changing = [each for each in self.node.growth if each not in self.still()]
+        outer = {name for each in changing for name in symbols(each.outer)}
+        return not any(symbols(dim) & outer for dim in self.places[i].shape)
+
+    def store(self, context: Context, views: Sequence[View], still: Sequence[ops.Growth] = ()) -> None:
+        """Copy what is carried, but for the extents that are `still` the same; the others first, as the memory of
+        values depends on them."""
         node, places = self.node, self.places
         told = {each.source for each in node.growth}
-        for i in told:
-            if views[i].storage is not places[i].storage:
-                copy(context, views[i], places[i], node.origin, "carry")
-        for each in node.growth:
+        growth = [each for each in node.growth if each not in still]
+        for each in growth:
+            if views[each.source].storage is not places[each.source].storage:
+                copy(context, views[each.source], places[each.source], node.origin, "carry")
+        for each in growth:
             _bind(context, each.outer, places[each.source], node)
         for i, (view, place) in enumerate(zip(views, places, strict=True)):
             if i not in told and not (view.storage is place.storage and view.offset == place.offset):
@@ -185,12 +204,14 @@ def _iteration(
     lower_graph(inner, body)
     kept = {view.storage for view in (counter, running, *carried.places)}
     done, *produced = [
-        inner.view(value) if i <= count and value is body.inputs[i + 1] else _own(inner, value, kept, node)
+        inner.view(value)
+        if i <= count and value is body.inputs[i + 1] and (i == 0 or carried.stays(i - 1))
+        else _own(inner, value, kept, node)
         for i, value in enumerate(body.results)
     ]  # what comes back unchanged stays where it is
     for view, scan in zip(produced[count:], scans, strict=True):
         _store_row(inner, view, scan, counter, node)
-    carried.store(inner, produced[:count])
+    carried.store(inner, produced[:count], carried.still())
     return done
 
 

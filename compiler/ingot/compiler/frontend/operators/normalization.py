@@ -8,6 +8,7 @@ from ingot.compiler.frontend.context import Context
 from ingot.compiler.frontend.operators.creation import counted
 from ingot.compiler.frontend.sequences import Results
 from ingot.compiler.frontend.table import Row, Table
+from ingot.compiler.frontend.weights import dtype_of
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Node, Value
 from ingot.compiler.ops import composite
@@ -126,22 +127,26 @@ def _of_this_batch(
 
 @onnx_op("LayerNormalization")
 def layer_normalization(ctx: Context) -> Results:
-    """The standard has it since opset 17; ONNX Runtime's optimiser writes it into older models too."""
+    """The standard has it since opset 17; ONNX Runtime's optimiser writes it into older models too. Statistics are
+    computed in a type that is at least as wide as `stash_type`, which the optimiser makes f64 for data of f64."""
     x, scale, bias = ctx.operand(0), ctx.operand(1), ctx.optional(2)
     axis, epsilon = ctx.axis(ctx.attribute("axis", -1), x.rank), ctx.attribute("epsilon", 1e-5)
-    if ctx.attribute("stash_type", 1) != 1:
-        raise ctx.unsupported("LayerNormalization with a stash_type other than float32")
+    stash = dtype_of(ctx.attribute("stash_type", 1), "stash_type")
+    if not stash.is_float:
+        raise ctx.error(f"stash_type is {stash}, no type of floats")
+    kind = dtypes.f64 if stash == dtypes.f64 else working_type(x.dtype)
     ctx.broadcast_to(x.shape, scale.shape, *([bias.shape] if bias is not None else []))
-    normal = ctx.build(composite.LayerNorm, x, scale, bias, axis, epsilon)
+    data = [v if v is None or kind != dtypes.f64 else ctx.cast(v, kind) for v in (x, scale, bias)]
+    normal = ctx.cast(ctx.build(composite.LayerNorm, *data, axis, epsilon), x.dtype)
     if not any(ctx.node.output[1:]):
         return normal
-    wide = ctx.cast(x, working_type(x.dtype))
+    wide = ctx.cast(x, kind)
     axes = tuple(range(axis, x.rank))
     mean = ctx.build(ReduceMean, wide, axes, True)
     centred = ctx.build(ops.Sub, wide, mean)
     variance = ctx.build(ReduceMean, ctx.build(ops.Mul, centred, centred), axes, True)
     deviation = ctx.build(ops.Sqrt, ctx.build(ops.Add, variance, ctx.constant(epsilon, wide.dtype)))
-    return normal, *(ctx.cast(v, dtypes.f32) for v in (mean, ctx.build(ops.Reciprocal, deviation)))
+    return normal, *(ctx.cast(v, stash) for v in (mean, ctx.build(ops.Reciprocal, deviation)))
 
 
 @onnx_op("InstanceNormalization")

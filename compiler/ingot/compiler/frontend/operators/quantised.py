@@ -60,7 +60,7 @@ def quantise(ctx: Context, x: Value, scale: Value, zero_point: Value | None, to:
 
 @onnx_op("QuantizeLinear", since=10)
 def quantize_linear(ctx: Context) -> Results:
-    ctx.ignore("precision")  # the type of the division
+    ctx.ignore("precision", "saturate")  # the type of the division; what is beyond the range, of floats of 8 bits alone
     x, scale, zero_point = ctx.operand(0), ctx.operand(1), ctx.optional(2)
     axis, block = ctx.attribute("axis", 1), ctx.attribute("block_size", 0)
     code = ctx.attribute("output_dtype", 0)

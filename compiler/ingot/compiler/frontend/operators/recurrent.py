@@ -27,6 +27,11 @@ class _Operands(NamedTuple):
     initial_h: Value | None
 
 
+STANDARD = {"RNN": ("Tanh", "Tanh")}
+"""What the standard gives `activations` by default, for two directions where there is one too: ONNX Runtime's optimiser
+writes it out."""
+
+
 class _Attributes(NamedTuple):
     """The attributes that all layers share, in the order of the ops' fields."""
 
@@ -44,6 +49,8 @@ def _attributes(ctx: Context, defaults: tuple[str, ...]) -> _Attributes:
         raise ctx.error(f"direction is {direction!r}, not one of {', '.join(ops.DIRECTIONS)}")
     count = 2 if direction == "bidirectional" else 1
     names = ctx.strings("activations") or defaults * count
+    if tuple(names) == STANDARD.get(ctx.node.op_type):
+        names = names[: len(defaults) * count]
     if len(names) != len(defaults) * count:
         raise ctx.error(f"{len(names)} activations are named, {len(defaults) * count} are needed")
     unknown = [n for n in names if n.lower() not in {known.lower() for known in ops.ACTIVATIONS}]
