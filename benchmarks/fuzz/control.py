@@ -67,11 +67,12 @@ def loop(b: Builder, grow: Grow) -> bool:
 
 
 def scan(b: Builder, grow: Grow) -> bool:
-    """Scan over the first or another axis of one or two tensors, forwards or backwards, with a state."""
-    x = b.pick(lambda t: t.is_float and t.rank >= 1 and all(isinstance(e, int) for e in t.shape))
-    if x is None or b.depth >= DEEPEST or b.elements(x.shape) == 0:
+    """Scan over an axis of a tensor, of any extent, forwards or backwards, with a state."""
+    x = b.pick(lambda t: t.is_float and t.rank >= 1 and sum(isinstance(e, str) for e in t.shape) <= 1)
+    if x is None or b.depth >= DEEPEST:
         return False
     axis = b.integer(0, x.rank - 1) if b.chance(0.4) else 0
+    axis = next((i for i, e in enumerate(x.shape) if isinstance(e, str)), axis)
     rest = (*x.shape[:axis], *x.shape[axis + 1 :])
     inner = b.child()
     state = Tensor(f"s{next(b.numbers)}", x.dtype, rest)
@@ -99,7 +100,7 @@ def scan(b: Builder, grow: Grow) -> bool:
 
 def until(b: Builder, grow: Grow) -> bool:
     """A Loop that ends when a counter, which is data, has reached a number; with a scan output."""
-    x = b.pick(lambda t: t.is_float and all(isinstance(e, int) for e in t.shape))
+    x = b.pick(lambda t: t.is_float and not any(isinstance(e, str) and e.startswith("d") for e in t.shape))
     if x is None or b.depth >= DEEPEST:
         return False
     stop, limit = b.integer(0, 4), b.choice((None, 2, 6))
@@ -126,9 +127,39 @@ def until(b: Builder, grow: Grow) -> bool:
     return True
 
 
+def over(b: Builder, grow: Grow) -> bool:
+    """A Loop over the elements of the first axis, of any extent, each of which is gathered; with a state."""
+    x = b.pick(lambda t: t.is_float and t.rank >= 1 and all(isinstance(e, int) for e in t.shape[1:]))
+    if x is None or b.depth >= DEEPEST:
+        return False
+    rest = x.shape[1:]
+    inner = b.child()
+    count, condition = Tensor(f"i{next(b.numbers)}", "int64", ()), Tensor(f"k{next(b.numbers)}", "bool", ())
+    carried = Tensor(f"v{next(b.numbers)}", x.dtype, rest)
+    row = inner.node("Gather", [x, count], [(x.dtype, rest)], axis=0)[0]
+    mixed = inner.node("Add", [carried, row], [(x.dtype, rest)])[0]
+    inner.unary("Tanh", mixed)
+    grow(inner, b.integer(0, 2))
+    last = _latest(inner, carried)
+    assert last is not None
+    going = inner.unary("Identity", condition, visible=False)
+    results = [inner.unary("Identity", last, visible=False), inner.unary("Neg", mixed, visible=False)]
+    body = helper.make_graph(
+        inner.nodes, f"over_{count.name}", [b.value_info(t) for t in (count, condition, carried)],
+        [b.value_info(t) for t in (going, *results)], inner.initializers,
+    )  # fmt: skip
+    b.used.add(x.name)
+    shape = b.node("Shape", [x], [("int64", (x.rank,))], visible=False)[0]
+    trips = b.node("Gather", [shape, b.ints([0], scalar=True)], [("int64", ())], visible=False, axis=0)[0]
+    start = b.weights(b.concrete(rest), x.dtype)
+    flag = b.constant(np.asarray(True), as_node=False) if b.chance(0.5) else None
+    b.node("Loop", [trips, flag, start], [(x.dtype, rest), (x.dtype, x.shape)], body=body)
+    return True
+
+
 def growing(b: Builder, grow: Grow) -> bool:
     """A Loop whose carried value grows along an axis; of as many iterations as an input says."""
-    x = b.pick(lambda t: t.is_float and t.rank >= 1 and all(isinstance(e, int) for e in t.shape))
+    x = b.pick(lambda t: t.is_float and t.rank >= 1 and all(isinstance(e, int) for e in t.shape[1:]))
     if x is None or b.depth:
         return False
     trips, size = b.integer(0, 4), b.size(x.shape[0])

@@ -27,8 +27,9 @@ def data_as_double(data: dict[str, Array]) -> dict[str, Array]:
 
 def _widen(graph: onnx.GraphProto) -> None:
     for info in (*graph.input, *graph.output, *graph.value_info):
-        if info.type.tensor_type.elem_type in NARROW:
-            info.type.tensor_type.elem_type = TensorProto.DOUBLE
+        kind = info.type.sequence_type.elem_type if info.type.HasField("sequence_type") else info.type
+        if kind.tensor_type.elem_type in NARROW:
+            kind.tensor_type.elem_type = TensorProto.DOUBLE
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for node in graph.node:

@@ -66,7 +66,7 @@ CHEAP = (
     pointwise.unary, pointwise.binary, pointwise.logic, pointwise.clip, reduction.reduce, reduction.softmax,
     movement.transpose, movement.reshape, movement.slices, movement.concat,
 )  # fmt: skip
-BODIES = (control.branch, control.loop, control.scan, control.until, control.growing, control.differing)
+BODIES = (control.branch, control.loop, control.scan, control.until, control.over, control.growing, control.differing)
 _CHANCES = np.array([weight for _, weight in MAKERS]) / sum(weight for _, weight in MAKERS)
 
 

@@ -1,9 +1,10 @@
 """What a compiled model is compared with, and which of the differences mean something.
 
 In order: the imported graph interpreted, without any pass, for two sizes of each open axis; onnx.reference in double
-precision; ONNX Runtime. A difference from the second counts only where the third, if it runs the model, does not side
-with Ingot. None counts where the model is ill-conditioned: the output changes as much when it is evaluated in double
-precision, when inputs change in the last digits, or when the results of its operators do.
+precision; ONNX Runtime; and the model after a detour (detours.py). A difference from the second counts only where the
+third, if it runs the model, does not side with Ingot. None counts where the model is ill-conditioned: the output
+changes as much when it is evaluated in double precision, when inputs change in the last digits, or when the results of
+its operators do.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks.fuzz.build import LARGEST, Array, numpy_type
+from benchmarks.fuzz.detours import DETOURS, FOREIGN_DETOURS, NEWEST_OF_RUNTIME
 from benchmarks.fuzz.double import as_double, data_as_double
 from ingot.compiler import compile, load_onnx
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
@@ -61,9 +63,6 @@ extent 1 of what a Loop stacks."""
 NEGLIGIBLE: Mapping[str, float] = {"float32": 1e-6, "float16": 1e-3}
 """Differences from other engines that do not count however small the output: they compute exp(x) - 1 literally."""
 
-NEWEST_OF_RUNTIME = 26
-"""The newest opset that ONNX Runtime takes; models of later ones are shown to it as if they were of this."""
-
 EXACT = (movement.__name__, "Abs", "Neg", "Relu", "Max", "Min", "Clip", "Where", "Identity", "Cast", "Floor", "Ceil",
          "Round", "Sign", "ReduceMax", "ReduceMin")  # fmt: skip
 """Operators whose results are not rounded, by module or name."""
@@ -79,6 +78,10 @@ class ReferenceMismatchError(AssertionError):
 
 class RuntimeMismatchError(AssertionError):
     """The compiled model differs from ONNX Runtime."""
+
+
+class DetourMismatchError(AssertionError):
+    """The model comes back from a detour as another one."""
 
 
 class RefusedError(Exception):
@@ -109,11 +112,33 @@ def judge(path: Path, inputs: dict[str, Array], *, own_only: bool = False) -> No
                 with suppress(IrError, BindingError, ValueError, IndexError):  # these sizes do not fit the model
                     wanted = evaluate_graph(graph, others)
                     _require_same(model, others, wanted, session.run(others))
-        if own_only:
-            return
-        double, runtime = reference(model, inputs), _runtime(model, inputs, list(have))
-        for name, array in have.items():
-            _confront(model, inputs, name, array, double.get(name), runtime.get(name))
+        if not own_only:
+            double, runtime = reference(model, inputs), _runtime(model, inputs, list(have))
+            for name, array in have.items():
+                _confront(model, inputs, name, array, double.get(name), runtime.get(name))
+        _require_same_by_detour(path, graph, inputs, own_only=own_only)
+
+
+def _require_same_by_detour(path: Path, graph: Graph, inputs: dict[str, Array], *, own_only: bool) -> None:
+    """Raise DetourMismatchError where the model that comes back from a detour, one for each model, gives otherwise."""
+    model = onnx.load(path)
+    code = zlib.crc32(model.graph.name.encode()) // 16
+    detour = DETOURS[code % len(DETOURS)]
+    if own_only and detour in FOREIGN_DETOURS:
+        return
+    try:
+        back = detour(path, graph, np.random.default_rng(code))
+    except UnsupportedError as error:
+        raise RefusedError(f"{detour.__name__}: {error}") from error
+    except ModelError as error:
+        raise DetourMismatchError(f"{detour.__name__}: {error}") from error
+    if back is None:
+        return
+    bounds = FOREIGN if detour in FOREIGN_DETOURS else TOLERANCE
+    found = compare(evaluate_graph(graph, inputs), evaluate_graph(back, inputs), bounds)
+    if found is not None:
+        require_stable(model, inputs, found)
+        raise DetourMismatchError(f"{detour.__name__}: {found}")
 
 
 def _confront(

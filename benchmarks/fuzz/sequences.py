@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx import TypeProto, helper
+import numpy as np
+from onnx import GraphProto, TypeProto, ValueInfoProto, helper
 
 from benchmarks.fuzz.build import Builder, Extent, Shape, Tensor, dtype_code, replaced
 
 
 def sequence(b: Builder) -> bool:
     """One of the ways to make and read a sequence, or an optional value."""
-    return bool(b.choice((_edited, _edited, _split, _mapped, _optional))(b))
+    return bool(b.choice((_edited, _edited, _split, _mapped, _optional, _collected, _collected, _chosen))(b))
 
 
 def _append(b: Builder, op: str, operands: list[str], **attributes: Any) -> str:
@@ -147,4 +148,76 @@ def _optional(b: Builder) -> bool:
     if b.chance(0.4):
         _read(b, "OptionalHasElement", [name], "bool", ())
     _read(b, "OptionalGetElement", [name], x.dtype, x.shape)
+    return True
+
+
+def _info(name: str, dtype: str) -> ValueInfoProto:
+    return helper.make_tensor_sequence_value_info(name, dtype_code(dtype), None)
+
+
+def _collected(b: Builder) -> bool:
+    """A Loop that appends to a sequence, or inserts in front, elements of one length or of growing ones."""
+    x = b.pick(lambda t: t.is_float and 1 <= t.rank <= 3 and all(isinstance(e, int) for e in t.shape))
+    if x is None or b.depth:
+        return False
+    trips, before, ragged = b.integer(0, 4), b.integer(0, 2), b.chance(0.4)
+    first = _append(b, "SequenceConstruct", [x.name] * before) if before else ""
+    first = first or _append(b, "SequenceEmpty", [], dtype=dtype_code(x.dtype))
+    inner = b.child()
+    count, condition = Tensor(f"i{next(b.numbers)}", "int64", ()), Tensor(f"k{next(b.numbers)}", "bool", ())
+    carried, longer = f"v{next(b.numbers)}", f"w{next(b.numbers)}"
+    part = inner.unary(b.choice(("Tanh", "Neg")), x, visible=False)
+    sizes = [b.size(x.shape[0])] * (before + trips)
+    front = b.chance(0.3)
+    if ragged:  # the first i + 1 rows in iteration i
+        after = inner.node("Add", [count, b.ints([1], scalar=True)], [("int64", ())], visible=False)[0]
+        end = inner.node("Unsqueeze", [after, inner.ints([0])], [("int64", (1,))], visible=False)[0]
+        operands = [part, inner.ints([0]), end, inner.ints([0])]
+        part = inner.node("Slice", operands, [(x.dtype, (b.found(0), *x.shape[1:]))], visible=False)[0]
+        made = [min(i + 1, b.size(x.shape[0])) for i in range(trips)]
+        sizes = [*made[::-1], *sizes[:before]] if front else [*sizes[:before], *made]
+    place = [inner.ints([0], scalar=True).name] if front else []
+    inner.nodes.append(helper.make_node("SequenceInsert", [carried, part.name, *place], [longer]))
+    going = inner.unary("Identity", condition, visible=False)
+    body = helper.make_graph(
+        inner.nodes, f"collect_{count.name}", [b.value_info(count), b.value_info(condition), _info(carried, x.dtype)],
+        [b.value_info(going), _info(longer, x.dtype)], inner.initializers,
+    )  # fmt: skip
+    b.used.add(x.name)
+    trip = b.given(np.asarray(trips, np.int64), 0.4).name
+    name = _append(b, "Loop", [trip, "", first], body=body)
+    kind = b.integer(0, 2)
+    if kind == 0 or not sizes:
+        _read(b, "SequenceLength", [name], "int64", ())
+    elif kind == 1:
+        chosen = b.integer(-len(sizes), len(sizes) - 1)
+        shape = (b.found(sizes[chosen]), *x.shape[1:])
+        _read(b, "SequenceAt", [name, b.ints([chosen], scalar=True).name], x.dtype, shape)
+    else:
+        _read(b, "ConcatFromSequence", [name], x.dtype, (b.found(sum(sizes)), *x.shape[1:]), axis=0)
+    return True
+
+
+def _chosen(b: Builder) -> bool:
+    """An If whose branches give sequences of different lengths."""
+    x = b.pick(lambda t: t.is_float and 1 <= t.rank <= 3 and all(isinstance(e, int) for e in t.shape))
+    if x is None or b.depth:
+        return False
+    taken = b.chance(0.5)
+    counts, branches = (b.integer(1, 3), b.integer(1, 3)), dict[str, GraphProto]()
+    for name, count in zip(("then_branch", "else_branch"), counts, strict=True):
+        inner, out = b.child(), f"s{next(b.numbers)}"
+        part = inner.unary(b.choice(("Relu", "Neg", "Identity")), x, visible=False)
+        inner.nodes.append(helper.make_node("SequenceConstruct", [part.name] * count, [out]))
+        branches[name] = helper.make_graph(inner.nodes, f"{name}_{out}", [], [_info(out, x.dtype)], inner.initializers)
+    b.used.add(x.name)
+    name = _append(b, "If", [b.given(np.asarray(taken), 0.15).name], **branches)
+    count = counts[0] if taken else counts[1]
+    if b.chance(0.3):
+        _read(b, "SequenceLength", [name], "int64", ())
+    elif b.chance(0.4):
+        _read(b, "SequenceAt", [name, b.ints([-1], scalar=True).name], x.dtype, x.shape)
+    else:
+        shape = (b.found(count * b.size(x.shape[0])), *x.shape[1:])
+        _read(b, "ConcatFromSequence", [name], x.dtype, shape, axis=0)
     return True

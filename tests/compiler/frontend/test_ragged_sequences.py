@@ -212,7 +212,8 @@ def test_elements_are_read_by_the_number_of_the_iteration() -> None:
 def test_a_loop_reads_a_sequence_that_it_carries_unchanged(extent: int) -> None:
     x = np.arange(4 * extent, dtype=np.float32).reshape(4, extent)
     check(
-        f"""(int64 n, int64 k, int64 at, float[4, {extent}] x) => (float[r, {extent}] y, int64 l, float[{extent}] sum) {{
+        f"""(int64 n, int64 k, int64 at, float[4, {extent}] x)
+            => (float[r, {extent}] y, int64 l, float[{extent}] sum) {{
             first = SequenceConstruct(x)
             s = Loop(k, , first)<body = b (int64 i, bool c, seq(float[]) v) => (bool on, seq(float[]) w) {{
                 on = Identity(c) {PREFIX} w = SequenceInsert(v, part)
