@@ -127,21 +127,22 @@ def _require_same_by_detour(path: Path, graph: Graph, inputs: dict[str, Array], 
     model = onnx.load(path)
     code = zlib.crc32(model.graph.name.encode()) // 16
     detour = DETOURS[code % len(DETOURS)]
+    name = detour.__name__
     if own_only and detour in FOREIGN_DETOURS:
         return
     try:
         back = detour(path, graph, np.random.default_rng(code))
     except UnsupportedError as error:
-        raise RefusedError(f"{detour.__name__}: {error}") from error
+        raise RefusedError(f"{name}: {error}") from error
     except ModelError as error:
-        raise DetourMismatchError(f"{detour.__name__}: {error}") from error
+        raise DetourMismatchError(f"{name}: {error}") from error
     if back is None:
         return
     bounds = FOREIGN if detour in FOREIGN_DETOURS else TOLERANCE
     found = compare(evaluate_graph(graph, inputs), evaluate_graph(back, inputs), bounds)
     if found is not None:
         require_stable(model, inputs, found)
-        raise DetourMismatchError(f"{detour.__name__}: {found}")
+        raise DetourMismatchError(f"{name}: {found}")
 
 
 def _confront(

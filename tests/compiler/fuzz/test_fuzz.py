@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from benchmarks.fuzz import oracles
 from benchmarks.fuzz.build import numpy_type
 from benchmarks.fuzz.campaign import examine, has_special, inputs_of
 from benchmarks.fuzz.coverage import count, report, supported
+from benchmarks.fuzz.detours import DETOURS
 from benchmarks.fuzz.double import as_double, data_as_double
 from benchmarks.fuzz.generate import generate
-from benchmarks.fuzz.oracles import DiscardedError, RefusedError, reference
+from benchmarks.fuzz.oracles import FOREIGN, DetourMismatchError, DiscardedError, RefusedError, reference
 from onnx.reference import ReferenceEvaluator
 
 from ingot.compiler import compile, load_onnx
@@ -70,6 +72,38 @@ def agreed(seeds: range, folder: Path) -> int:
 @pytest.mark.parametrize("first", range(200, 260, 10))
 def test_agreement(first: int, tmp_path: Path) -> None:
     assert agreed(range(first, first + 10), tmp_path) >= 8
+
+
+def test_every_detour_comes_back(tmp_path: Path) -> None:
+    """Each makes another graph of some models, which computes the same."""
+    path, passed = tmp_path / "model.onnx", set[str]()
+    for seed in (31, 33, 34, 36, 44, 52):
+        sample = generate(seed)
+        onnx.save(sample.model, path)
+        graph = load_onnx(path)
+        with np.errstate(all="ignore"):
+            wanted = evaluate_graph(graph, sample.data)
+            for detour in DETOURS:
+                back = detour(path, graph, np.random.default_rng(seed))
+                if back is not None:
+                    assert back is not graph
+                    assert compare(wanted, evaluate_graph(back, sample.data), FOREIGN) is None
+                    passed.add(detour.__name__)
+    assert passed == {detour.__name__ for detour in DETOURS}
+
+
+def test_a_detour_that_changes_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the detour: here all of them lead to another model."""
+    path = tmp_path / "model.onnx"
+    texts = [f"m (float[n, 3] x) => (float[n, 3] y) {{ y = {op} (x) }}" for op in ("Relu", "Neg")]
+    models = [onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {text}') for text in texts]
+    onnx.save(models[0], path)
+    np.savez(path.with_suffix(".npz"), allow_pickle=False, x=np.ones((2, 3), np.float32))
+    examine(path)
+    elsewhere = load_onnx(models[1])
+    monkeypatch.setattr(oracles, "DETOURS", (lambda path, graph, rng: elsewhere,))
+    with pytest.raises(DetourMismatchError):
+        examine(path)
 
 
 @pytest.mark.slow
