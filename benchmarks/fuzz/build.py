@@ -21,6 +21,9 @@ Attributes = dict[str, Any]
 
 FLOATS = ("float32", "float64", "float16")
 INTEGERS = ("int64", "int32", "int8", "uint8", "int16", "uint16", "uint32", "uint64")
+TEXT = "object"
+"""The element type of strings, as numpy calls it."""
+WORDS = ("", "a", "b", "ab", "a b", " a", "b  c", "é", "日本", "A-b", "x,y,,z", "10", "-3")
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 WEIGHTS = (0.16, 0.14, 0.14, 0.14, 0.1, 0.08, 0.08, 0.04, 0.06, 0.03, 0.03)
 LARGE_SIZES = (1, 3, 16, 31, 64, 65, 96, 130)
@@ -136,9 +139,9 @@ class Builder:
 
     # -- tensors -----------------------------------------------------------------------------------------------------
 
-    def pick(self, fits: Callable[[Tensor], bool] = lambda t: True) -> Tensor | None:
-        """A tensor that fits, late ones more often."""
-        found = [t for t in self.pool if fits(t)]
+    def pick(self, fits: Callable[[Tensor], bool] = lambda t: True, *, text: bool = False) -> Tensor | None:
+        """A tensor that fits, late ones more often; strings only with `text`."""
+        found = [t for t in self.pool if (text or t.dtype != TEXT) and fits(t)]
         if not found:
             return None
         weights = np.arange(1, len(found) + 1, dtype=np.float64) ** 1.5
@@ -146,7 +149,7 @@ class Builder:
 
     def values(self, dtype: str, shape: Sequence[int]) -> Array:
         """Data: floats of the standard normal distribution (with `special` some NaN, infinities and zeros), small
-        integers, bools."""
+        integers, bools, words."""
         if dtype in (*FLOATS, "bfloat16"):
             array = self.rng.standard_normal(shape)
             if self.special:
@@ -156,8 +159,17 @@ class Builder:
                 return np.asarray(array, numpy_type(dtype))
         if dtype == "bool":
             return np.asarray(self.rng.random(shape) < 0.5)
+        if dtype == TEXT:
+            return self.words(tuple(shape))
         low = 0 if dtype.startswith("u") else -5
         return np.asarray(self.rng.integers(low, 6, shape), dtype)
+
+    def words(self, shape: tuple[int, ...], words: Sequence[str] = WORDS) -> Array:
+        """Strings, of `words`."""
+        array = np.empty(shape, object)
+        for place in np.ndindex(shape):
+            array[place] = self.choice(words)
+        return array
 
     def constant(self, array: Array, *, as_node: bool | None = None) -> Tensor:
         """An initialiser (or a Constant node) with these contents."""

@@ -36,7 +36,7 @@ def _filled(b: Builder) -> bool:
     value: Attributes = {}
     if dtype != "float32" or b.chance(0.7):
         value["value"] = numpy_helper.from_array(b.values(dtype, (1,)))
-    like = b.pick(lambda t: t.rank > 0) if b.chance(0.5) else None
+    like = b.pick(lambda t: t.rank > 0, text=True) if b.chance(0.5) else None
     if like is not None:
         shape = b.node("Shape", [like], [("int64", (like.rank,))], visible=False)[0]
         b.node("ConstantOfShape", [shape], [(dtype, like.shape)], **value)
@@ -132,7 +132,7 @@ def _entered(b: Builder, tensor: Tensor) -> bool:
 
 def _extents(b: Builder) -> bool:
     """Shape, in part, and Size as data."""
-    x = b.pick()
+    x = b.pick(text=True)
     assert x is not None
     if b.chance(0.3):
         b.node("Size", [x], [("int64", ())])

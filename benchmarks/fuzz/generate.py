@@ -21,6 +21,7 @@ from benchmarks.fuzz import (
     sampling,
     sequences,
     sizes,
+    text,
     transformer,
 )
 from benchmarks.fuzz.build import INTEGERS, Array, Builder, Shape, Tensor, TooLargeError
@@ -61,6 +62,7 @@ MAKERS: tuple[tuple[Maker, float], ...] = (
     (sampling.sample, 2),
     (sequences.sequence, 0.8),
     (analysis.analyse, 2),
+    (text.text, 1),
 )
 CHEAP = (
     pointwise.unary, pointwise.binary, pointwise.logic, pointwise.clip, reduction.reduce, reduction.softmax,

@@ -15,7 +15,7 @@ def _fixed(t: Tensor) -> bool:
 
 def transpose(b: Builder) -> bool:
     """Any permutation; the default reverses."""
-    x = b.pick(lambda t: t.rank >= 2)
+    x = b.pick(lambda t: t.rank >= 2, text=True)
     if x is None:
         return False
     if b.chance(0.15):
@@ -28,7 +28,7 @@ def transpose(b: Builder) -> bool:
 
 def reshape(b: Builder) -> bool:
     """Reshape by constants with 0 and -1, Flatten, Squeeze, Unsqueeze; by a computed shape too."""
-    x = b.pick(lambda t: b.elements(t.shape) > 0)
+    x = b.pick(lambda t: b.elements(t.shape) > 0, text=True)
     if x is None:
         return False
     kind = b.integer(0, 4)
@@ -89,7 +89,7 @@ def _product(b: Builder, shape: tuple[Extent, ...]) -> Extent:
 
 def slices(b: Builder) -> bool:
     """Slice with negative and huge bounds and steps; Split."""
-    x = b.pick(lambda t: t.rank > 0)
+    x = b.pick(lambda t: t.rank > 0, text=True)
     if x is None:
         return False
     axis = b.integer(0, x.rank - 1)
@@ -116,7 +116,7 @@ def slices(b: Builder) -> bool:
 
 def concat(b: Builder) -> bool:
     """Two or three tensors that differ in one axis, or the same one again."""
-    x = b.pick(lambda t: t.rank > 0)
+    x = b.pick(lambda t: t.rank > 0, text=True)
     if x is None:
         return False
     axis = b.integer(0, x.rank - 1)
@@ -130,7 +130,7 @@ def concat(b: Builder) -> bool:
 
     parts = [x]
     for _ in range(b.integer(1, 2)):
-        other = b.pick(fits)
+        other = b.pick(fits, text=True)
         if all(isinstance(e, int) for i, e in enumerate(x.shape) if i != axis) and b.chance(0.4):
             shape = [b.integer(1, 3) if i == axis else b.size(e) for i, e in enumerate(x.shape)]
             other = b.constant(b.values(x.dtype, shape))
@@ -170,7 +170,7 @@ def pad(b: Builder) -> bool:
 
 def gather(b: Builder) -> bool:
     """Gather, GatherElements, GatherND by constants, negative indices too."""
-    x = b.pick(lambda t: t.rank > 0 and b.elements(t.shape) > 0)
+    x = b.pick(lambda t: t.rank > 0 and b.elements(t.shape) > 0, text=True)
     if x is None:
         return False
     axis = b.integer(0, x.rank - 1)
@@ -232,7 +232,7 @@ def scatter(b: Builder) -> bool:
 
 def expand(b: Builder) -> bool:
     """Expand and Tile."""
-    x = b.pick(_fixed)
+    x = b.pick(_fixed, text=True)
     if x is None:
         return False
     if b.chance(0.5) and x.rank:

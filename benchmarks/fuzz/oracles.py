@@ -21,7 +21,7 @@ import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks.fuzz.build import LARGEST, Array, numpy_type
-from benchmarks.fuzz.detours import DETOURS, FOREIGN_DETOURS, NEWEST_OF_RUNTIME
+from benchmarks.fuzz.detours import DETOURS, FOREIGN_DETOURS, NEWEST_OF_RUNTIME, gathers_strings
 from benchmarks.fuzz.double import as_double, data_as_double
 from ingot.compiler import compile, load_onnx
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
@@ -156,6 +156,7 @@ def _confront(
     """Raise a mismatch where the other engines' word on an output is another than ours."""
 
     def differs(other: Array) -> Difference | None:
+        other = other.astype(object) if other.dtype.kind == "U" else other
         is_wider = other.dtype != have.dtype and other.dtype.kind == have.dtype.kind == "f"
         other = other.astype(have.dtype) if is_wider else other
         if have.dtype.kind == "f" and have.shape == other.shape:
@@ -346,7 +347,7 @@ def _runtime(model: onnx.ModelProto, inputs: dict[str, Array], names: list[str])
     infers; nothing where it refuses the model, or where that has tensors without elements (products over none it leaves
     undefined) or cells that overflow."""
     nodes = (node for graph in graphs_of(model.graph) for node in graph.node)
-    if not _all_filled(model, inputs) or any(_has_softplus_cells(node) for node in nodes):
+    if not _all_filled(model, inputs) or gathers_strings(model) or any(_has_softplus_cells(node) for node in nodes):
         return {}
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -30,7 +30,7 @@ def _read(b: Builder, op: str, operands: list[str], dtype: str, shape: Shape, **
 
 def _edited(b: Builder) -> bool:
     """SequenceConstruct or SequenceEmpty, insertions and removals, then its length, elements, all of them joined."""
-    x = b.pick(lambda t: t.rank <= 4)
+    x = b.pick(lambda t: t.rank <= 4, text=True)
     if x is None:
         return False
     parts: list[Tensor] = []
@@ -39,7 +39,7 @@ def _edited(b: Builder) -> bool:
     else:
         parts = [x]
         for _ in range(b.integer(0, 2)):
-            other = b.pick(lambda t: t.dtype == x.dtype and t.shape == x.shape)
+            other = b.pick(lambda t: t.dtype == x.dtype and t.shape == x.shape, text=True)
             assert other is not None
             parts.append(other)
         name = _append(b, "SequenceConstruct", [t.name for t in parts])

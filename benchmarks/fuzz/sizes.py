@@ -64,7 +64,7 @@ def _masked(b: Builder) -> bool:
 
 def _compress(b: Builder) -> bool:
     """Compress along an axis or of all elements; a condition that is too short."""
-    x = b.pick(lambda t: t.rank > 0 and b.elements(t.shape) > 0)
+    x = b.pick(lambda t: t.rank > 0 and b.elements(t.shape) > 0, text=True)
     if x is None:
         return False
     if b.chance(0.3):
@@ -161,7 +161,7 @@ def _top(b: Builder) -> bool:
 
 def _sliced(b: Builder) -> bool:
     """Slice by bounds that are inputs."""
-    x = b.pick(lambda t: t.rank > 0)
+    x = b.pick(lambda t: t.rank > 0, text=True)
     if x is None:
         return False
     axis, step = b.integer(0, x.rank - 1), b.choice((1, 1, 1, 2, -1, -2))
@@ -185,7 +185,7 @@ def taken(size: int, start: int, end: int, step: int) -> int:
 
 def _reshaped(b: Builder) -> bool:
     """Reshape to a shape that is an input, or made of another shape by arithmetic."""
-    x = b.pick(lambda t: b.elements(t.shape) > 0)
+    x = b.pick(lambda t: b.elements(t.shape) > 0, text=True)
     if x is None:
         return False
     total = b.elements(x.shape)
@@ -205,7 +205,7 @@ def _reshaped(b: Builder) -> bool:
 
 
 def _tiled(b: Builder) -> bool:
-    x = b.pick(lambda t: 0 < t.rank <= 4)
+    x = b.pick(lambda t: 0 < t.rank <= 4, text=True)
     if x is None:
         return False
     counts = [b.integer(0, 3) if b.chance(0.4) else 1 for _ in x.shape]
@@ -216,10 +216,10 @@ def _tiled(b: Builder) -> bool:
 
 def _expanded(b: Builder) -> bool:
     """Expand to an input's numbers or another tensor's shape."""
-    x = b.pick(lambda t: t.rank <= 4)
+    x = b.pick(lambda t: t.rank <= 4, text=True)
     if x is None:
         return False
-    other = b.pick(lambda t: broadcast(b, t.shape, x.shape) is not None)
+    other = b.pick(lambda t: broadcast(b, t.shape, x.shape) is not None, text=True)
     if other is not None and b.chance(0.5):
         shape = broadcast(b, other.shape, x.shape)
         assert shape is not None
@@ -253,7 +253,7 @@ def _padded(b: Builder) -> bool:
 
 def _split(b: Builder) -> bool:
     """Split in two by an input, or in equal parts by their number."""
-    x = b.pick(lambda t: t.rank > 0)
+    x = b.pick(lambda t: t.rank > 0, text=True)
     if x is None:
         return False
     axis = b.integer(0, x.rank - 1)

@@ -329,6 +329,15 @@ def test_padding_and_the_empty_string() -> None:
         equal(session.run(feed), wanted)
 
 
+def test_one_string_of_a_constant() -> None:
+    """Folded, it is an array of rank 0."""
+    nodes = [node("Gather", "words at", "y"), node("Equal", "y x", "z")]
+    proto = model(nodes, [("x", STRING, [2])], [("y", STRING, []), ("z", BOOL, [2])])
+    proto.graph.initializer.extend([texts("words", ["a", "b"]), numpy_helper.from_array(np.array(-1), "at")])
+    with compile(proto).session() as session:
+        equal(session.run({"x": array(["b", "a"])}), [np.array("b", object), np.array([True, False])])
+
+
 def test_sequences_and_optionals_hold_strings() -> None:
     nodes = [
         node("SequenceConstruct", "x x", "q"),

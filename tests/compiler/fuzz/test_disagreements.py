@@ -91,6 +91,11 @@ CASES: dict[str, tuple[int, str, dict[str, Any], list[Any]]] = {
         20, "m (string[1] x) => (string[1, 2] y, int64[1] z) { y, z = StringSplit <maxsplit = 1> (x) }",
         {"x": np.array(["a b "], object)}, [np.array([["a", "b"]], object), np.full(1, 2)],
     ),
+    "rows of strings": (
+        18, "m (string[2, 2] x, int64[2] i) => (string[2, 2] y) { y = Gather (x, i) }",
+        {"x": np.array([["a", "b"], ["c", "d"]], object), "i": np.array([1, 0])},
+        [np.array([["c", "d"], ["a", "b"]], object)],
+    ),
     "a large number as a string": (
         18, "m (float[1] x) => (string[1] y) { y = Cast <to = 8> (x) }",
         {"x": np.array([1e30], F)}, [np.array([f"1{'0' * 30}"], object)],

@@ -212,7 +212,8 @@ class Gather(Node):
         outside = (wide < -extent) | (wide >= extent)
         if outside.any():
             fail(self, f"index {int(wide[outside].ravel()[0])} is outside -{extent}..{extent - 1} of axis {self.axis}")
-        return (np.take(data, np.where(wide < 0, wide + extent, wide), self.axis),)
+        taken = np.take(data, np.where(wide < 0, wide + extent, wide), self.axis)
+        return (np.asarray(taken, data.dtype),)  # one string is no array
 
 
 @op("split")
