@@ -24,6 +24,7 @@ PYTHON = sorted(
 
 # Where a part of the compiler stands; it may import its own level and those below. A new part is entered here.
 LEVELS = {
+    "collector": 0,
     "environment": 0,
     "ir": 0,
     "ops": 1,

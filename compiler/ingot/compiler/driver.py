@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TypeVar
 
 from ingot.compiler.cache.programs import open_shelf
+from ingot.compiler.collector import rarely_collected
 from ingot.compiler.defects import defects_of
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.ir.graph import Graph
@@ -54,6 +55,11 @@ def _silent(message: str) -> None:
 
 def build(request: Request, target: Target[P]) -> P:
     """What `target` makes of the model. Raises what `compile` says."""
+    with rarely_collected():
+        return _build(request, target)
+
+
+def _build(request: Request, target: Target[P]) -> P:
     tell = request.progress or _silent
     stages = _Stages(tell)
     tuning = Tuning.of(request)
