@@ -7,9 +7,7 @@ more than the buffer holds; conditions are not looked at, so that borders count.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
 
 from ingot.compiler.ir.dims import (
     Dim,
@@ -26,7 +24,21 @@ from ingot.compiler.ir.dims import (
     symbols,
 )
 from ingot.compiler.ir.dims import Expr as DimExpr
-from ingot.compiler.ir.loops import COMPARISONS, Accumulate, Call, Const, For, Kernel, Let, Load, Local, Stmt, Store
+from ingot.compiler.ir.loops import (
+    COMPARISONS,
+    Accumulate,
+    Call,
+    Expr,
+    For,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Local,
+    Stmt,
+    Store,
+    When,
+)
 from ingot.compiler.ir.program import Host, Launch, Storage
 from ingot.runtime.dims import INT64_MAX, parse_dim
 from ingot.runtime.dims import Dim as StoredDim
@@ -116,24 +128,25 @@ class _Survey:
     def statements(self, body: tuple[Stmt, ...], around: frozenset[str]) -> None:
         """Look at statements in order; `around` are the variables of the loops around them."""
         for item in body:
-            self.done[around] = self.done.get(around, 0) + _operations_of(item)
+            expression = _expression_of(item)
+            parts = [] if expression is None else list(_parts(expression))
+            steps = sum(map(_arithmetic, parts)) + isinstance(item, Accumulate)
+            self.done[around] = self.done.get(around, 0) + steps
+            reads = self._reads(parts)
             match item:
                 case For(var=var, extent=extent, body=inner):
                     # The extent of a loop over a block may follow the block's number; the first block is the largest.
                     self.extents[var], self.first[var] = extent, 0
                     self.statements(inner, around | {var})
-                case Let(name=name, value=value):
-                    self.locals[name], self.first[name] = self._reads(value), 0
-                case Store(buffer=buffer, offset=offset, value=value):
-                    self._reads(value)
+                case Let(name=name):
+                    self.locals[name], self.first[name] = reads, 0
+                case Store(buffer=buffer, offset=offset):
                     self._touch(self.stores, buffer, offset)
+                case When(body=inner, otherwise=otherwise):
+                    self.statements(inner, around)
+                    self.statements(otherwise, around)
                 case _:
-                    for field in dataclasses.fields(item):
-                        part = getattr(item, field.name)
-                        if field.name in ("body", "otherwise"):
-                            self.statements(part, around)
-                        else:
-                            self._reads(part)
+                    pass
 
     def operations(self) -> Dim:
         """All operations of one launch."""
@@ -142,16 +155,16 @@ class _Survey:
             total = add(total, multiply(count, self._points(around)))
         return total
 
-    def _reads(self, expression: Any) -> frozenset[str]:
-        """Count the loads of an expression; the loop variables that it follows."""
+    def _reads(self, parts: Iterable[Expr | Dim]) -> frozenset[str]:
+        """Count the loads in the parts of an expression; the loop variables that it follows."""
         follows: frozenset[str] = frozenset()
-        for part in _parts(expression):
+        for part in parts:
             if isinstance(part, Load):
                 self._touch(self.loads, part.buffer, part.offset)
-            if isinstance(part, DimExpr):
+            elif isinstance(part, DimExpr):
                 follows |= self._variables(part)
-            elif name := getattr(part, "name", None):
-                follows |= self.locals.get(name, frozenset())
+            elif isinstance(part, Local):
+                follows |= self.locals.get(part.name, frozenset())
         return follows
 
     def _variables(self, dim: Dim) -> frozenset[str]:
@@ -205,19 +218,25 @@ class _Survey:
         return tuple(sorted(strides)), show(rest)
 
 
-def _operations_of(item: Stmt) -> int:
-    """Operations of one statement, without those of the statements in it."""
-    names = [field.name for field in dataclasses.fields(item) if field.name not in ("body", "otherwise")]
-    count = int(isinstance(item, Accumulate))
-    for part in _parts(tuple(getattr(item, name) for name in names)):
-        if isinstance(part, Call) and part.dtype.is_float and part.fn not in _NOT_ARITHMETIC:
-            count += 2 if part.fn == "fma" else 1
-    return count
+def _expression_of(item: Stmt) -> Expr | None:
+    """What a statement evaluates, without the statements in it."""
+    match item:
+        case Let(value=value) | Accumulate(value=value) | Store(value=value) | When(condition=value):
+            return value
+        case _:
+            return None
 
 
-def _parts(item: Any) -> Iterator[Any]:
+def _arithmetic(part: Expr | Dim) -> int:
+    """The operations of one part of an expression alone."""
+    if not isinstance(part, Call) or not part.dtype.is_float or part.fn in _NOT_ARITHMETIC:
+        return 0
+    return 2 if part.fn == "fma" else 1
+
+
+def _parts(expression: Expr) -> Iterator[Expr | Dim]:
     """All parts of an expression, itself included."""
-    stack = [item]
+    stack: list[Expr | Dim] = [expression]
     while stack:
         part = stack.pop()
         yield part
@@ -225,9 +244,5 @@ def _parts(item: Any) -> Iterator[Any]:
             stack.extend(part.args)
         elif isinstance(part, Load):
             stack.append(part.offset)
-        elif isinstance(part, (Const, Local, DimExpr, int)):
-            pass
-        elif isinstance(part, tuple):
-            stack.extend(cast("tuple[Any, ...]", part))
-        elif dataclasses.is_dataclass(part) and not isinstance(part, (type, DimExpr)):
-            stack.extend(getattr(part, field.name) for field in dataclasses.fields(part))
+        elif isinstance(part, Index):
+            stack.append(part.dim)

@@ -17,6 +17,8 @@ from ingot.runtime.dims import UNBOUNDED as UNBOUNDED
 
 Operation: TypeAlias = Literal["//", "%", "max", "min"]
 
+_NONE: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
@@ -110,12 +112,19 @@ def _terms(dim: Dim) -> dict[Monomial, int]:
     return {(): int(dim)} if dim else {}
 
 
+def _from_sorted(terms: Sequence[tuple[Monomial, int]]) -> Dim:
+    """The dim of terms in their order, no coefficient zero; a constant is the last."""
+    if not terms:
+        return 0
+    return Expr(tuple(terms)) if terms[0][0] else terms[0][1]
+
+
 def _from_terms(terms: Mapping[Monomial, int]) -> Dim:
     kept = {monomial: c for monomial, c in terms.items() if c}
     if not kept:
         return 0
-    if len(kept) == 1 and () in kept:
-        return kept[()]
+    if len(kept) == 1:
+        return kept[()] if () in kept else Expr(tuple(kept.items()))
     return Expr(tuple(sorted(kept.items(), key=lambda item: (-len(item[0]), [_order(a) for a in item[0]]))))
 
 
@@ -123,23 +132,44 @@ def add(a: Dim, b: Dim) -> Dim:
     """a + b"""
     if isinstance(a, int) and isinstance(b, int):
         return a + b
+    if isinstance(a, Expr) and isinstance(b, int):
+        return _add_constant(a, b)
+    if isinstance(b, Expr) and isinstance(a, int):
+        return _add_constant(b, a)
     terms = _terms(a)
     for monomial, c in _terms(b).items():
         terms[monomial] = terms.get(monomial, 0) + c
     return _from_terms(terms)
 
 
+def _add_constant(a: Expr, b: int) -> Expr:
+    if not b:
+        return a
+    moving, constant = (a.terms, 0) if a.terms[-1][0] else (a.terms[:-1], a.terms[-1][1])
+    return Expr((*moving, ((), constant + b)) if constant + b else moving)
+
+
 def multiply(a: Dim, b: Dim) -> Dim:
     """a * b"""
     if isinstance(a, int) and isinstance(b, int):
         return a * b
+    if isinstance(a, Expr) and isinstance(b, int):
+        return _scale(a, b)
+    if isinstance(b, Expr) and isinstance(a, int):
+        return _scale(b, a)
     product: dict[Monomial, int] = {}
     right = _terms(b)
     for m1, c1 in _terms(a).items():
         for m2, c2 in right.items():
-            monomial = tuple(sorted(m1 + m2, key=_order))
+            monomial = tuple(sorted(m1 + m2, key=_order)) if m1 and m2 else m1 or m2
             product[monomial] = product.get(monomial, 0) + c1 * c2
     return _from_terms(product)
+
+
+def _scale(a: Expr, b: int) -> Dim:
+    if b == 1:
+        return a
+    return Expr(tuple([(monomial, c * b) for monomial, c in a.terms])) if b else 0
 
 
 def divide_exact(a: Dim, b: Dim) -> Dim | None:
@@ -274,8 +304,11 @@ def _opaque(op: Operation, left: Dim, right: Dim) -> Expr:
 
 def symbols(dim: Dim) -> frozenset[str]:
     """The names of all symbols that occur in `dim`."""
-    if isinstance(dim, int):
-        return frozenset()
+    return _NONE if isinstance(dim, int) else _symbols(dim)
+
+
+@lru_cache(maxsize=65536)
+def _symbols(dim: Expr) -> frozenset[str]:
     found: set[str] = set()
     for monomial, _ in dim.terms:
         for atom in monomial:
@@ -324,7 +357,7 @@ def apply(op: str, a: Dim, b: Dim) -> Dim:
 
 def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
     """`dim` with each symbol named in `values` replaced."""
-    if isinstance(dim, int) or not values:
+    if isinstance(dim, int) or values.keys().isdisjoint(symbols(dim)):
         return dim
     total: Dim = 0
     for monomial, c in dim.terms:
@@ -353,11 +386,14 @@ def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
 
 def coefficient(dim: Dim, name: str) -> tuple[Dim, Dim] | None:
     """(stride, rest) with dim = stride * name + rest, None where `name` is not linear or inside an opaque atom."""
+    if name not in symbols(dim):
+        return 0, dim
+    assert isinstance(dim, Expr)
     stride: dict[Monomial, int] = {}
-    rest: dict[Monomial, int] = {}
+    rest: list[tuple[Monomial, int]] = []
     atom = Symbol(name)
-    for monomial, c in _terms(dim).items():
-        if any(isinstance(a, Opaque) and name in symbols(_from_terms({(a,): 1})) for a in monomial):
+    for monomial, c in dim.terms:
+        if any(isinstance(a, Opaque) and (name in symbols(a.left) or name in symbols(a.right)) for a in monomial):
             return None
         count = monomial.count(atom)
         if count > 1:
@@ -367,8 +403,8 @@ def coefficient(dim: Dim, name: str) -> tuple[Dim, Dim] | None:
             left.remove(atom)
             stride[tuple(left)] = c
         else:
-            rest[monomial] = c
-    return _from_terms(stride), _from_terms(rest)
+            rest.append((monomial, c))
+    return _from_terms(stride), _from_sorted(rest)
 
 
 def bounds(dim: Dim, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:

@@ -12,8 +12,9 @@ order and at the same time, so no point may write what another reads or writes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, Protocol, TypeAlias
 
 from ingot.compiler.ir.dims import Dim
 from ingot.runtime.dtypes import DType
@@ -183,3 +184,15 @@ class Kernel:
     grid: tuple[Axis, ...]
     body: tuple[Stmt, ...] | Template
     flops: Dim = field(default=0, compare=False)  # useful work of one launch, for reports and costs
+
+
+@cache
+def field_names(cls: type) -> tuple[str, ...]:
+    """The names of the fields of a class of level-2 IR, templates included; none for other classes, and for element
+    types."""
+    return tuple(f.name for f in fields(cls)) if is_dataclass(cls) and cls is not DType else ()
+
+
+def parts_of(item: object) -> list[Any]:
+    """The values of the fields of a piece of level-2 IR in order; none for anything else."""
+    return [getattr(item, name) for name in field_names(type(item))]

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.lifetimes import lifetimes
-from ingot.compiler.ir.loops import Kernel, Load, Store
+from ingot.compiler.ir.loops import Kernel, Load, Store, parts_of
 from ingot.compiler.ir.program import Argument, Bind, Branch, Host, Launch, Program, Repeat, Step, Stop, Storage
 
 
@@ -100,9 +100,9 @@ def _accesses(kernel: Kernel) -> tuple[Mapping[str, set[Dim]], list[str]]:
         elif isinstance(item, tuple):
             for part in cast(tuple[Any, ...], item):
                 walk(part)
-        elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-            for f in dataclasses.fields(item):
-                walk(getattr(item, f.name))
+        else:
+            for part in parts_of(item):
+                walk(part)
 
     walk(kernel.body)
     return found, order

@@ -22,6 +22,8 @@ from ingot.compiler.ir.loops import (
     Stmt,
     Store,
     Template,
+    field_names,
+    parts_of,
 )
 from ingot.compiler.ir.program import Argument, Launch, Storage
 from ingot.compiler.lower.views import View
@@ -106,12 +108,12 @@ def free_symbols(item: Any) -> set[str]:
             used |= symbols(thing)
         elif isinstance(thing, (tuple, list)):
             stack.extend(cast(Sequence[Any], thing))
-        elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        else:
             if isinstance(thing, (For, Axis)):
                 bound.add(thing.var)
             elif isinstance(thing, (Let, Scratch)):
                 bound.add(thing.name)
-            stack.extend(getattr(thing, f.name) for f in dataclasses.fields(thing))
+            stack.extend(parts_of(thing))
     return used - bound
 
 
@@ -121,8 +123,8 @@ def map_dims(item: Any, change: Callable[[Dim], Dim]) -> Any:
         return change(item)
     if isinstance(item, tuple):
         return tuple(map_dims(x, change) for x in cast(tuple[Any, ...], item))
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        values = {f.name: getattr(item, f.name) for f in dataclasses.fields(item)}
+    if names := field_names(type(cast("object", item))):
+        values = {name: getattr(item, name) for name in names}
         changed = {name: map_dims(value, change) for name, value in values.items()}
         if all(changed[name] is values[name] for name in values):
             return item
@@ -141,8 +143,8 @@ def _offsets(item: Any) -> list[Dim]:
             found.append(thing.dim)
         if isinstance(thing, (tuple, list)):
             stack.extend(cast(Sequence[Any], thing))
-        elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-            stack.extend(getattr(thing, f.name) for f in dataclasses.fields(thing))
+        else:
+            stack.extend(parts_of(thing))
     return found
 
 
