@@ -165,19 +165,27 @@ def rewrite(
     rule_set: RuleSet = tuple(rules), subgraphs
     if rule_set in trace.settled.get(graph, ()):
         return graph
-    classes = [(rule, rule_classes(rule)) for rule in rules]
-    dispatch: dict[type[Node], tuple[Rule, ...]] = {}
-
-    def rules_for(cls: type[Node]) -> tuple[Rule, ...]:
-        found = dispatch.get(cls)
-        if found is None:
-            found = dispatch[cls] = tuple(rule for rule, targets in classes if issubclass(cls, targets))
-        return found
-
-    graph = _Engine(rules_for, trace, pass_name, subgraphs, max_sweeps).settle(graph)
+    graph = _Engine(_rules_by_class(rule_set[0]), trace, pass_name, subgraphs, max_sweeps).settle(graph)
     if trace.remaining != 0:  # else rules may have been left out
         trace.settled.setdefault(graph, set()).add(rule_set)
     return graph
+
+
+class _RulesByClass(dict[type[Node], tuple[Rule, ...]]):
+    """The rules to try on nodes of each class, in order; found when a class is first met."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        super().__init__()
+        self._classes = [(rule, rule_classes(rule)) for rule in rules]
+
+    def __missing__(self, cls: type[Node]) -> tuple[Rule, ...]:
+        found = self[cls] = tuple(rule for rule, targets in self._classes if issubclass(cls, targets))
+        return found
+
+
+@functools.lru_cache(maxsize=64)  # passes come with the same rules again and again
+def _rules_by_class(rules: tuple[Rule, ...]) -> _RulesByClass:
+    return _RulesByClass(rules)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -189,7 +197,7 @@ class _Match:
 
 @dataclass(eq=False)
 class _Engine:
-    rules_for: Callable[[type[Node]], tuple[Rule, ...]]
+    rules: _RulesByClass
     trace: Trace
     pass_name: str
     subgraphs: bool
@@ -252,27 +260,28 @@ class _Engine:
         """The patches of one sweep; one that replaces an already replaced value waits for the next sweep."""
         matches: list[_Match] = []
         taken: set[Value] = set()
-        nodes = set(graph.nodes())
+        nodes: set[Node] = set()  # those of the graph, once a patch is to be compared with them
         for node in graph.nodes():
-            for rule in self.rules_for(type(node)):
-                replaced = self._try(rule, node, graph, nodes)
-                if replaced:
+            for rule in self.rules[type(node)]:
+                try:
+                    patch = rule(node, graph)
+                except Exception as error:
+                    name, where = rule_name(rule), describe(node)
+                    raise RewriteError(
+                        f"rule {name} failed on {where}: {type(error).__name__}: {error}", name, where
+                    ) from error
+                if not patch:  # as nearly always
+                    continue
+                nodes = nodes or set(graph.nodes())
+                if replaced := self._replaced(rule, node, patch, nodes):
                     if taken.isdisjoint(replaced):
                         taken.update(replaced)
                         matches.append(_Match(rule_name(rule), node, replaced))
                     break
         return matches
 
-    def _try(self, rule: Rule, node: Node, graph: Graph, nodes: set[Node]) -> dict[Value, Value] | None:
-        try:
-            patch = rule(node, graph)
-        except Exception as error:
-            name, where = rule_name(rule), describe(node)
-            raise RewriteError(
-                f"rule {name} failed on {where}: {type(error).__name__}: {error}", name, where
-            ) from error
-        if not patch:  # as nearly always
-            return None
+    def _replaced(self, rule: Rule, node: Node, patch: Patch, nodes: set[Node]) -> dict[Value, Value]:
+        """What the patch of a rule for `node` replaces, checked."""
         name, where = rule_name(rule), describe(node)
         if not isinstance(cast(object, patch), Mapping):
             raise RewriteError(
@@ -450,12 +459,16 @@ def substitute(
             if node in made:
                 stack.pop()
                 continue
-            targets = {operand: resolve(operand) for operand in operands_of(node)}
-            waiting = [n for n in dict.fromkeys(map(node_of, targets.values())) if n not in made]
+            waiting: dict[Node, None] = {}
+            changes: dict[Value, Value] = {}
+            for operand in operands_of(node):
+                target = resolve(operand) if operand in mapping else operand
+                below = node_of(target)
+                if below not in made:
+                    waiting[below] = None
+                elif target is not operand or made[below] is not below:
+                    changes[operand] = renewed(target)
             if not waiting:
-                changes = {
-                    operand: new for operand, target in targets.items() if (new := renewed(target)) is not operand
-                }
                 fresh = with_operands(node, changes) if changes else node
                 if node in origins:
                     fresh = dataclasses.replace(fresh, origin=origins[node])

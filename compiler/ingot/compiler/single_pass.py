@@ -85,7 +85,7 @@ def as_pass(thing: PassLike) -> Pass:
     """`thing` as a Pass: functions are named after themselves, dataclasses without a name after their class."""
     if isinstance(thing, type) or not callable(thing):
         raise TypeError(f"not a pass: {thing!r}; give a function Graph -> Graph or a pass object")
-    if isinstance(thing, Pass):
+    if isinstance(thing, Named | Rules | Pass):  # the protocol last, which takes long to look at
         return thing
     name = getattr(thing, "__name__", None) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(thing).__name__).lower()
     return Named(thing, str(name))
