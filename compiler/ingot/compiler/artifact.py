@@ -101,9 +101,14 @@ class Artifact:
         container.write_to(cast("BinaryIO", meter), self._members())
         return meter.size
 
+    @cached_property
+    def encoded(self) -> bytes:
+        """The manifest as it is written."""
+        return self.manifest.encode()
+
     def _members(self) -> list[container.Member]:
         alignment = SEGMENT_ALIGNMENT[_MACHINES[self.manifest.architecture]]
-        members = [container.Member(stored.MANIFEST_MEMBER, self.manifest.encode())]
+        members = [container.Member(stored.MANIFEST_MEMBER, self.encoded)]
         for level, data in self.code.items():
             members.append(container.Member(stored.code_member(level), data, alignment))
         if stored.WEIGHTS_MEMBER in self.manifest.digests:
@@ -179,8 +184,9 @@ def build_artifact(
         replace(each, code=machine_code, digests=digests, checked=checked) for each in (manifest, *manifest.variants)
     )
     manifest = replace(whole, variants=tuple(others), eager=_eager_bytes(placed, *programs))
-    manifest.encode()  # refuses what the runtime would refuse
-    return Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs, labels.schedules)
+    artifact = Artifact(manifest, {level: code[level] for level in levels}, weights, vectors, costs, labels.schedules)
+    artifact.encoded  # noqa: B018  refuses what the runtime would refuse
+    return artifact
 
 
 def describe_programs(

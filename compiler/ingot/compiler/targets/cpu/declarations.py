@@ -7,6 +7,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llvmlite import ir
+from llvmlite.ir._utils import NameScope
+
+
+class _Numbered(NameScope):
+    """The names in one function, where nearly all values have none of their own: llvmlite's, found without search."""
+
+    def __init__(self, taken: int) -> None:
+        super().__init__()
+        self._count = taken
+
+    def register(self, name: str, deduplicate: bool = False) -> str:
+        if name:
+            return super().register(name, deduplicate)
+        self._count += 1
+        return f".{self._count}"
+
+
+def number_values(function: ir.Function) -> None:
+    """Name the values of a function that has none yet but its arguments by their numbers alone."""
+    function.scope = _Numbered(len(function.args))
 
 
 def declared(module: ir.Module, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:

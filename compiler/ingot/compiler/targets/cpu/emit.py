@@ -48,6 +48,7 @@ from ingot.compiler.targets.cpu import (
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR, any_lane, constant, lanes_of, register_type, splat
+from ingot.compiler.targets.cpu.vecmath.lanes import lane_numbers
 from ingot.compiler.targets.cpu.vectorise import Plan, accumulated, assigned, contains_vector_loop, expansion, plan
 from ingot.runtime.dtypes import DType, i64
 
@@ -82,6 +83,7 @@ def emit_kernel(module: ir.Module, kernel: Kernel, level: Level, name: str | Non
     """
     function = declare_kernel(module, name or kernel.name)
     forbid_libraries(function)
+    declarations.number_values(function)
     _describe_processor(function, level)
     b = ir.IRBuilder(function.append_basic_block("entry"))
     scope = Scope(level)
@@ -178,8 +180,7 @@ def fold_lanes(
             rest.append(b.extract_element(vector, I32(count - 1)))
         half = count // 2
         parts = [
-            b.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, half), list(range(start, start + half))))
-            for start in (0, half)
+            b.shuffle_vector(vector, vector, lane_numbers(tuple(range(start, start + half)))) for start in (0, half)
         ]
         vector, count = fold(b, level, fn, dtype, *parts), half
     if lanes is not None:

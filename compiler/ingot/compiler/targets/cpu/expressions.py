@@ -49,6 +49,7 @@ from ingot.compiler.targets.cpu.functions import (
     splat,
     to_memory,
 )
+from ingot.compiler.targets.cpu.vecmath.lanes import Unset, lane_numbers
 from ingot.runtime.dtypes import DType, f32, i64
 
 _INTERLEAVED = (-1, 2, 3, 4)  # strides read by whole vectors and a shuffle
@@ -304,7 +305,7 @@ def _emit_index(e: _Emission, dim: Dim) -> ir.Value:
         first = splat(b, emit_dim(b, dim, scope), e.lanes)
         iota = ir.Constant(first.type, [I64(lane) for lane in range(e.lanes)])
         return b.add(first, b.mul(iota, splat(b, emit_dim(b, affine[0], scope), e.lanes)))
-    vector = ir.Constant(ir.VectorType(I64, e.lanes), ir.Undefined)
+    vector = Unset(ir.VectorType(I64, e.lanes))
     for lane in range(e.lanes):
         vector = b.insert_element(vector, _lane_dim(b, dim, scope, e.lane_var, lane), I32(lane))
     return vector
@@ -391,6 +392,8 @@ def _stays_within(value: Expr, target: DType) -> bool:
 
 def element_pointer(b: ir.IRBuilder, pointer: ir.Value, dtype: DType, offset: ir.Value) -> ir.Value:
     """The address of an element."""
+    if flow.as_constant(offset) == 0:
+        return pointer
     return b.gep(pointer, [offset], source_etype=memory_type(dtype))
 
 
@@ -406,7 +409,7 @@ def _emit_load(e: _Emission, load: Load) -> ir.Value:
         return from_memory(b, load_vector(b, address, dtype, e.lanes, e.mask), dtype)
     if affine is not None and affine[0] in _INTERLEAVED and e.mask is None:
         return from_memory(b, _strided_vector(e, load, pointer, dtype, affine[0]), dtype)
-    vector = ir.Constant(ir.VectorType(memory_type(dtype), e.lanes), ir.Undefined)
+    vector = Unset(ir.VectorType(memory_type(dtype), e.lanes))
     for lane in range(e.lanes):
         vector = _gather_lane(e, load, pointer, dtype, lane, vector)
     return from_memory(b, vector, dtype)
@@ -452,9 +455,9 @@ def _strided_vector(e: _Emission, load: Load, pointer: ir.Value, dtype: DType, s
     for number in range(1, size):  # after each shuffle, the lanes owned by parts up to `number` are in place
         kept = place if number == 1 else range(lanes)
         chosen = [lanes + place[i] if owner[i] == number else kept[i] % lanes for i in range(lanes)]
-        result = b.shuffle_vector(result, parts[number], ir.Constant(ir.VectorType(I32, lanes), chosen))
+        result = b.shuffle_vector(result, parts[number], lane_numbers(tuple(chosen)))
     if size == 1:
-        result = b.shuffle_vector(result, result, ir.Constant(ir.VectorType(I32, lanes), wanted))
+        result = b.shuffle_vector(result, result, lane_numbers(tuple(wanted)))
     return result
 
 

@@ -19,7 +19,7 @@ from ingot.compiler.ir.loops import COMPARISONS
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import declarations, vecmath
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.vecmath.lanes import Uniform
+from ingot.compiler.targets.cpu.vecmath.lanes import Uniform, Unset, lane_numbers
 from ingot.runtime.dtypes import DType, boolean
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -94,10 +94,8 @@ def splat(b: ir.IRBuilder, value: ir.Value, lanes: int | None) -> ir.Value:
     type_ = ir.VectorType(value.type, lanes)
     if isinstance(value, ir.Constant):
         return Uniform(type_, value)
-    first = b.insert_element(ir.Constant(type_, ir.Undefined), value, I32(0))
-    return b.shuffle_vector(
-        first, ir.Constant(type_, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
-    )
+    unset = Unset(type_)
+    return b.shuffle_vector(b.insert_element(unset, value, I32(0)), unset, lane_numbers((0,) * lanes))
 
 
 def suffix(type_: ir.Type) -> str:
@@ -192,8 +190,7 @@ def _truncated(b: ir.IRBuilder, level: Level, value: ir.Value) -> ir.Value:
         return intrinsic(b, "fptosi.sat", word, [value], word, value.type)
     if lanes > level.lanes(4):
         low, high = (_truncated(b, level, half) for half in _halves(b, value))
-        picks = ir.Constant(ir.VectorType(I32, lanes), [I32(i) for i in range(lanes)])
-        return b.shuffle_vector(low, high, picks)
+        return b.shuffle_vector(low, high, lane_numbers(tuple(range(lanes))))
     name, more = {
         4: ("llvm.x86.sse2.cvttps2dq", []),
         8: ("llvm.x86.avx.cvtt.ps2dq.256", []),
@@ -204,8 +201,7 @@ def _truncated(b: ir.IRBuilder, level: Level, value: ir.Value) -> ir.Value:
 
 def _halves(b: ir.IRBuilder, value: ir.Value) -> tuple[ir.Value, ir.Value]:
     half = value.type.count // 2
-    kind = ir.VectorType(I32, half)
-    picks = (ir.Constant(kind, [I32(start + i) for i in range(half)]) for start in (0, half))
+    picks = (lane_numbers(tuple(range(start, start + half))) for start in (0, half))
     low, high = (b.shuffle_vector(value, value, pick) for pick in picks)
     return low, high
 

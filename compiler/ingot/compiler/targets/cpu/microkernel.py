@@ -21,7 +21,8 @@ from ingot.compiler.ir.loops import Axis
 from ingot.compiler.targets.cpu import declarations, flow, functions
 from ingot.compiler.targets.cpu.expressions import Scope
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
-from ingot.compiler.targets.cpu.functions import I32, constant, memory_type, register_type, widened
+from ingot.compiler.targets.cpu.functions import constant, memory_type, register_type, widened
+from ingot.compiler.targets.cpu.vecmath.lanes import lane_numbers
 from ingot.runtime.dtypes import DType
 
 UNROLL = 4  # k steps a round of the innermost loop
@@ -250,7 +251,7 @@ def transpose(b: ir.IRBuilder, vectors: list[Value]) -> list[Value]:
     while step < count:
         low = [lane if not lane & step else count + lane - step for lane in range(count)]
         high = [lane + step if not lane & step else count + lane for lane in range(count)]
-        masks = [ir.Constant(ir.VectorType(I32, count), picks) for picks in (low, high)]
+        masks = [lane_numbers(tuple(picks)) for picks in (low, high)]
         moved = list(vectors)
         for i in range(count):
             if not i & step:

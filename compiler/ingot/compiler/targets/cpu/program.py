@@ -20,6 +20,7 @@ from llvmlite import ir
 from ingot.compiler.ir.dims import Serial, serialise
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Bind, Branch, Host, Launch, Program, Repeat, Step, Stop
+from ingot.compiler.targets.cpu import declarations
 from ingot.compiler.targets.cpu.binding import Binder
 from ingot.compiler.targets.cpu.clock import time_stamp
 from ingot.compiler.targets.cpu.emit import declare_kernel, forbid_libraries
@@ -98,6 +99,7 @@ class Walk:
         interruptible: bool = True,
     ) -> None:
         forbid_libraries(function)
+        declarations.number_values(function)
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
         self.module, self.region, self.symbol_of = function.module, region, symbol_of
         self.function, self.level, self.interruptible = function, level, interruptible

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +33,29 @@ class Uniform(ir.Constant):
     """A vector constant of equal elements, which its text has once: there are many of them, and of many lanes."""
 
     def __init__(self, type_: ir.VectorType, value: Any) -> None:
-        element = value if isinstance(value, ir.Constant) else ir.Constant(type_.element, value)
-        super().__init__(type_, [element] * type_.count)
+        self.type = type_
+        self.constant = [value if isinstance(value, ir.Constant) else ir.Constant(type_.element, value)] * type_.count
 
     def _get_reference(self) -> str:
         return f"splat ({self.constant[0]})"
+
+
+class Unset(ir.Constant):
+    """A vector of elements that do not matter, which are all inserted later on, or not used."""
+
+    def __init__(self, type_: ir.VectorType) -> None:
+        self.type = type_
+        self.constant = [ir.Constant(type_.element, ir.Undefined)] * type_.count
+
+    def _get_reference(self) -> str:
+        return "undef"
+
+
+@functools.lru_cache(maxsize=1024)
+def lane_numbers(numbers: tuple[int, ...]) -> ir.Constant:
+    """The vector constant of i32 that says which lanes a shuffle takes."""
+    type_ = ir.VectorType(ir.IntType(32), len(numbers))
+    return Uniform(type_, numbers[0]) if len(set(numbers)) == 1 else ir.Constant(type_, numbers)
 
 
 class Lanes:
