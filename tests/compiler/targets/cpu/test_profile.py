@@ -6,10 +6,15 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from ingot.compiler import compile
+from ingot.compiler import compile, default_pipeline
 from ingot.compiler.artifact import Artifact
-from ingot.compiler.targets.cpu.features import host_level
+from ingot.compiler.frontend import load_onnx
+from ingot.compiler.ir.program import Bind
+from ingot.compiler.lower.lowering import lower
+from ingot.compiler.targets.cpu.features import host_level, machine
+from ingot.compiler.targets.cpu.objects import KernelSymbols, new_module
 from ingot.compiler.targets.cpu.peak import copy_rate, multiply_add_rate, read_rate
+from ingot.compiler.targets.cpu.variants import emit_walks
 from ingot.runtime.profile import MAX_EVENTS
 
 # Doubles y as often as `trip` says; adds or subtracts one after that.
@@ -23,6 +28,19 @@ main (int64 trip, bool more, float[n] x) => (float[n] y) {
   }> (trip, going, x)
   y = If <then_branch = up () => (float[n] a) { one = Constant <value_float = 1.0> () a = Add(doubled, one) },
           else_branch = down () => (float[n] b) { one = Constant <value_float = 1.0> () b = Sub(doubled, one) }> (more)
+}
+"""
+
+
+# What is positive in x, twice: sizes that come from data.
+POSITIVE = """
+<ir_version: 8, opset_import: ["" : 17]>
+main (float[n] x) => (float[found] y, int64[1, k] places) {
+  zero = Constant <value_float = 0.0> ()
+  above = Greater(x, zero)
+  z = Compress(x, above)
+  y = Mul(z, z)
+  places = NonZero(z)
 }
 """
 
@@ -50,6 +68,26 @@ def test_calls_in_loops_and_branches(loop: Artifact, trip: int, more: bool) -> N
         assert sum(event.launch == body.number and event.chunk is None for event in profile.events) == trip
     for launch in profile.launches:
         assert launch.calls or (launch.seconds == 0 and launch.flops_rate is None and launch.share == 0)
+
+
+def test_binds_are_shared_by_runs_and_profiles() -> None:
+    model = onnx.parser.parse_model(POSITIVE)
+    level = host_level()
+    programs = [lower(default_pipeline().run(load_onnx(model, ranges=r)), machine(level)) for r in ({}, {"n": (5, 5)})]
+    for some in (programs[:1], programs):
+        module = new_module("walks", level)
+        emit_walks(module, some, level, KernelSymbols())
+        binds = sum(isinstance(step, Bind) for program in some for step in program.all_steps())
+        text = str(module)
+        assert binds and text.count('define internal i32 @"ingot_bind.') == binds
+        assert text.count('call i32 @"ingot_bind.') == 2 * binds
+    with compile(model, target="native", specialise=[{"n": 5}]).session(threads=1) as session:
+        for n in (5, 3, 5):
+            x = np.arange(-1, n - 1, dtype=np.float32)
+            results, profile = session.run({"x": x}), session.profile({"x": x}, runs=1)
+            assert results["y"].tolist() == (x[x > 0] ** 2).tolist()
+            assert results["places"].tolist() == [list(range(n - 2))]
+            assert all(launch.calls == 1 for launch in profile.launches)
 
 
 def test_more_events_than_there_is_room_for(loop: Artifact) -> None:

@@ -8,13 +8,16 @@ are bound as well, in program order: so it is right from the last of these binds
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
+
 from llvmlite import ir
 
-from ingot.compiler.ir.dims import UNBOUNDED, symbols
+from ingot.compiler.ir.dims import UNBOUNDED, Dim, symbols
 from ingot.compiler.ir.program import Bind, Program, Storage
-from ingot.compiler.targets.cpu.dims import Checked
+from ingot.compiler.targets.cpu import declarations
+from ingot.compiler.targets.cpu.dims import Checked, Wrapping
 from ingot.compiler.targets.cpu.emit import forbid_libraries
-from ingot.compiler.targets.cpu.functions import I64, PTR
+from ingot.compiler.targets.cpu.functions import I32, I64, PTR
 from ingot.compiler.targets.cpu.team import Callee
 from ingot.compiler.targets.cpu.words import Sizes, Word
 from ingot.runtime import late as layout
@@ -22,24 +25,60 @@ from ingot.runtime.memory import ALIGNMENT
 from ingot.runtime.tables import MAX_SIZE
 
 I1 = ir.IntType(1)
-ENLARGE = "ingot_enlarge"
+ENLARGE, BIND = "ingot_enlarge", "ingot_bind"
 _NULL = PTR(None)
 
 
 class Binder:
-    """Emits the binds of one function that walks the program; `stop` is where a run that has failed goes on."""
+    """Emits the binds of one function that walks the program; `stop` is where a run that has failed goes on.
+
+    A bind is a function of its own, which all functions of the module that walk the program call: those whose names
+    are the same from the first point on. They come to the binds in one order.
+    """
 
     def __init__(self, b: ir.IRBuilder, program: Program, arguments: ir.Value, stop: ir.Block) -> None:
         self.b, self.program, self.arguments, self.stop = b, program, arguments, stop
         self.sizes = Sizes(program)
         self.known: set[str] = set()
-        self.numbers = {storage: i for i, storage in enumerate(self.sizes.late)}
-        self.order = list(self.sizes.bound)
-        module = b.module
+        self.name = ".".join([BIND, *b.function.name.split(".")[1:]])
+        self.count = 0
+
+    def bind(self, step: Bind, address: ir.Value) -> None:
+        """The symbol has the value at `address` from here on."""
+        b = self.b
+        self.known.add(step.symbol)
+        name = f"{self.name}.{self.count}"
+        self.count += 1
+        function = b.module.globals.get(name)
+        if function is None:
+            function = _Bound(b.module, name, self.program, self.sizes, self.known).define(step)
+        following = b.append_basic_block("bound")
+        outcome = b.call(function, [self.arguments, address])
+        b.cbranch(b.icmp_signed("!=", outcome, I32(0)), following, self.stop)
+        b.position_at_end(following)
+
+
+class _Bound:
+    """``i32 name(arguments, address)``: a symbol has the value at the address, where the symbols `known` have theirs;
+    0 where the run has failed, before or here."""
+
+    def __init__(self, module: ir.Module, name: str, program: Program, sizes: Sizes, known: Set[str]) -> None:
+        self.program, self.sizes, self.known = program, sizes, known
+        self.numbers = {storage: i for i, storage in enumerate(sizes.late)}
+        self.order = list(sizes.bound)
         self.enlarge = module.globals.get(ENLARGE) or _emit_enlarge(module)
-        self.block = self._read(arguments, self.sizes.block, PTR)
-        assert self.sizes.status is not None
-        self.status = self._read(arguments, self.sizes.status, PTR)
+        self.function = ir.Function(module, ir.FunctionType(I32, [PTR, PTR]), name)
+        self.function.linkage = "internal"
+        forbid_libraries(self.function)
+        declarations.number_values(self.function)
+        self.arguments, self.address = self.function.args
+        self.b = b = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.stop = b.append_basic_block("stop")
+        with b.goto_block(self.stop):
+            b.ret(I32(0))
+        self.block = self._read(self.arguments, sizes.block, PTR)
+        assert sizes.status is not None
+        self.status = self._read(self.arguments, sizes.status, PTR)
 
     def _read(self, base: ir.Value, index: int, type_: ir.Type = I64) -> ir.Value:
         return self.b.load(self._at(base, index), typ=type_, align=8)
@@ -60,29 +99,39 @@ class Binder:
             self.b.branch(self.stop)
         return block
 
-    def bind(self, step: Bind, address: ir.Value) -> None:
-        """The symbol has the value at `address` from here on."""
+    def define(self, step: Bind) -> ir.Function:
+        """The function, complete."""
         b, sizes = self.b, self.sizes
         self._go_on_if(b.icmp_signed("==", b.load(self.status, typ=I64, align=8), I64(0)), self.stop)
-        value = b.load(address, typ=I64, align=8)
+        value = b.load(self.address, typ=I64, align=8)
         place = layout.value_word(len(sizes.late), self.order.index(step.symbol))
         b.store(value, self._at(self.block, place), align=8)
         low, high = self.program.ranges.get(step.symbol, (0, UNBOUNDED))
         inside = b.and_(b.icmp_signed(">=", value, I64(low)), b.icmp_signed("<=", value, I64(high)))
         self._go_on_if(inside, self._faulty(step.fault))
-        self.known.add(step.symbol)
-        values = {name: self._read(self.arguments, word) for name, word in sizes.values.items()}
+        late = [(storage, fault) for storage, fault in sizes.late.items() if self._is_due(step, symbols(storage.size))]
+        words = [(number, word) for number, word, needs in sizes.depending if self._is_due(step, needs)]
+        values = self._values([*(storage.size for storage, _ in late), *(word.dim for _, word in words)])
+        for storage, fault in late:
+            self._obtain(storage, fault, values)
+        emitter = Wrapping(b, values)  # what overflows here belongs to a storage that there was no memory for
+        for number, word in words:
+            b.store(self._word(word, emitter), self._at(self.arguments, number), align=8)
+        b.ret(I32(1))
+        return self.function
+
+    def _is_due(self, step: Bind, needs: Set[str]) -> bool:
+        """Whether what needs these symbols can be computed here and not before."""
+        return step.symbol in needs and needs & self.sizes.bound.keys() <= self.known
+
+    def _values(self, dims: Iterable[Dim]) -> dict[str, ir.Value]:
+        """The values of the symbols of `dims`."""
+        names = {name for dim in dims for name in symbols(dim)}
+        values = {name: self._read(self.arguments, word) for name, word in self.sizes.values.items() if name in names}
         for i, name in enumerate(self.order):
-            if name in self.known:
-                values[name] = self._read(self.block, layout.value_word(len(sizes.late), i))
-        for storage, fault in sizes.late.items():
-            names = symbols(storage.size)
-            if step.symbol in names and names & sizes.bound.keys() <= self.known:
-                self._obtain(storage, fault, values)
-        emitter = Checked(b, values)  # what overflows here belongs to a storage that there was no memory for
-        for number, word, needs in sizes.depending:
-            if step.symbol in needs and needs <= self.known:
-                b.store(self._word(word, emitter), self._at(self.arguments, number), align=8)
+            if name in names:
+                values[name] = self._read(self.block, layout.value_word(len(self.sizes.late), i))
+        return values
 
     def _obtain(self, storage: Storage, fault: int, values: dict[str, ir.Value]) -> None:
         b, emitter = self.b, Checked(self.b, values)
@@ -95,7 +144,7 @@ class Binder:
         self._go_on_if(b.not_(emitter.failed), faulty)
         self._go_on_if(b.call(self.enlarge, [self.block, record, wanted]), faulty)
 
-    def _word(self, word: Word, emitter: Checked) -> ir.Value:
+    def _word(self, word: Word, emitter: Wrapping) -> ir.Value:
         b, value = self.b, emitter.emit(word.dim)
         if word.storage is None:
             return value

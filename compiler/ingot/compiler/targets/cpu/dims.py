@@ -3,7 +3,7 @@
 """Dims as LLVM IR where no kernel is around: i64 arithmetic with the meaning of `ir.dims`.
 
 Division and modulo round towards minus infinity. Nothing here traps: a division by zero gives 0 and sums and products
-wrap around; `Checked` says afterwards whether either has happened.
+wrap around; `Checked` says afterwards whether either has happened, which takes several instructions for each.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ def emit_dim(builder: ir.IRBuilder, dim: Dim, symbols: Symbols) -> ir.Value:
 
     Raises IrError for a symbol without a value.
     """
-    return Checked(builder, symbols).emit(dim)
+    return Wrapping(builder, symbols).emit(dim)
 
 
-class Checked:
-    """Values of dims, and in `failed` (i1) whether one of them needs more than 64 bits or divides by zero."""
+class Wrapping:
+    """Values of dims."""
 
     def __init__(self, builder: ir.IRBuilder, symbols: Symbols) -> None:
         self.b = builder
         self.symbols = symbols
-        self.failed: ir.Value = I1(0)
         self._known: dict[Dim, ir.Value] = {}
 
     def emit(self, dim: Dim) -> ir.Value:
@@ -48,23 +47,21 @@ class Checked:
                     part = self._atom(atom)
                     term = part if term is None else self.multiply(term, part)
                 assert term is not None
-                value = term if value is None else self._overflowing("sadd", value, term)
+                value = term if value is None else self.add(value, term)
             assert value is not None
             self._known[dim] = value
         return value
 
+    def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """x + y"""
+        return self.b.add(x, y)
+
     def multiply(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """x * y"""
-        return self._overflowing("smul", x, y)
+        return self.b.mul(x, y)
 
     def fail_if(self, condition: ir.Value) -> None:
-        """Count `condition` (i1) among what fails."""
-        self.failed = self.b.or_(self.failed, condition)
-
-    def _overflowing(self, operation: str, x: ir.Value, y: ir.Value) -> ir.Value:
-        pair = getattr(self.b, f"{operation}_with_overflow")(x, y)
-        self.fail_if(self.b.extract_value(pair, 1))
-        return self.b.extract_value(pair, 0)
+        """`condition` (i1) is a failure, for those who ask."""
 
     def _atom(self, atom: Atom) -> ir.Value:
         if isinstance(atom, Symbol):
@@ -95,3 +92,26 @@ class Checked:
         rest = b.select(below, b.add(rest, safe), rest)
         quotient = b.select(negated, b.sub(I64(0), x), quotient)
         return b.select(zero, I64(0), quotient), b.select(zero, I64(0), rest)
+
+
+class Checked(Wrapping):
+    """Values of dims, and in `failed` (i1) whether one of them needs more than 64 bits or divides by zero."""
+
+    def __init__(self, builder: ir.IRBuilder, symbols: Symbols) -> None:
+        super().__init__(builder, symbols)
+        self.failed: ir.Value = I1(0)
+
+    def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        return self._overflowing("sadd", x, y)
+
+    def multiply(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        return self._overflowing("smul", x, y)
+
+    def fail_if(self, condition: ir.Value) -> None:
+        """Count `condition` (i1) among what fails."""
+        self.failed = self.b.or_(self.failed, condition)
+
+    def _overflowing(self, operation: str, x: ir.Value, y: ir.Value) -> ir.Value:
+        pair = getattr(self.b, f"{operation}_with_overflow")(x, y)
+        self.fail_if(self.b.extract_value(pair, 1))
+        return self.b.extract_value(pair, 0)
