@@ -234,6 +234,47 @@ def test_an_index_from_data(extent: int) -> None:
                 assert str(found.value).endswith(f"element {bad}")
 
 
+@pytest.mark.parametrize(("at", "element"), [(0, 0), (3, 0), (4, 6), (9, 11), (-1, -1), (-5, -5), (1 << 40, None)])
+def test_neighbours_are_checked_together(at: int, element: int | None) -> None:
+    """Accesses a constant apart: the one at fault is named, whichever comes first, and none is performed."""
+    index = Storage("index", "input", i64, 1, TensorType(i64, (1,)))
+    y = Storage("y", "output", f32, 6, TensorType(f32, (6,)))
+    places = [symbol("at") + by for by in (1, 0, 2)]
+    cleared = For("i", 6, (Store("y", symbol("i"), Const(0.0, f32)),))
+    stores = (Store("y", place, Const(float(i + 1), f32)) for i, place in enumerate(places))
+    kernel = Kernel(
+        "neighbours",
+        (Buffer("index", i64), Buffer("y", f32, "write")),
+        (),
+        (),
+        (cleared, Let("at", Load("index", 0)), *stores),
+    )
+    program = Program("neighbours", (index, y), (Launch(kernel, (Argument(index), Argument(y)), ()),))
+    feed = {"index": np.array([at])}
+    if 0 <= at <= 3:
+        expected = np.zeros(6, np.float32)
+        expected[at : at + 3] = 2, 1, 3
+        np.testing.assert_array_equal(ran(program, feed)["y"], expected)
+        return
+    around = np.full(64, 7, np.float32)
+    with built(program).session(threads=1) as session:
+        run = session.bind(feed, {"y": around[16:22]})
+        with pytest.raises(RuntimeFault, match="an access through y is outside the 6 elements") as found:
+            run()
+    assert np.all(around[:16] == 7) and np.all(around[22:] == 7)
+    if element is not None:
+        assert str(found.value).endswith(f"element {element}")
+
+
+def test_a_tile_is_checked_by_few_comparisons() -> None:
+    """Of the hundreds of accesses in the inner loop of a product, those of one row or panel share a check."""
+    program = checked_program(lowered(product()))
+    launch = next(step for step in program.launches() if isinstance(step.kernel.body, Contraction))
+    module = new_module("product", LEVEL)
+    text = str(emit_kernel(module, launch.kernel, LEVEL))
+    assert text.count("ptrtoint") / 2 < (text.count(" load ") + text.count(" store ")) / 3
+
+
 def test_arrays_on_the_stack() -> None:
     for size, fits in ((6, True), (4, False)):
         place = symbol("at")

@@ -10,12 +10,16 @@ A check compares the bytes that an access touches with the whole storage that it
 access from its first active lane to the last). An access that fails goes to a place on the stack that holds zeros
 instead, so that it is not performed, and is noted there; the kernel ends by storing the note in the status. There is no
 branch on the way, so blocks and phis stay as they are. Prefetches touch nothing and are not checked.
+
+Accesses of one basic block whose addresses are constants apart are checked by the first of them, from the lowest to the
+highest: all of them are performed, or none, and one of the two ends is at fault. The tile of a product makes hundreds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from llvmlite import ir
 
@@ -32,6 +36,10 @@ from ingot.runtime.dtypes import DType
 _MASKED_LOAD, _MASKED_STORE, _PREFETCH = "llvm.masked.load.", "llvm.masked.store.", "llvm.prefetch."
 _GUARDED = "ingot_guarded_"
 _TRASH, _NOTE = 0, 2  # words of the record: number and element of an access inside, of one outside
+
+
+_Origin: TypeAlias = tuple[int, tuple[tuple[int, int], ...]]
+"""A value, by its id, and the indices that are added to it, each by its id and the bytes of an element."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +104,7 @@ class _Checks:
                 block.instructions.clear()
             else:
                 instructions = [i for i in first if id(i) not in self.moved]
+            self._survey(instructions)
             for instruction in instructions:
                 self.b.position_at_end(block)
                 self._instruction(instruction)
@@ -181,13 +190,33 @@ class _Checks:
                 if any(isinstance(value.type, ir.PointerType) for value in instruction.operands):
                     raise IrError(f"the instruction {instruction.opname} takes an address: it cannot be checked")
 
+    def _survey(self, instructions: list[ir.Instruction]) -> None:
+        """What the loads and stores of a block touch from each origin on: all are performed if one is."""
+        self.spans: dict[_Origin, tuple[int, int]] = {}
+        self.inside: dict[_Origin, ir.Value] = {}
+        for instruction in instructions:
+            match instruction:
+                case ir.LoadInstr():
+                    address, type_ = instruction.operands[0], instruction.type
+                case ir.StoreInstr():
+                    address, type_ = instruction.operands[1], instruction.operands[0].type
+                case _:
+                    continue
+            origin, start = _split(address)
+            low, high = self.spans.get(origin, (start, start))
+            self.spans[origin] = min(low, start), max(high, start + size_of(type_))
+
     def _access(self, instruction: ir.Instruction, operand: int, width: int) -> None:
+        """The first of the block's accesses from one origin checks them all; none is performed if one fails."""
         operands = list(instruction.operands)
         room = self._room(operands[operand])
         if room is not None:
-            low = self._place(operands[operand], room)
-            inside = self._checked(room, low, self.b.add(low, I64(width)))
-            operands[operand] = self._elsewhere_unless(inside, operands[operand], width)
+            b, (origin, start) = self.b, _split(operands[operand])
+            if origin not in self.inside:
+                low, high = self.spans[origin]
+                first = b.add(self._place(operands[operand], room), I64(low - start))
+                self.inside[origin] = self._checked(room, first, b.add(first, I64(high - low)))
+            operands[operand] = self._elsewhere_unless(self.inside[origin], operands[operand], width)
             instruction.operands = operands
 
     def _call(self, call: ir.CallInstr) -> None:
@@ -291,6 +320,25 @@ class _Checks:
         word = b.or_(b.shl(place, I64(PLACE_SHIFT)), b.or_(fault, I64(FOUND)))
         found = b.icmp_signed("!=", number, I64(0))
         b.store(word, b.select(found, self.buffers[STATUS][0], self.record), align=8)
+
+
+def _split(address: ir.Value) -> tuple[_Origin, int]:
+    """Where an address is computed from, equal for addresses that are a constant apart, and the bytes from there on."""
+    start, moving = 0, []
+    while isinstance(address, ir.GEPInstr) and len(address.indices) == 1:
+        element, index = address.source_etype, address.indices[0]
+        padded = element.width not in (8, 16, 32, 64) if isinstance(element, ir.IntType) else False
+        if padded or isinstance(element, ir.VectorType):
+            break  # these may lie further apart than they are large
+        while getattr(index, "opname", "") == "add" and isinstance(index.operands[1], ir.Constant):
+            start += index.operands[1].constant * size_of(element)
+            index = index.operands[0]
+        if isinstance(index, ir.Constant):
+            start += index.constant * size_of(element)
+        else:
+            moving.append((id(index), size_of(element)))
+        address = address.pointer
+    return (id(address), tuple(sorted(moving))), start
 
 
 def size_of(type_: ir.Type) -> int:
