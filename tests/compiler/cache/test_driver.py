@@ -18,6 +18,8 @@ from ingot.compiler import Artifact, Graph, ModelError, compile, default_pipelin
 from ingot.compiler.api import Options
 from ingot.compiler.cache import CacheWarning, Store
 from ingot.compiler.cache.fingerprint import Fingerprint
+from ingot.compiler.passes.default import REGISTRY
+from ingot.compiler.pipeline import Pipeline
 
 WEIGHTS = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6)
 
@@ -170,6 +172,37 @@ def test_what_is_watched_is_done(model: Path, cache: Store, tmp_path: Path) -> N
             assert "passes" in said_of(model, **options)[1], options
     assert len(printed) == 2
     assert "import" in said_of(model_proto())[1]
+
+
+def test_a_pass_that_passes_for_one_of_ours_is_run(model: Path, cache: Store) -> None:
+    compile(model)
+    calls: list[str] = []
+
+    def fuse(graph: Graph) -> Graph:
+        calls.append("function")
+        return graph
+
+    class Lookalike:
+        name = "fuse"
+
+        def __call__(self, graph: Graph) -> Graph:
+            calls.append("object")
+            return graph
+
+        def __eq__(self, other: object) -> bool:
+            return getattr(other, "name", None) == self.name
+
+        def __hash__(self) -> int:
+            return 0
+
+    for own in (fuse, Lookalike()):
+        pipeline = default_pipeline().replace("fuse", own)
+        assert str(pipeline) == str(default_pipeline())
+        for _ in range(2):
+            assert "passes" in said_of(model, pipeline=pipeline)[1]
+    assert calls == ["function", "function", "object", "object"]
+    assert said_of(model)[1] == ["from the cache"]
+    assert said_of(model, pipeline=Pipeline.parse(str(default_pipeline()), REGISTRY))[1] == ["from the cache"]
 
 
 def test_other_weights_are_another_program(model: Path, cache: Store) -> None:

@@ -64,7 +64,8 @@ def program_key(cache: Cache, request: Request, target: str) -> str | None:
     Ingot's own or have options (which may name files), and for a model that is not well formed.
     """
     model, passes = request.model, request.passes
-    if not isinstance(model, str | Path | bytes) or any(item not in REGISTRY.values() for item in passes):
+    own = {id(item) for item in REGISTRY.values()}  # by identity: others may call themselves equal
+    if not isinstance(model, str | Path | bytes) or any(id(item) not in own for item in passes):
         return None
     try:
         content = content_digest(model_content(model))
