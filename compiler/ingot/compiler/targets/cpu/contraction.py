@@ -358,6 +358,7 @@ class _Body:
             self.depth,
             fetch,
             product=self.blocking.product,
+            apart=epilogue.is_long,
         )
         sums = kernel.emit()
         inner = scope.child(b)

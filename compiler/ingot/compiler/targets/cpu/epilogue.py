@@ -10,14 +10,14 @@ tile in the first-level cache, where one loop serves all tile sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, symbol
-from ingot.compiler.ir.loops import Call, Expr, Load, Local, Store
+from ingot.compiler.ir.loops import Call, Const, Expr, Load, Local, Store
 from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.targets.cpu import flow, microkernel
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, emit_store
@@ -31,9 +31,10 @@ TAIL = (1, 32)  # odds that a panel is cut off
 
 # Functions of a few instructions: worth repeating for every accumulator.
 _CHEAP = frozenset(
-    ("add", "sub", "mul", "min", "max", "relu", "clip", "neg", "abs", "fma", "cast", "select", "eq", "ne")
+    ("add", "sub", "mul", "min", "max", "relu", "clip", "neg", "abs", "fma", "cast", "round", "select", "eq", "ne")
 ) | frozenset(("lt", "le", "gt", "ge", "and", "or", "not", "copysign"))
-_CHEAP_CALLS = 6
+_CHEAP_CALLS = 12  # a requantisation is eleven
+_FEW_CALLS = 6  # more need registers of their own
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Span:
 class Epilogue:
     """Emits the stores of one contraction.
 
-    `staged` says that every tile goes through the copy, `whole` that no panel is ever cut off.
+    `staged` says that every tile goes through the copy, `is_long` that what it does in registers is much, `whole` that
+    no panel is ever cut off.
     """
 
     def __init__(
@@ -66,9 +68,12 @@ class Epilogue:
         """Tiles have at most `most` rows and `panels` panels, in vectors of `lanes`. With `copied` there is always room
         for a copy."""
         self.b, self.template, self.rows, self.lanes, self.most = b, template, rows, lanes, most
-        self.stores = tuple(rows.store(store) for store in template.stores)
-        calls = [_calls(store.value) for store in self.stores]
-        self.staged = any(c is None for c in calls) or sum(c or 0 for c in calls) > _CHEAP_CALLS
+        known: dict[Hashable, Expr] = {}
+        stores = (rows.store(store) for store in template.stores)
+        self.stores = tuple(replace(store, value=_shared(store.value, known)) for store in stores)
+        calls = _calls(store.value for store in self.stores)
+        self.staged = calls is None or calls > _CHEAP_CALLS
+        self.is_long = not self.staged and (calls or 0) > _FEW_CALLS
         columns = template.columns.extent
         self.whole = isinstance(columns, int) and columns % template.width == 0
         self.scratch: Value | None = None
@@ -217,7 +222,14 @@ class Epilogue:
         buffers: dict[Load, str] = {}
         written = {store.buffer for store in self.stores}
 
+        visited: dict[int, Expr] = {}  # what is shared stays shared
+
         def visit(expr: Expr) -> Expr:
+            if id(expr) not in visited:
+                visited[id(expr)] = renamed(expr)
+            return visited[id(expr)]
+
+        def renamed(expr: Expr) -> Expr:
             match expr:
                 case Load(buffer=buffer, offset=offset):
                     if buffer in written or _depends_on_row(offset):
@@ -246,16 +258,30 @@ def _loads(expr: Expr) -> Iterator[Load]:
             yield from _loads(argument)
 
 
-def _calls(expr: Expr) -> int | None:
-    """Number of calls in `expr`, None when one is not cheap."""
-    if not isinstance(expr, Call):
-        return 0
-    if expr.fn not in _CHEAP:
-        return None
-    total = 1
-    for argument in expr.args:
-        inner = _calls(argument)
-        if inner is None:
+def _calls(values: Iterable[Expr]) -> int | None:
+    """How many calls the values take, where what they share counts once; None when one is not cheap."""
+    seen: dict[int, Call] = {}
+    rest = list(values)
+    while rest:
+        expr = rest.pop()
+        if not isinstance(expr, Call) or id(expr) in seen:
+            continue
+        if expr.fn not in _CHEAP:
             return None
-        total += inner
-    return total
+        seen[id(expr)] = expr
+        rest.extend(expr.args)
+    return len(seen)
+
+
+def _shared(expr: Expr, known: dict[Hashable, Expr]) -> Expr:
+    """`expr` with equal parts, and those in `known`, as one object: its value is computed once."""
+    key: Hashable = expr
+    match expr:
+        case Call(fn=fn, args=args, dtype=dtype):
+            args = tuple(_shared(argument, known) for argument in args)
+            expr, key = replace(expr, args=args), (fn, dtype, tuple(map(id, args)))
+        case Const(value=value, dtype=dtype):
+            key = (repr(value), dtype)  # 0.0 is not -0.0
+        case _:
+            pass
+    return known.setdefault(key, expr)

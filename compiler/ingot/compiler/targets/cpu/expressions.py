@@ -369,6 +369,11 @@ def _emit_new(e: _Emission, expr: Expr) -> ir.Value:
                 value = e.loads[expr] = _emit_load(e, expr)
             return value
         case Call(fn=fn, args=args, dtype=dtype):
+            if fn == "cast" and (steps := _clamped_steps(args[0], dtype)) is not None:
+                x, zero, low, high = steps
+                real = splat(e.b, _emit(e, x), e.lanes)
+                if (whole := functions.rounded_within(e.b, e.scope.level, real, zero, low, high)) is not None:
+                    return e.b.trunc(whole, functions.widened(register_type(dtype), e.lanes))
             values = [_emit(e, a) for a in args]
             if any(lanes_of(v) is not None for v in values):
                 values = [splat(e.b, v, e.lanes) for v in values]
@@ -376,6 +381,24 @@ def _emit_new(e: _Emission, expr: Expr) -> ir.Value:
             if fn == "cast" and source == f32 and _stays_within(args[0], dtype):
                 return functions.cast_within(e.b, e.scope.level, values[0], dtype)
             return functions.call(e.b, e.scope.level, fn, values, source, dtype)
+
+
+def _clamped_steps(value: Expr, target: DType) -> tuple[Expr, int, int, int] | None:
+    """(x, zero, low, high) of an f32 ``min(max(round(x) + zero, low), high)`` that `target` holds."""
+    if not _stays_within(value, target):
+        return None
+    match value:
+        case Call("min", (Call("max", (steps, Const(value=low))), Const(value=high)), dtype) if dtype == f32:
+            pass
+        case _:
+            return None
+    match steps:
+        case Call("round", (x,)):
+            return x, 0, int(low), int(high)
+        case Call("add", (Call("round", (x,)), Const(value=zero))) if zero == int(zero) and abs(zero) < 1 << 16:
+            return x, int(zero), int(low), int(high)
+        case _:
+            return None
 
 
 def _stays_within(value: Expr, target: DType) -> bool:

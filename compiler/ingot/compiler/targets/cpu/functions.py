@@ -182,21 +182,49 @@ def cast_within(b: ir.IRBuilder, level: Level, value: ir.Value, target: DType) -
     return b.trunc(whole, widened(register_type(target), lanes_of(value)))
 
 
+def rounded_within(
+    b: ir.IRBuilder, level: Level, value: ir.Value, zero: int, low: int, high: int
+) -> ir.Value | None:
+    """``min(max(round(value) + zero, low), high)`` of f32 in i32, where one instruction rounds and converts, else
+    None. What the conversion does not hold it makes the least integer, so the value is bounded above before."""
+    if not _converts(level, lanes_of(value)):
+        return None
+    kept = extremum(b, level, "min", value, constant(float(high - zero), value.type))
+    if zero < 0:  # no least integer may wrap
+        kept = extremum(b, level, "max", kept, constant(float(low - zero), value.type))
+    whole = _whole(b, level, kept, "cvt")
+    if zero:
+        whole = b.add(whole, constant(zero, whole.type))
+    least = constant(low, whole.type)
+    return whole if zero < 0 else b.select(b.icmp_signed(">", whole, least), whole, least)
+
+
 def _truncated(b: ir.IRBuilder, level: Level, value: ir.Value) -> ir.Value:
     """f32 to i32, unspecified for what i32 does not hold: one instruction a register."""
-    lanes = lanes_of(value)
+    if _converts(level, lanes := lanes_of(value)):
+        return _whole(b, level, value, "cvtt")
     word = widened(I32, lanes)
-    if level.arch != "x86-64" or lanes is None or lanes < 4 or lanes & (lanes - 1):
-        return intrinsic(b, "fptosi.sat", word, [value], word, value.type)
+    return intrinsic(b, "fptosi.sat", word, [value], word, value.type)
+
+
+def _converts(level: Level, lanes: int | None) -> bool:
+    """Whether `_whole` takes vectors of `lanes`."""
+    return level.arch == "x86-64" and lanes is not None and lanes >= 4 and not lanes & (lanes - 1)
+
+
+def _whole(b: ir.IRBuilder, level: Level, value: ir.Value, way: str) -> ir.Value:
+    """f32 to i32 by x86's instructions: to nearest even (cvt) or towards zero (cvtt)."""
+    lanes = value.type.count
+    word = ir.VectorType(I32, lanes)
     if lanes > level.lanes(4):
-        low, high = (_truncated(b, level, half) for half in _halves(b, value))
+        low, high = (_whole(b, level, half, way) for half in _halves(b, value))
         return b.shuffle_vector(low, high, lane_numbers(tuple(range(lanes))))
     name, more = {
-        4: ("llvm.x86.sse2.cvttps2dq", []),
-        8: ("llvm.x86.avx.cvtt.ps2dq.256", []),
-        16: ("llvm.x86.avx512.mask.cvttps2dq.512", [constant(0, word), I16(0xFFFF), I32(4)]),
+        4: (f"sse2.{way}ps2dq", []),
+        8: (f"avx.{way}.ps2dq.256", []),
+        16: (f"avx512.mask.{way}ps2dq.512", [constant(0, word), I16(0xFFFF), I32(4)]),
     }[lanes]
-    return declarations.call(b, name, word, [value, *more])
+    return declarations.call(b, f"llvm.x86.{name}", word, [value, *more])
 
 
 def _halves(b: ir.IRBuilder, value: ir.Value) -> tuple[ir.Value, ir.Value]:

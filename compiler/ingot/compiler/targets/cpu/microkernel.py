@@ -26,7 +26,7 @@ from ingot.compiler.targets.cpu.vecmath.lanes import lane_numbers
 from ingot.runtime.dtypes import DType
 
 UNROLL = 4  # k steps a round of the innermost loop
-UNROLL_WHOLE = 12  # a run of at most this many steps is written out without a loop
+UNROLL_WHOLE = 12  # a run of at most this many steps is most often written out without a loop
 HOT = 1000  # what the register allocator is told of the k loop: nothing else may cost it a register
 LINE = 64  # bytes of a cache line
 WAY_BYTES, WAYS = 4096, 8  # addresses this far apart share a set of the first-level cache, which has so many ways
@@ -267,7 +267,9 @@ class MicroKernel:
 
     `dtypes` are those of A, of B and of the sums. `rows` and `panels` name where each row of A and each panel of B
     starts; both are indexed in elements. `step` is the distance between two steps in a panel, its width (times the
-    elements that a step takes) unless given. `product` is what a step does, one product unless given.
+    elements that a step takes) unless given. `product` is what a step does, one product unless given. With `apart` short
+    depths are loops too: code that follows one and writes to memory is not mixed with its loads, for which there would
+    be too few registers.
     """
 
     def __init__(
@@ -281,8 +283,11 @@ class MicroKernel:
         ahead: Prefetch | None = None,
         step: Value | None = None,
         product: Product | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         self.b = b
+        self.written_out = UNROLL - 1 if apart and not depth.segments else UNROLL_WHOLE
         self.tile = tile
         self.a_dtype, self.b_dtype, self.dtype = dtypes
         self.panels = panels
@@ -340,7 +345,7 @@ class MicroKernel:
         extent, stride = self.depth.run
         b = self.b
         steps = flow.as_constant(extent)
-        if steps is not None and steps <= UNROLL_WHOLE:
+        if steps is not None and steps <= self.written_out:
             return self._steps(offset, state, steps)
         if steps is not None:
             whole: Value = const(steps - steps % UNROLL)
