@@ -315,7 +315,8 @@ class Depthwise:
 
     Channels-last: `a`, `w` and all loads and stores are contiguous (stride 1) or constant (stride 0) in
     ``channels.var``. `w` is the buffer's load with an offset over taps and channels. `x` is the axis that register
-    tiles run along.
+    tiles run along. With `dot` above 1 that many taps below each other (of the first of two axes) are summed by one
+    instruction: the u8 elements of `a` times i8 weights, which lie together for each channel, zero past the last tap.
     """
 
     rows: tuple[Axis, ...]  # e.g. image, oy
@@ -328,6 +329,7 @@ class Depthwise:
     stores: tuple[Store, ...]
     accumulator: DType = f32
     narrow: bool = False  # whether `a` or `w` have other types than the sums
+    dot: int = 1  # taps of one multiply-add
 
     @property
     def grid(self) -> tuple[Axis, ...]:

@@ -261,14 +261,23 @@ def _is_exact_in_f32(w: Constant, bias: Value | None) -> bool:
     return bool(most.max(initial=0) < 2**24)
 
 
+def _taps_together(context: Context, node: linear.Conv, w: Value) -> int:
+    """How many taps of a column are summed at once: as many as bytes of the machine's products, where there are some."""
+    products = Products.of(context, node.x, w)
+    return products.dot if products.dot == 4 and not products.shift and int(w.type.static_shape()[2]) > 1 else 1
+
+
 def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:
     build = kernel(context, group.node)
     *rows, x = window.rows
     channels = node.type.shape[-1]
     bias = None if node.bias is None else group.resolve(node.bias)
-    narrow = isinstance(w, Constant) and _is_exact_in_f32(w, bias)
+    dot = _taps_together(context, node, w)
+    narrow = dot == 1 and isinstance(w, Constant) and _is_exact_in_f32(w, bias)
     kind = f32 if narrow else wide_type(node.type.dtype)
-    if isinstance(w, Constant):
+    if isinstance(w, Constant) and dot > 1:
+        packed = context.weight(w, ("depthwise", dot), lambda: pack_depthwise(w.data, dot))
+    elif isinstance(w, Constant):
         elements, dtype = stored_elements(context, w, kind)
         packed = context.weight(w, ("depthwise", dtype.name), pack_depthwise(elements), dtype)
     else:
@@ -278,7 +287,11 @@ def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, wind
     c = symbol("_c")
     tap: Dim = 0
     for axis in window.taps:
-        tap = tap * axis.extent + symbol(axis.var)
+        here: Dim = symbol(axis.var)
+        tap = tap * axis.extent + (here if dot == 1 or axis is not window.taps[0] else here // dot)
+    place = tap * channels + c
+    if dot > 1:
+        place = place * dot + symbol(window.taps[0].var) % dot
     weights = View(packed, (packed.size,), (1,))
     block = choose_depthwise(
         context.machine,
@@ -303,11 +316,12 @@ def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, wind
         channels=Axis("_c", channels),
         taps=window.taps,
         a=build.load(window.view, window.view.at([*window.where, c])),
-        w=build.load(weights, tap * channels + c),
+        w=build.load(weights, place),
         row_block=block,
         stores=Epilogue(context, group).stores(build, window.result(node, c), acc, real),
         accumulator=kind,
         narrow=window.view.storage.dtype != kind or packed.dtype != kind,
+        dot=dot,
     )
     flops = multiply(2, multiply(product(node.type.shape), product(axis.extent for axis in window.taps)))
     context.run(build.launch(template.grid, template, origin=group.node.origin, flops=flops))

@@ -29,6 +29,12 @@ def pack_conv(w: NDArray[Any], group: int, width: int, dot: int = 1) -> NDArray[
     return pack_panels(matrix, width, dot)
 
 
-def pack_depthwise(w: NDArray[Any]) -> NDArray[Any]:
-    """[C, 1, *kernel] -> flat [*kernel, C]."""
-    return np.ascontiguousarray(np.moveaxis(w[:, 0], 0, -1)).reshape(-1)
+def pack_depthwise(w: NDArray[Any], dot: int = 1) -> NDArray[Any]:
+    """[C, 1, *kernel] -> flat [*kernel, C]; with `dot` taps of the first axis together, filled up with zeros,
+    [ceil(kernel[0] / dot), *kernel[1:], C, dot]."""
+    if dot == 1:
+        return np.ascontiguousarray(np.moveaxis(w[:, 0], 0, -1)).reshape(-1)
+    channels, _, height, *others = w.shape
+    filled = np.pad(w[:, 0], [(0, 0), (0, -height % dot), *((0, 0) for _ in others)])
+    split = filled.reshape(channels, -1, dot, *others)
+    return np.ascontiguousarray(np.moveaxis(split, (0, 2), (-2, -1))).reshape(-1)

@@ -3,6 +3,9 @@
 A register tile is a few neighbouring positions along x times one vector of channels. For each row of taps its weights
 sit in registers, and every input vector is loaded once and used by all the positions whose taps meet it. Positions are
 shared out evenly among the tiles of a line, so there are at most two tile sizes when the line's length is known.
+
+Where the processor sums four products of bytes, the taps of a column are summed so: the bytes that they meet are put
+together once for each place along x, for all the positions whose taps meet it.
 """
 
 # pyright: basic
@@ -21,11 +24,20 @@ from ingot.compiler.ir.loops import Load
 from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import flow, functions
-from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, emit_store
+from ingot.compiler.targets.cpu.dots import Quads, product
+from ingot.compiler.targets.cpu.expressions import (
+    Scope,
+    element_pointer,
+    emit_dim,
+    emit_expr,
+    emit_store,
+    load_vector,
+)
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import constant, register_type, widened
 from ingot.compiler.targets.cpu.microkernel import lanes_below, multiply_add
+from ingot.runtime.dtypes import i32
 
 TILE = 7  # positions a register tile: 7 sums, up to 7 weights and an input fit 16 registers
 
@@ -57,7 +69,14 @@ class _Body:
             extents.append(axis.extent)
         if dims.coefficient(template.a.offset, template.x.var) is None:
             raise IrError(f"the offset of {template.a.buffer!r} is not affine in {template.x.var!r}")
-        self.tap_points = list(itertools.product(*(range(extent) for extent in extents)))
+        quads = product(level, template.dot)
+        if isinstance(quads, Quads):
+            self.quads, (height, width) = quads, extents
+            self.tap_points = list(itertools.product(range(0, height, quads.dot), range(width)))
+        else:
+            self.quads = None
+            self.tap_points = list(itertools.product(*(range(extent) for extent in extents)))
+        self.height = extents[0]
 
     def rows(self, scope: Scope, begin: Value, end: Value) -> None:
         """The rows of the chunk; the variables of the row axes are decoded from the row number."""
@@ -156,7 +175,7 @@ class _Body:
     def _tap_row(self, scope: Scope, sums: list[Value], points: list[tuple[int, ...]], mask: Value | None):
         """Add one row of taps: input vectors in order of position, each used for every (position, tap) it serves."""
         b, template = self.b, self.template
-        weights = [self._load(scope, template.w, point, 0, mask) for point in points]
+        weights = [self._weight(scope, point, mask) for point in points]
         uses: dict[Dim, list[tuple[int, int]]] = {}
         for position in range(len(sums)):
             for tap, point in enumerate(points):
@@ -166,10 +185,35 @@ class _Body:
             for point in points:
                 key = self._offset(template.a, point, position)
                 if key not in loaded:
-                    loaded[key] = self._load(scope, template.a, point, position, mask)
+                    loaded[key] = self._element(scope, point, position, mask)
                     for other, use in uses[key]:
-                        sums[other] = multiply_add(b, loaded[key], weights[use], sums[other], template.accumulator)
+                        sums[other] = self._add(loaded[key], weights[use], sums[other])
         return sums
+
+    def _weight(self, scope: Scope, point: tuple[int, ...], mask: Value | None) -> Value:
+        """The weights of a tap, or of those that are summed with it."""
+        if self.quads is None:
+            return self._load(scope, self.template.w, point, 0, mask)
+        pointer, dtype = scope.buffer(self.template.w.buffer)
+        at = element_pointer(self.b, pointer, dtype, emit_dim(self.b, self._offset(self.template.w, point, 0), scope))
+        return load_vector(self.b, at, i32, self.lanes, mask)
+
+    def _element(self, scope: Scope, point: tuple[int, ...], position: int, mask: Value | None) -> Value:
+        """What the taps of `point` meet at a position."""
+        template = self.template
+        if self.quads is None:
+            return self._load(scope, template.a, point, position, mask)
+        first, x = point
+        rows = [
+            emit_expr(self.b, self._moved(template.a, (y, x), position), scope, self.lanes, template.channels.var, mask)
+            for y in range(first, min(first + self.quads.dot, self.height))
+        ]
+        return self.quads.together(self.b, rows)
+
+    def _add(self, x: Value, y: Value, total: Value) -> Value:
+        if self.quads is not None:
+            return self.quads.add(self.b, x, y, total)
+        return multiply_add(self.b, x, y, total, self.template.accumulator)
 
     def _offset(self, load: Load, point: tuple[int, ...], position: int) -> Dim:
         """The offset of `load` at tap `point`, `position` places to the right of the tile's first."""
@@ -177,7 +221,9 @@ class _Body:
         values[self.template.x.var] = symbol(self.template.x.var) + position
         return dims.substitute(load.offset, values)
 
+    def _moved(self, load: Load, point: tuple[int, ...], position: int) -> Load:
+        return Load(load.buffer, self._offset(load, point, position))
+
     def _load(self, scope: Scope, load: Load, point: tuple[int, ...], position: int, mask: Value | None) -> Value:
-        moved = Load(load.buffer, self._offset(load, point, position))
-        value = emit_expr(self.b, moved, scope, self.lanes, self.template.channels.var, mask)
+        value = emit_expr(self.b, self._moved(load, point, position), scope, self.lanes, self.template.channels.var, mask)
         return functions.cast(self.b, value, scope.buffer(load.buffer)[1], self.template.accumulator)

@@ -44,6 +44,11 @@ def product(level: Level, dot: int, shift: int = 0) -> Product | None:
     raise IrError(f"{level.name} does not sum {dot} products of 8-bit integers{less} at a time")
 
 
+def _joined(b: ir.IRBuilder, low: Value, high: Value) -> Value:
+    count = low.type.count + high.type.count
+    return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, count), list(range(count))))
+
+
 @dataclass(frozen=True)
 class Quads(OneRow):
     """Four products a lane of x86-64 with VNNI. Vectors are [lanes] i32, each four bytes."""
@@ -57,6 +62,14 @@ class Quads(OneRow):
     def vector(self, b: ir.IRBuilder, at: Value, dtype: DType, lanes: int | None) -> Value:
         """Four bytes for each lane."""
         return b.load(at, align=4, typ=ir.VectorType(I32, lanes or 1))
+
+    def together(self, b: ir.IRBuilder, rows: Sequence[Value]) -> Value:
+        """The bytes of up to four vectors, those of a lane together; past the last vector there may be anything."""
+        lanes = rows[0].type.count
+        pairs = [_joined(b, rows[i], rows[min(i + 1, len(rows) - 1)]) for i in (0, min(2, len(rows) - 1))]
+        picks = [row * lanes + lane for lane in range(lanes) for row in range(4)]
+        mask = ir.Constant(ir.VectorType(I32, 4 * lanes), picks)
+        return b.bitcast(b.shuffle_vector(pairs[0], pairs[1], mask), ir.VectorType(I32, lanes))
 
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """total + x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3 in every lane"""
