@@ -360,7 +360,7 @@ class _Body:
             product=self.blocking.product,
             apart=epilogue.is_long,
         )
-        sums = kernel.emit()
+        sums = kernel.emit(epilogue.starts(scope.child(b), tile))
         inner = scope.child(b)
         if epilogue.staged:
             epilogue.stage(tile, sums)

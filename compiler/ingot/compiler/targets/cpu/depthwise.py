@@ -25,6 +25,7 @@ from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import flow, functions
 from ingot.compiler.targets.cpu.dots import Quads, product
+from ingot.compiler.targets.cpu.epilogue import invariant_loads, shared, started
 from ingot.compiler.targets.cpu.expressions import (
     Scope,
     element_pointer,
@@ -40,6 +41,7 @@ from ingot.compiler.targets.cpu.microkernel import lanes_below, multiply_add
 from ingot.runtime.dtypes import i32
 
 TILE = 7  # positions a register tile: 7 sums, up to 7 weights and an input fit 16 registers
+MORE = 14  # the same where there are 32
 
 
 def emit_body(
@@ -62,6 +64,7 @@ class _Body:
     def __init__(self, b: ir.IRBuilder, template: Depthwise, level: Level) -> None:
         self.b, self.template, self.level = b, template, level
         self.lanes = level.lanes(template.accumulator.bytes)
+        self.most = MORE if level.vector_registers >= 32 else TILE
         extents: list[int] = []
         for axis in template.taps:
             if not isinstance(axis.extent, int):
@@ -77,6 +80,9 @@ class _Body:
             self.quads = None
             self.tap_points = list(itertools.product(*(range(extent) for extent in extents)))
         self.height = extents[0]
+        self.stores, self.start = shared(template.stores), None
+        if not template.accumulator.is_float:
+            self.start, self.stores = started(self.stores, self._varies)
 
     def rows(self, scope: Scope, begin: Value, end: Value) -> None:
         """The rows of the chunk; the variables of the row axes are decoded from the row number."""
@@ -105,7 +111,7 @@ class _Body:
         b = self.b
         extent = self.template.x.extent
         if isinstance(extent, int):
-            tiles = max(1, -(-extent // TILE))
+            tiles = max(1, -(-extent // self.most))
             least, larger = divmod(extent, tiles)
             split = larger * (least + 1)
             if larger:
@@ -114,8 +120,8 @@ class _Body:
                 self._tiles(scope, const(split), const(extent), least)
             return
         count = emit_dim(b, extent, scope)
-        whole = b.sub(count, b.urem(count, const(TILE)))
-        self._tiles(scope, const(0), whole, TILE)
+        whole = b.sub(count, b.urem(count, const(self.most)))
+        self._tiles(scope, const(0), whole, self.most)
         self._tiles(scope, whole, count, 1)
 
     def _tiles(self, scope: Scope, begin: Value, end: Value, size: int) -> None:
@@ -159,18 +165,30 @@ class _Body:
     def _tile(self, scope: Scope, size: int, mask: Value | None) -> None:
         """`size` positions times one vector of channels: the sums in registers, then the stores."""
         b, template = self.b, self.template
-        zero = constant(0, widened(register_type(template.accumulator), self.lanes))
-        sums = [zero] * size
+        sums = [self._start(scope, mask)] * size
         for _, points in itertools.groupby(self.tap_points, key=lambda point: point[:-1]):
             sums = self._tap_row(scope, sums, list(points), mask)
         outer = scope.child(b)
+        loads, stores = invariant_loads(self.stores, outer, self._varies)
+        var = template.channels.var
+        outer.locals.update({name: emit_expr(b, load, outer, self.lanes, var, mask) for name, load in loads.items()})
         x = outer.symbol(template.x.var)
         scopes = [outer.child(b) for _ in sums]
         for position, (inner, value) in enumerate(zip(scopes, sums, strict=True)):
             inner.symbols[template.x.var] = flow.add(b, x, position)
             inner.locals["acc"] = value
-            for store in template.stores:
-                emit_store(b, store, inner, self.lanes, template.channels.var, mask)
+            for store in stores:
+                emit_store(b, store, inner, self.lanes, var, mask)
+
+    def _start(self, scope: Scope, mask: Value | None) -> Value:
+        """What the sums of a vector of channels start from."""
+        if self.start is not None:
+            return emit_expr(self.b, self.start, scope.child(self.b), self.lanes, self.template.channels.var, mask)
+        return constant(0, widened(register_type(self.template.accumulator), self.lanes))
+
+    def _varies(self, offset: Dim) -> bool:
+        """Whether an offset differs from position to position."""
+        return self.template.x.var in dims.symbols(offset)
 
     def _tap_row(self, scope: Scope, sums: list[Value], points: list[tuple[int, ...]], mask: Value | None):
         """Add one row of taps: input vectors in order of position, each used for every (position, tap) it serves."""

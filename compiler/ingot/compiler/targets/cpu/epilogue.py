@@ -10,7 +10,7 @@ tile in the first-level cache, where one loop serves all tile sizes.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -68,14 +68,15 @@ class Epilogue:
         """Tiles have at most `most` rows and `panels` panels, in vectors of `lanes`. With `copied` there is always room
         for a copy."""
         self.b, self.template, self.rows, self.lanes, self.most = b, template, rows, lanes, most
-        known: dict[Hashable, Expr] = {}
-        stores = (rows.store(store) for store in template.stores)
-        self.stores = tuple(replace(store, value=_shared(store.value, known)) for store in stores)
+        self.stores = shared([rows.store(store) for store in template.stores])
         calls = _calls(store.value for store in self.stores)
         self.staged = calls is None or calls > _CHEAP_CALLS
         self.is_long = not self.staged and (calls or 0) > _FEW_CALLS
         columns = template.columns.extent
         self.whole = isinstance(columns, int) and columns % template.width == 0
+        self.start: Load | None = None
+        if self.whole and not copied and isinstance(template, Contraction) and not template.accumulator.is_float:
+            self.start, self.stores = started(self.stores, _depends_on_row)
         self.scratch: Value | None = None
         if self.staged or copied or not self.whole:
             self.scratch = flow.stack(b, register_type(template.accumulator), most * template.width * panels)
@@ -113,7 +114,7 @@ class Epilogue:
         lanes = tile.lanes if tile.lanes > 1 else None
         per_row = [self._bind_row(scope, span, i) for i in range(tile.rows)]
         first = self._column(scope)
-        fixed, stores = self._row_invariant_loads(scope)
+        fixed, stores = invariant_loads(self.stores, scope, _depends_on_row)
         for p in range(tile.panels):
             for v in range(tile.vectors):
                 column = flow.add(b, first, p * self.template.width + v * tile.lanes)
@@ -133,6 +134,22 @@ class Epilogue:
         assert self.scratch is not None
         element, size = register_type(self.template.accumulator), self.most * self.template.width
         return [self.b.gep(self.scratch, [const(panel * size)], source_etype=element) for panel in range(panels)]
+
+    def starts(self, scope: Scope, tile: Tile) -> list[list[list[Value]]] | None:
+        """What the sums of a tile start from, as `MicroKernel.emit` takes it; None for zeros."""
+        if self.start is None:
+            return None
+        first, lanes, panels = self._column(scope), tile.lanes if tile.lanes > 1 else None, []
+        for p in range(tile.panels):
+            vectors: list[Value] = []
+            for v in range(tile.vectors):
+                inner = scope.child(self.b)
+                inner.symbols[self.template.columns.var] = flow.add(
+                    self.b, first, p * self.template.width + v * tile.lanes
+                )
+                vectors.append(emit_expr(self.b, self.start, inner, lanes, self.template.columns.var))
+            panels.append([vectors] * tile.rows)
+        return panels
 
     def stage(self, tile: Tile, sums: list[list[list[Value]]]) -> None:
         """Copy the accumulators of a tile to the scratch tile."""
@@ -217,32 +234,68 @@ class Epilogue:
     def _column(self, scope: Scope) -> Value:
         return emit_dim(self.b, symbol(PANEL) * self.template.width, scope)
 
-    def _row_invariant_loads(self, scope: Scope) -> tuple[dict[str, Load], tuple[Store, ...]]:
-        """Loads that are the same for every row (a bias), by the local that holds them, and the stores that use it."""
-        buffers: dict[Load, str] = {}
-        written = {store.buffer for store in self.stores}
 
-        visited: dict[int, Expr] = {}  # what is shared stays shared
+def invariant_loads(
+    stores: Sequence[Store], scope: Scope, varies: Callable[[Dim], bool]
+) -> tuple[dict[str, Load], tuple[Store, ...]]:
+    """Loads whose offset does not vary (a bias), by the local that holds them, and the stores that use it."""
+    buffers: dict[Load, str] = {}
+    written = {store.buffer for store in stores}
 
-        def visit(expr: Expr) -> Expr:
-            if id(expr) not in visited:
-                visited[id(expr)] = renamed(expr)
-            return visited[id(expr)]
+    def renamed(expr: Expr) -> Expr:
+        if not isinstance(expr, Load) or expr.buffer in written or varies(expr.offset):
+            return expr
+        name = buffers.setdefault(expr, f"%load{len(buffers)}")
+        return Local(name, scope.buffer(expr.buffer)[1])
 
-        def renamed(expr: Expr) -> Expr:
-            match expr:
-                case Load(buffer=buffer, offset=offset):
-                    if buffer in written or _depends_on_row(offset):
-                        return expr
-                    name = buffers.setdefault(expr, f"%load{len(buffers)}")
-                    return Local(name, scope.buffer(buffer)[1])
-                case Call(args=args):
-                    return replace(expr, args=tuple(visit(a) for a in args))
-                case _:
-                    return expr
+    changed = _replaced(stores, renamed)
+    return {name: load for load, name in buffers.items()}, changed
 
-        stores = tuple(replace(store, value=visit(store.value)) for store in self.stores)
-        return {name: load for load, name in buffers.items()}, stores
+
+def started(stores: Sequence[Store], varies: Callable[[Dim], bool]) -> tuple[Load | None, tuple[Store, ...]]:
+    """What integer sums may start from (a bias that does not vary), and the stores that no longer add it: where all
+    of them do nothing else with ``Local("acc")``."""
+    written = {store.buffer for store in stores}
+    found: set[Load] = set()
+
+    def without(expr: Expr) -> Expr:
+        match expr:
+            case Call("add", (Local("acc"), Load(buffer=buffer, offset=offset) as load)) if not (
+                buffer in written or varies(offset)
+            ):
+                found.add(load)
+                return Local("sum", expr.dtype)
+            case _:
+                return expr
+
+    def back(expr: Expr) -> Expr:
+        return Local("acc", expr.dtype) if isinstance(expr, Local) and expr.name == "sum" else expr
+
+    changed = _replaced(stores, without)
+    if len(found) != 1 or any("acc" in _locals(store.value) for store in changed):
+        return None, tuple(stores)
+    return found.pop(), _replaced(changed, back)
+
+
+def _replaced(stores: Sequence[Store], change: Callable[[Expr], Expr]) -> tuple[Store, ...]:
+    """The stores with every part of their values changed, outermost first; what is shared stays shared."""
+    visited: dict[int, Expr] = {}
+
+    def visit(expr: Expr) -> Expr:
+        if id(expr) not in visited:
+            changed = change(expr)
+            if changed is expr and isinstance(expr, Call):
+                changed = replace(expr, args=tuple(visit(argument) for argument in expr.args))
+            visited[id(expr)] = changed
+        return visited[id(expr)]
+
+    return tuple(replace(store, value=visit(store.value)) for store in stores)
+
+
+def _locals(expr: Expr) -> set[str]:
+    if isinstance(expr, Call):
+        return {name for argument in expr.args for name in _locals(argument)}
+    return {expr.name} if isinstance(expr, Local) else set()
 
 
 def _depends_on_row(dim: Dim) -> bool:
@@ -273,8 +326,14 @@ def _calls(values: Iterable[Expr]) -> int | None:
     return len(seen)
 
 
+def shared(stores: Sequence[Store]) -> tuple[Store, ...]:
+    """The stores with equal parts of their values as one object: they are computed once."""
+    known: dict[Hashable, Expr] = {}
+    return tuple(replace(store, value=_shared(store.value, known)) for store in stores)
+
+
 def _shared(expr: Expr, known: dict[Hashable, Expr]) -> Expr:
-    """`expr` with equal parts, and those in `known`, as one object: its value is computed once."""
+    """`expr` with equal parts, and those in `known`, as one object."""
     key: Hashable = expr
     match expr:
         case Call(fn=fn, args=args, dtype=dtype):
