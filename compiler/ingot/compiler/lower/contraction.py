@@ -24,7 +24,13 @@ from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.pointwise import copy, translate_node
 from ingot.compiler.lower.schedules import Schedule
 from ingot.compiler.lower.strassen import choose_strassen, gated, launch_strassen
-from ingot.compiler.lower.tiles import WIDTHS, ContractionTile, choose_contraction
+from ingot.compiler.lower.tiles import (
+    BYTES_CHUNK_MICROSECONDS,
+    CHUNK_MICROSECONDS,
+    WIDTHS,
+    ContractionTile,
+    choose_contraction,
+)
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
 from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
@@ -194,6 +200,7 @@ class Products:
             batch=batch,
             ranges=context.ranges,
             widths=widths_for(context, b, columns, self.dot, among),
+            chunk=CHUNK_MICROSECONDS if self.dot == 1 else BYTES_CHUNK_MICROSECONDS,
         )
 
     def filled(self, depth: int) -> int:

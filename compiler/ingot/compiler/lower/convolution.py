@@ -32,7 +32,7 @@ from ingot.compiler.lower.contraction import (
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.packing import pack_conv, pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
-from ingot.compiler.lower.tiles import choose_depthwise
+from ingot.compiler.lower.tiles import BYTES_CHUNK_MICROSECONDS, CHUNK_MICROSECONDS, choose_depthwise
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
 from ingot.compiler.ops import linear
@@ -300,6 +300,7 @@ def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, wind
         channels=channels,
         taps=int(np.prod(w.type.static_shape()[2:])),
         ranges=context.ranges,
+        chunk=CHUNK_MICROSECONDS if dot == 1 else BYTES_CHUNK_MICROSECONDS,
     )
     real: Expr | None = None
     if narrow:

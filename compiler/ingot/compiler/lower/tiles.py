@@ -16,6 +16,7 @@ from ingot.compiler.ir.templates import Order
 from ingot.compiler.lower.machine import Machine
 
 CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
+BYTES_CHUNK_MICROSECONDS = 4  # the same for products of bytes: what is done to their sums takes as long again
 MOST_CHUNKS = 64  # of one launch with constant extents: eight for each of eight threads
 TYPICAL = 128  # what symbolic extents are assumed to come to, within their ranges
 TILE_OVERHEAD = 12  # cycles to start and end one register tile
@@ -99,10 +100,12 @@ def choose_contraction(
     ranges: Ranges | None = None,
     element_bytes: int = 4,
     widths: Sequence[int] = WIDTHS,
+    chunk: float = CHUNK_MICROSECONDS,
 ) -> ContractionTile:
     """The schedule of a contraction of `rows` x `depth` by `depth` x `columns`, `batch` times.
 
-    `ranges` bounds the symbols of the dims, `widths` are those to choose among. With symbolic rows, columns or depth
+    `ranges` bounds the symbols of the dims, `widths` are those to choose among, `chunk` is the least work of a chunk in
+    microseconds. With symbolic rows, columns or depth
     the panels of a chunk are a dim that keeps small launches in one piece.
     """
     known = ranges or {}
@@ -115,7 +118,7 @@ def choose_contraction(
             best = cost, candidate, most
     assert best is not None
     serial, chosen, tile = best
-    row_block, panel_block = _blocks(machine, m, _ceil(n, chosen), k, count, chosen, tile, serial)
+    row_block, panel_block = _blocks(machine, m, _ceil(n, chosen), k, count, chosen, tile, serial, chunk)
     return ContractionTile(
         chosen, tile, *_symbolic(machine, rows, columns, depth, known, chosen, row_block, panel_block)
     )
@@ -174,10 +177,19 @@ def _grouped(machine: Machine, rows: int, width: int, panels: int, element_bytes
 
 
 def _blocks(
-    machine: Machine, m: int, panels: int, k: int, batch: int, width: int, tile: int, serial: float
+    machine: Machine,
+    m: int,
+    panels: int,
+    k: int,
+    batch: int,
+    width: int,
+    tile: int,
+    serial: float,
+    chunk: float = CHUNK_MICROSECONDS,
 ) -> tuple[int, int]:
-    """(rows, panels) of one chunk, for the typical extents. `serial` is the cycles of one batch point."""
-    least = CHUNK_MICROSECONDS * machine.cycles_per_microsecond
+    """(rows, panels) of one chunk of `chunk` microseconds or more, for the typical extents. `serial` is the cycles of
+    one batch point."""
+    least = chunk * machine.cycles_per_microsecond
     wanted = max(1, min(MOST_CHUNKS, int(serial * batch / least)))
     best: tuple[float, int, int] | None = None
     for row_parts in _parts(_ceil(m, tile)):
@@ -233,14 +245,22 @@ def _symbolic(
 
 
 def choose_depthwise(
-    machine: Machine, *, rows: Dim, columns: Dim, channels: Dim, taps: int, ranges: Ranges | None = None
+    machine: Machine,
+    *,
+    rows: Dim,
+    columns: Dim,
+    channels: Dim,
+    taps: int,
+    ranges: Ranges | None = None,
+    chunk: float = CHUNK_MICROSECONDS,
 ) -> Dim:
-    """`row_block` of a depthwise convolution: rows of a chunk, each of `columns` positions of `channels` channels."""
+    """`row_block` of a depthwise convolution: rows of a chunk, each of `columns` positions of `channels` channels, of
+    `chunk` microseconds or more."""
     known = ranges or {}
     line, count = typical(columns, known) * typical(channels, known), typical(rows, known)
     # A tap is a load and a multiply-add; the loads come from the second-level cache or beyond.
     cycles = max(1.0, line / machine.lanes_f32 * max(taps / machine.load_rate * 1.8, 4.0))
-    enough = max(1, int(CHUNK_MICROSECONDS * machine.cycles_per_microsecond / cycles))
+    enough = max(1, int(chunk * machine.cycles_per_microsecond / cycles))
     block = max(enough, _ceil(count, MOST_CHUNKS))
     if isinstance(rows, int):
         return -(-count // max(1, count // block))
