@@ -498,8 +498,21 @@ def store_vector(b: ir.IRBuilder, value: ir.Value, address: ir.Value, dtype: DTy
     if mask is None:
         b.store(value, address, align=dtype.bytes)
         return
+    lane = _only_lane(mask)
+    if lane is not None:  # LLVM 22 stores four bytes for one that is cut from 32 bits
+        at = b.gep(address, [I64(lane)], source_etype=value.type.element)
+        b.store(b.extract_element(value, I32(lane)), at, align=dtype.bytes)
+        return
     name = f"llvm.masked.store.{functions.suffix(value.type)}.p0"
     declarations.call(b, name, ir.VoidType(), [value, address, I32(dtype.bytes), mask])
+
+
+def _only_lane(mask: ir.Value) -> int | None:
+    """The lane that a constant mask has, where it has one."""
+    if not isinstance(mask, ir.Constant) or not isinstance(mask.constant, list):
+        return None
+    lanes = [lane for lane, bit in enumerate(mask.constant) if getattr(bit, "constant", bit)]
+    return lanes[0] if len(lanes) == 1 else None
 
 
 # -- stores -----------------------------------------------------------------------------------------------------------

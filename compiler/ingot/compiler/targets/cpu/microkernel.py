@@ -93,7 +93,10 @@ def fitting_rows(vectors: int, registers: int, stride: int | None, dtype: DType,
 
 
 def lanes_below(b: ir.IRBuilder, left: Value, lanes: int) -> Value:
-    """The mask of the first `left` of `lanes` lanes."""
+    """The mask of the first `left` of `lanes` lanes, a constant where `left` is one."""
+    known = as_constant(left)
+    if known is not None:
+        return ir.Constant(ir.VectorType(functions.I1, lanes), [int(lane < known) for lane in range(lanes)])
     numbers = ir.Constant(ir.VectorType(flow.I64, lanes), [const(lane) for lane in range(lanes)])
     return b.icmp_signed("<", numbers, functions.splat(b, left, lanes))
 
