@@ -12,8 +12,15 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.pointwise import Cast, Clip
 from ingot.compiler.ops.quantised import Dequantize, Quantize
+from ingot.compiler.targets.cpu import features
 from ingot.runtime.dtypes import DType, f32, i8, u8
 
+TARGETS = [
+    name
+    for name in ("x86-64-v3", "x86-64-v4", "aarch64")
+    if features.level(name).arch == features.host_arch()
+    and features.level(name).required <= features.level("native").required | {"fp-armv8", "cx8"}
+]
 X = Input("x", TensorType(f32, (4, 99)))
 FEED = {"x": (np.random.default_rng(3).standard_normal((4, 99)) * 100).astype(np.float32)}
 SCALE = constant(0.37, f32)
@@ -29,6 +36,18 @@ def check(value: Value) -> None:
 def test_requantised_values_keep_their_rounding_and_saturation(dtype: DType, zero: int) -> None:
     point = constant(zero, dtype)
     check(Dequantize(Quantize(X, SCALE, point, dtype), SCALE, point))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("dtype", "zero"), [(u8, 0), (u8, 128), (u8, 255), (i8, -3), (i8, 127), (i8, -128)])
+def test_halves_and_what_is_far_outside(dtype: DType, zero: int, target: str) -> None:
+    x = Input("x", TensorType(f32, (3, 701)))
+    values = np.concatenate([np.arange(-350, 350) * 0.25 + 0.125, [-0.0]]).astype(np.float32)
+    far = np.resize(np.array([np.inf, -np.inf, 3e38, -3e38, 2.0**31, -(2.0**31), 2.0**30, 1e-45], np.float32), 701)
+    feed = {"x": np.stack([values, far, -values])}
+    graph = Graph((x,), (("y", Quantize(x, constant(0.25, f32), constant(zero, dtype), dtype)),))
+    with compile(graph, target=target, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], evaluate_graph(graph, feed)["y"])
 
 
 def test_the_integers_may_leave_the_kernel_too() -> None:

@@ -50,5 +50,5 @@ def zero_border(name: str, view: View, halo: Sequence[tuple[int, int]], origin: 
         grid = [Axis("_point", 1)]
     else:
         last = grid[-1]
-        grid[-1] = Axis(last.var, last.extent, grain_for(multiply(extent, tail), CHUNK * 4))
+        grid[-1] = Axis(last.var, last.extent, grain_for(multiply(low + high, tail), CHUNK * 4))
     return build.launch(grid, body, origin=origin)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ingot.compiler.ir.dims import Dim, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Value
-from ingot.compiler.ir.loops import Axis, Call, Expr, Local
+from ingot.compiler.ir.loops import Axis, Call, Expr, For, Local
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import TensorType
@@ -29,10 +29,10 @@ from ingot.compiler.lower.contraction import (
     unshifted,
     wide_type,
 )
-from ingot.compiler.lower.nest import KernelBuilder
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names, zero
 from ingot.compiler.lower.packing import pack_conv, pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
-from ingot.compiler.lower.tiles import BYTES_CHUNK_MICROSECONDS, CHUNK_MICROSECONDS, choose_depthwise
+from ingot.compiler.lower.tiles import BYTES_DEPTHWISE_MICROSECONDS, CHUNK_MICROSECONDS, choose_depthwise
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
 from ingot.compiler.ops import linear
@@ -81,10 +81,38 @@ def padded_input(context: Context, group: Group, node: linear.Conv, value: Value
         and all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(have, need, strict=True))
     ):
         return view
+    if wide == value.type.dtype and (filled := _filled_channels(context, view, need, group)) is not None:
+        return filled
     padded = context.temp(TensorType(wide, value.type.shape), need, group.node.origin)
     context.run(zero_border(context.unique("border"), padded, need, group.node.origin))
     copy(context, view, padded, group.node.origin, "pad")
     return padded
+
+
+def _filled_channels(
+    context: Context, view: View, need: tuple[tuple[int, int], ...], group: Group
+) -> View | None:
+    """A copy of `view`, channels last of planes, whose channels lie together and are filled up with zeros; None where
+    it is something else. All channels of a pixel are written at once."""
+    more, channels = need[-1][1], view.shape[-1]
+    if not more or len(view.shape) < 3 or not isinstance(channels, int) or channels + more not in (2, 4):
+        return None
+    if view.strides[-2] != 1 or view.strides[-1] == 1:
+        return None
+    shape, dtype, origin = (*view.shape[:-1], channels + more), view.storage.dtype, group.node.origin
+    halo = (*need[:-1], (0, 0))
+    target = context.temp(TensorType(dtype, shape), halo, origin)
+    if any(low or high for low, high in halo):
+        context.run(zero_border(context.unique("border"), target, halo, origin))
+    *outer, x = names = loop_names(len(shape) - 1)
+    place = [symbol(name) for name in names]
+    build = KernelBuilder(context.unique("fill"))
+    values = [build.load(view, view.at([*place, c])) if c < channels else zero(dtype) for c in range(channels + more)]
+    stores = tuple(build.store(target, target.at([*place, c]), value) for c, value in enumerate(values))
+    grid = [Axis(name, extent) for name, extent in zip(outer, shape, strict=False)]
+    grid[-1] = Axis(outer[-1], grid[-1].extent, grain_for(multiply(*shape[-2:]), CHUNK))
+    context.run(build.launch(grid, (For(x, shape[-2], stores, "vector"),), origin=origin))
+    return replace(target, shape=view.shape)
 
 
 def conv_halo(context: Context, group: Group, node: linear.Conv) -> tuple[tuple[int, int], ...]:
@@ -300,7 +328,7 @@ def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, wind
         channels=channels,
         taps=int(np.prod(w.type.static_shape()[2:])),
         ranges=context.ranges,
-        chunk=CHUNK_MICROSECONDS if dot == 1 else BYTES_CHUNK_MICROSECONDS,
+        chunk=CHUNK_MICROSECONDS if dot == 1 else BYTES_DEPTHWISE_MICROSECONDS,
     )
     real: Expr | None = None
     if narrow:

@@ -54,15 +54,41 @@ def _divided(x: Expr, scale: float) -> Expr:
     return Call("fma", (rest, inverse, near), f32)
 
 
+def _steps(x: Expr, scale: float, to: DType) -> Expr:
+    """``round(x / scale)`` of a quantisation to `to`, as far as it lies within."""
+    parts = _reciprocal(scale, to)
+    if parts is None:
+        return Call("round", (_divided(x, scale),), f32)
+    high, low = (Const(part, f32) for part in parts)
+    return Call("round", (Call("fma", (x, high, Call("mul", (x, low), f32)), f32),), f32)
+
+
+def _reciprocal(scale: float, to: DType) -> tuple[float, float] | None:
+    """1 / scale as the sum of two floats, where multiplying x by both, with one rounding at the end, gives the steps of
+    a division: see Brisebarre, Muller and Raina, "Accelerating correctly rounded floating-point division when the
+    divisor is known in advance", 2004. The quotient is off by a last place for few x; whether one of these decides on
+    which side of a half it lies is tried out."""
+    if to.bits > NARROW:
+        return None
+    step = np.float32(scale)
+    high = np.float32(1) / step
+    low = np.float32((1.0 - np.float64(step) * np.float64(high)) / np.float64(step))
+    halves = np.arange(2**to.bits + 1) + 0.5
+    near = (halves * np.float64(step)).astype(np.float32)
+    x = (near.view(np.int32)[:, None] + np.arange(-2, 3, dtype=np.int32)).view(np.float32)  # the nearest floats
+    quotient = x.astype(np.float64) * high + (x * low).astype(np.float64)  # f64 holds it: it rounds once
+    same = np.rint(quotient.astype(np.float32)) == np.rint(x / step)
+    return (float(high), float(low)) if bool(same.all()) else None
+
+
 def quantise(node: Quantize, args: Sequence[Expr]) -> Expr:
     """``cast(min(max(round(x / scale) + zero_point, low), high))`` in the working type."""
     kind = working_type(node.x.dtype)
     x, scale = (_converted(a, node.x.dtype, kind) for a in args[:2])
     if isinstance(scale, Const) and kind == f32 and _is_product(node.x, float(scale.value)):
-        divided = _divided(x, float(np.float32(scale.value)))
+        steps = _steps(x, float(np.float32(scale.value)), node.to)
     else:
-        divided = Call("div", (x, scale), kind)
-    steps: Expr = Call("round", (divided,), kind)
+        steps = Call("round", (Call("div", (x, scale), kind),), kind)
     if node.zero_point is not None and not _is_zero(args[2]):
         steps = Call("add", (steps, _converted(args[2], node.to, kind)), kind)
     low, high = (Const(float(bound), kind) for bound in integer_range(node.to))

@@ -17,6 +17,7 @@ from ingot.compiler.lower.machine import Machine
 
 CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
 BYTES_CHUNK_MICROSECONDS = 4  # the same for products of bytes: what is done to their sums takes as long again
+BYTES_DEPTHWISE_MICROSECONDS = 6  # and where each channel has a filter of its own
 MOST_CHUNKS = 64  # of one launch with constant extents: eight for each of eight threads
 TYPICAL = 128  # what symbolic extents are assumed to come to, within their ranges
 TILE_OVERHEAD = 12  # cycles to start and end one register tile

@@ -41,7 +41,7 @@ from ingot.compiler.targets.cpu.microkernel import lanes_below, multiply_add
 from ingot.runtime.dtypes import i32
 
 TILE = 7  # positions a register tile: 7 sums, up to 7 weights and an input fit 16 registers
-MORE = 14  # the same where there are 32
+MORE = 14  # the same of bytes, which take fewer, where there are 32
 
 
 def emit_body(
@@ -64,7 +64,6 @@ class _Body:
     def __init__(self, b: ir.IRBuilder, template: Depthwise, level: Level) -> None:
         self.b, self.template, self.level = b, template, level
         self.lanes = level.lanes(template.accumulator.bytes)
-        self.most = MORE if level.vector_registers >= 32 else TILE
         extents: list[int] = []
         for axis in template.taps:
             if not isinstance(axis.extent, int):
@@ -79,6 +78,7 @@ class _Body:
         else:
             self.quads = None
             self.tap_points = list(itertools.product(*(range(extent) for extent in extents)))
+        self.most = MORE if self.quads is not None and level.vector_registers >= 32 else TILE
         self.height = extents[0]
         self.stores, self.start = shared(template.stores), None
         if not template.accumulator.is_float:

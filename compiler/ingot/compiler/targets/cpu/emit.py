@@ -48,6 +48,7 @@ from ingot.compiler.targets.cpu import (
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR, any_lane, constant, lanes_of, register_type, splat
+from ingot.compiler.targets.cpu.interleave import emit_interleaved, interleaved
 from ingot.compiler.targets.cpu.vecmath.lanes import lane_numbers
 from ingot.compiler.targets.cpu.vectorise import Plan, accumulated, assigned, contains_vector_loop, expansion, plan
 from ingot.runtime.dtypes import DType, i64
@@ -235,7 +236,16 @@ class _Statements:
 
     def body(self, statements: Sequence[Stmt], scope: Scope, lanes: Lanes | None) -> None:
         """Statements in order; `scope` is theirs alone."""
+        done = 0
         for position, statement in enumerate(statements):
+            if position < done:
+                continue
+            if lanes is not None and lanes.mask is None and lanes.count % 2 == 0:
+                stores = interleaved(statements[position:], lanes.var)
+                if stores:
+                    emit_interleaved(self.b, stores, scope, lanes.count, lanes.var)
+                    done = position + len(stores)
+                    continue
             match statement:
                 case Let(name=name, value=value):
                     self._let(name, value, scope, lanes, statements[position + 1 :])
