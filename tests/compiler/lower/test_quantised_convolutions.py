@@ -16,6 +16,7 @@ from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.lowering import lower
+from ingot.compiler.lower.weight_forms import WeightForms
 from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.pointwise import Add, Cast, Mul
 from ingot.compiler.ops.quantised import Quantize
@@ -124,3 +125,11 @@ def test_what_the_program_means(name: str, target: str) -> None:
     together = target != "aarch64" and LAYERS[name].kernel[0] > 1
     assert isinstance(body, Depthwise) and body.dot == (4 if together else 1)
     assert body.accumulator == (i32 if together else f32)
+
+
+@pytest.mark.parametrize(("name", "dot"), [("depthwise 3x3", 1), ("depthwise 4x2", 4)])
+def test_small_programs_fill_no_columns_up(name: str, dot: int) -> None:
+    graph, machine = default_pipeline().run(LAYERS[name].graph()), features.machine(features.level("x86-64-v3+avxvnni"))
+    program = lower(graph, machine, forms=WeightForms("small"))
+    (body,) = (launch.kernel.body for launch in program.launches() if isinstance(launch.kernel.body, Depthwise))
+    assert isinstance(body, Depthwise) and body.dot == dot

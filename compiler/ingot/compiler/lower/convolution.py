@@ -89,9 +89,7 @@ def padded_input(context: Context, group: Group, node: linear.Conv, value: Value
     return padded
 
 
-def _filled_channels(
-    context: Context, view: View, need: tuple[tuple[int, int], ...], group: Group
-) -> View | None:
+def _filled_channels(context: Context, view: View, need: tuple[tuple[int, int], ...], group: Group) -> View | None:
     """A copy of `view`, channels last of planes, whose channels lie together and are filled up with zeros; None where
     it is something else. All channels of a pixel are written at once."""
     more, channels = need[-1][1], view.shape[-1]
@@ -290,9 +288,11 @@ def _is_exact_in_f32(w: Constant, bias: Value | None) -> bool:
 
 
 def _taps_together(context: Context, node: linear.Conv, w: Value) -> int:
-    """How many taps of a column are summed at once: as many as bytes of the machine's products, where there are some."""
-    products = Products.of(context, node.x, w)
-    return products.dot if products.dot == 4 and not products.shift and int(w.type.static_shape()[2]) > 1 else 1
+    """How many taps of a column are summed at once: four where the machine sums four products of bytes, and the weights
+    may grow if the columns must be filled up."""
+    products, height = Products.of(context, node.x, w), int(w.type.static_shape()[2])
+    fits = height % products.dot == 0 or (height > 1 and context.forms.may_grow)
+    return products.dot if products.dot == 4 and not products.shift and fits else 1
 
 
 def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:

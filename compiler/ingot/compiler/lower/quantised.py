@@ -73,10 +73,10 @@ def _reciprocal(scale: float, to: DType) -> tuple[float, float] | None:
     step = np.float32(scale)
     high = np.float32(1) / step
     low = np.float32((1.0 - np.float64(step) * np.float64(high)) / np.float64(step))
-    halves = np.arange(2**to.bits + 1) + 0.5
-    near = (halves * np.float64(step)).astype(np.float32)
-    x = (near.view(np.int32)[:, None] + np.arange(-2, 3, dtype=np.int32)).view(np.float32)  # the nearest floats
-    quotient = x.astype(np.float64) * high + (x * low).astype(np.float64)  # f64 holds it: it rounds once
+    halves = np.arange((1 << to.bits) + 1) + 0.5
+    near = (halves * float(step)).astype(np.float32)
+    x = (near.view(np.int32)[:, None] + np.arange(-2, 3, dtype=np.int32)).view(np.float32)  # the floats next to them
+    quotient = x.astype(np.float64) * float(high) + (x * low).astype(np.float64)  # f64 holds it: it rounds once
     same = np.rint(quotient.astype(np.float32)) == np.rint(x / step)
     return (float(high), float(low)) if bool(same.all()) else None
 

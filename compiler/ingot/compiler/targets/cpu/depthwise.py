@@ -192,7 +192,7 @@ class _Body:
 
     def _tap_row(self, scope: Scope, sums: list[Value], points: list[tuple[int, ...]], mask: Value | None):
         """Add one row of taps: input vectors in order of position, each used for every (position, tap) it serves."""
-        b, template = self.b, self.template
+        template = self.template
         weights = [self._weight(scope, point, mask) for point in points]
         uses: dict[Dim, list[tuple[int, int]]] = {}
         for position in range(len(sums)):
@@ -243,5 +243,6 @@ class _Body:
         return Load(load.buffer, self._offset(load, point, position))
 
     def _load(self, scope: Scope, load: Load, point: tuple[int, ...], position: int, mask: Value | None) -> Value:
-        value = emit_expr(self.b, self._moved(load, point, position), scope, self.lanes, self.template.channels.var, mask)
+        moved, var = self._moved(load, point, position), self.template.channels.var
+        value = emit_expr(self.b, moved, scope, self.lanes, var, mask)
         return functions.cast(self.b, value, scope.buffer(load.buffer)[1], self.template.accumulator)

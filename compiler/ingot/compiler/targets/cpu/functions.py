@@ -182,9 +182,7 @@ def cast_within(b: ir.IRBuilder, level: Level, value: ir.Value, target: DType) -
     return b.trunc(whole, widened(register_type(target), lanes_of(value)))
 
 
-def rounded_within(
-    b: ir.IRBuilder, level: Level, value: ir.Value, zero: int, low: int, high: int
-) -> ir.Value | None:
+def rounded_within(b: ir.IRBuilder, level: Level, value: ir.Value, zero: int, low: int, high: int) -> ir.Value | None:
     """``min(max(round(value) + zero, low), high)`` of f32 in i32, where one instruction rounds and converts, else
     None. What the conversion does not hold it makes the least integer, so the value is bounded above before."""
     if not _converts(level, lanes_of(value)):

@@ -270,9 +270,9 @@ class MicroKernel:
 
     `dtypes` are those of A, of B and of the sums. `rows` and `panels` name where each row of A and each panel of B
     starts; both are indexed in elements. `step` is the distance between two steps in a panel, its width (times the
-    elements that a step takes) unless given. `product` is what a step does, one product unless given. With `apart` short
-    depths are loops too: code that follows one and writes to memory is not mixed with its loads, for which there would
-    be too few registers.
+    elements that a step takes) unless given. `product` is what a step does, one product unless given. With `apart`
+    short depths are loops too: code that follows one and writes to memory is not mixed with its loads, for which there
+    would be too few registers.
     """
 
     def __init__(
