@@ -22,7 +22,7 @@ from ingot.compiler.ops.pointwise import Add, Cast, Mul
 from ingot.compiler.ops.quantised import Quantize
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.targets.cpu import features
-from ingot.runtime.dtypes import DType, f32, i8, i32, u8
+from ingot.runtime.dtypes import DType, f32, i8, i32, u8, u16
 
 RUNNABLE = [
     name
@@ -94,6 +94,7 @@ LAYERS = {
     "depthwise sums wanted": Layer((5, 6), 19, sums=True),
     "1x1": Layer((7, 9), 24, kernel=(1, 1), group=1, out=48),
     "1x1 deep, signed": Layer((3, 5), 160, kernel=(1, 1), group=1, out=32, to=i8, zero=11),
+    "1x1 to 16 bits": Layer((5, 5), 24, kernel=(1, 1), group=1, out=32, to=u16, zero=30001),
     "1x1 cut off": Layer((5, 5), 16, kernel=(1, 1), group=1, out=21, zero=9),
     "1x1 sums wanted": Layer((5, 5), 16, kernel=(1, 1), group=1, out=32, sums=True),
     "first layer": Layer((9, 70), 3, stride=2, group=1, out=16, planes=True),

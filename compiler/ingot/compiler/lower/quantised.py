@@ -45,29 +45,20 @@ def _is_product(value: Value, scale: float) -> bool:
             return False
 
 
-def _divided(x: Expr, scale: float) -> Expr:
-    """x / scale, rounded correctly, without a division: the remainder of the product with the rounded reciprocal
-    corrects it (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990)."""
-    inverse = Const(float(np.float32(1) / np.float32(scale)), f32)
-    near = Call("mul", (x, inverse), f32)
-    rest = Call("fma", (near, Const(-scale, f32), x), f32)
-    return Call("fma", (rest, inverse, near), f32)
-
-
 def _steps(x: Expr, scale: float, to: DType) -> Expr:
-    """``round(x / scale)`` of a quantisation to `to`, as far as it lies within."""
+    """``round(x / scale)`` of a quantisation to `to`, as far as it lies within; most often without a division."""
     parts = _reciprocal(scale, to)
     if parts is None:
-        return Call("round", (_divided(x, scale),), f32)
+        return Call("round", (Call("div", (x, Const(scale, f32)), f32),), f32)
     high, low = (Const(part, f32) for part in parts)
     return Call("round", (Call("fma", (x, high, Call("mul", (x, low), f32)), f32),), f32)
 
 
 def _reciprocal(scale: float, to: DType) -> tuple[float, float] | None:
-    """1 / scale as the sum of two floats, where multiplying x by both, with one rounding at the end, gives the steps of
-    a division: see Brisebarre, Muller and Raina, "Accelerating correctly rounded floating-point division when the
-    divisor is known in advance", 2004. The quotient is off by a last place for few x; whether one of these decides on
-    which side of a half it lies is tried out."""
+    """1 / scale as the sum of two floats, where x times both, rounded once at the end, gives the steps of a division:
+    see Brisebarre, Muller and Raina, "Accelerating correctly rounded floating-point division when the divisor is known
+    in advance", 2004. The quotient may be off by a last place for few x; whether one of these decides on which side of
+    a half it lies is tried out."""
     if to.bits > NARROW:
         return None
     step = np.float32(scale)
