@@ -36,7 +36,7 @@ from ingot.compiler.lower.tiles import BYTES_DEPTHWISE_MICROSECONDS, CHUNK_MICRO
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
 from ingot.compiler.ops import linear
-from ingot.runtime.dtypes import f32, i8
+from ingot.runtime.dtypes import f32, i8, u8
 
 DENSE_COLUMNS = 256  # from so many on a copy of the rows takes less than some two per cent of their product
 
@@ -290,9 +290,11 @@ def _is_exact_in_f32(w: Constant, bias: Value | None) -> bool:
 def _taps_together(context: Context, node: linear.Conv, w: Value) -> int:
     """How many taps of a column are summed at once: four where the machine sums four products of bytes, and the weights
     may grow if the columns must be filled up."""
-    products, height = Products.of(context, node.x, w), int(w.type.static_shape()[2])
-    fits = height % products.dot == 0 or (height > 1 and context.forms.may_grow)
-    return products.dot if products.dot == 4 and not products.shift and fits else 1
+    machine, height = context.machine, int(w.type.static_shape()[2])
+    if machine.dot != 4 or machine.signed_dot or (node.x.dtype, w.dtype) != (u8, i8) or not isinstance(w, Constant):
+        return 1
+    fits = height % machine.dot == 0 or (height > 1 and context.forms.may_grow)
+    return machine.dot if fits else 1
 
 
 def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:
