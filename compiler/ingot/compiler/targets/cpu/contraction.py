@@ -87,7 +87,10 @@ class _Body:
         group = max(blocking.grouped_panels(rows) for rows in (1, 2, 3))
         if blocking.tiles:
             group = max(group, amx.PANELS)
-        self.epilogue = Epilogue(b, template, self.rows, self.lanes, self.most, group, copied=blocking.tiles)
+        begins = not blocking.tiles and blocking.together == 1
+        self.epilogue = Epilogue(
+            b, template, self.rows, self.lanes, self.most, group, copied=blocking.tiles, begins=begins
+        )
         self.rows.allocate(b, self.block_rows + 2 * self.most)  # tiles look ahead
 
     def _separate_a(self) -> None:

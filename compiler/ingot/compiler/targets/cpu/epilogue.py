@@ -64,9 +64,10 @@ class Epilogue:
         panels: int,
         *,
         copied: bool = False,
+        begins: bool = False,
     ) -> None:
         """Tiles have at most `most` rows and `panels` panels, in vectors of `lanes`. With `copied` there is always room
-        for a copy."""
+        for a copy, with `begins` sums may begin with what `starts` gives."""
         self.b, self.template, self.rows, self.lanes, self.most = b, template, rows, lanes, most
         self.stores = shared([rows.store(store) for store in template.stores])
         calls = _calls(store.value for store in self.stores)
@@ -75,7 +76,7 @@ class Epilogue:
         columns = template.columns.extent
         self.whole = isinstance(columns, int) and columns % template.width == 0
         self.start: Load | None = None
-        if self.whole and not copied and isinstance(template, Contraction) and not template.accumulator.is_float:
+        if self.whole and begins and not template.accumulator.is_float:
             self.start, self.stores = started(self.stores, _depends_on_row)
         self.scratch: Value | None = None
         if self.staged or copied or not self.whole:
