@@ -27,7 +27,7 @@ from ingot.compiler.ir.graph import constant
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, Expr, Kernel, Load, Local, Store
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise
 from ingot.compiler.lower.context import Context
-from ingot.compiler.lower.contraction import Products
+from ingot.compiler.lower.contraction import Inner, Products
 from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.tiles import ContractionTile, choose_attention, choose_contraction, choose_depthwise
 from ingot.compiler.targets import elf
@@ -108,7 +108,7 @@ def matmul(m: int, k: int, n: int, level: Level) -> Problem:
 def bytes_matmul(m: int, k: int, n: int, level: Level) -> Problem:
     """``clip(round((a @ b) * scale), 0, 255)`` for a of u8 and b of i8, beside `matmul`."""
     context = Context(features.machine(level))
-    products = Products.narrow(context)
+    products = Products.narrow(context, Inner(k))
     depth = products.filled(k)
     rng = np.random.default_rng(0)
     weights = np.zeros((depth, n), products.dtype.to_numpy())

@@ -21,6 +21,7 @@ import ingot.runtime
 
 EMITTER = (
     "compiler/ir",
+    "compiler/labels.py",
     "compiler/lower/machine.py",
     "compiler/ops",
     "compiler/targets",
