@@ -10,10 +10,10 @@ from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.linear import Conv, MatMul
-from ingot.compiler.ops.pointwise import Cast, Clip
+from ingot.compiler.ops.pointwise import Add, Cast, Clip, Round
 from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.compiler.targets.cpu import features
-from ingot.runtime.dtypes import DType, f32, i8, u8
+from ingot.runtime.dtypes import DType, f16, f32, i8, i32, u8
 
 TARGETS = [
     name
@@ -48,6 +48,30 @@ def test_halves_and_what_is_far_outside(dtype: DType, zero: int, target: str) ->
     graph = Graph((x,), (("y", Quantize(x, constant(0.25, f32), constant(zero, dtype), dtype)),))
     with compile(graph, target=target, jobs=1).session(threads=1) as session:
         np.testing.assert_array_equal(session.run(feed)["y"], evaluate_graph(graph, feed)["y"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("dtype", "zero"), [(u8, 5), (i8, -7)])
+@pytest.mark.parametrize("scale", [0.5, 0.37])  # with a reciprocal that is one float, and one that is not
+def test_halves_that_an_integer_overflows_saturate(dtype: DType, zero: int, scale: float, target: str) -> None:
+    x = Input("x", TensorType(i32, (41,)))
+    far = [65504, 65519, 65520, 70000, -70000, 2**31 - 1, -(2**31)]
+    feed = {"x": np.concatenate([np.arange(-17, 17), far]).astype(np.int32)}
+    whole = Quantize(Cast(x, f16), constant(scale, f16), constant(zero, dtype), dtype)
+    graph = Graph((x,), (("y", whole),))
+    with compile(graph, target=target, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], evaluate_graph(graph, feed)["y"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shift", [np.inf, -np.inf])
+def test_what_is_added_to_whole_numbers_need_not_be_one(shift: float, target: str) -> None:
+    x = Input("x", TensorType(f32, (37,)))
+    moved = Add(Round(x), constant(shift, f32))
+    graph = Graph((x,), (("y", Cast(Clip(moved, constant(0.0, f32), constant(255.0, f32)), u8)),))
+    feed = {"x": np.arange(-18, 19).astype(np.float32) * 9.5}
+    with compile(graph, target=target, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], np.full(37, 255 if shift > 0 else 0, np.uint8))
 
 
 def test_the_integers_may_leave_the_kernel_too() -> None:

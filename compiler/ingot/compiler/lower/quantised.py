@@ -30,6 +30,8 @@ def _is_zero(value: Expr) -> bool:
 def _is_product(value: Value, scale: float) -> bool:
     """Whether `value` is made of an integer and constants in a way that neither it nor its quotient by `scale` can come
     near the ends of f32."""
+    if value.dtype != f32:  # f16 ends at 65504: a quotient of infinity by a reciprocal of two floats is no number
+        return False
     match value:
         case Cast(x=x):
             return x.dtype.is_integer and LEAST < abs(scale) < MOST

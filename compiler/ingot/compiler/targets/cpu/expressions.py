@@ -395,7 +395,7 @@ def _clamped_steps(value: Expr, target: DType) -> tuple[Expr, int, int, int] | N
     match steps:
         case Call("round", (x,)):
             return x, 0, int(low), int(high)
-        case Call("add", (Call("round", (x,)), Const(value=zero))) if zero == int(zero) and abs(zero) < 1 << 16:
+        case Call("add", (Call("round", (x,)), Const(value=zero))) if abs(zero) < 1 << 16 and zero == int(zero):
             return x, int(zero), int(low), int(high)
         case _:
             return None
