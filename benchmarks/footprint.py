@@ -72,7 +72,7 @@ if __name__ == "__main__":
     compile(sys.argv[1], target=sys.argv[3], jobs=2).save(sys.argv[2])
     took = time.perf_counter() - started
     # What getrusage tells of a process itself begins with its parent's peak.
-    own = next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+    own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
     use = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     print(json.dumps({"seconds": took, "peak_mb": use / 1024}))
 """
