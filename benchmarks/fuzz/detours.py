@@ -75,7 +75,7 @@ def optimised(path: Path, graph: Graph, rng: np.random.Generator) -> Graph | Non
     model, written = onnx.load(path), path.with_suffix(".optimised.onnx")
     if any(a.type == a.SPARSE_TENSOR for g in graphs_of(model.graph) for node in g.node for a in node.attribute):
         return None  # whose positions it writes as i8, against the standard
-    if gathers_strings(model):
+    if gathers_strings(model) or steps_follow(model):
         return None
     for opset in model.opset_import:
         opset.version = min(opset.version, NEWEST_OF_RUNTIME)
@@ -97,6 +97,13 @@ def gathers_strings(model: onnx.ModelProto) -> bool:
     kinds |= {tensor.name: tensor.data_type for graph in graphs_of(model.graph) for tensor in graph.initializer}
     nodes = (node for graph in graphs_of(model.graph) for node in graph.node if node.op_type == "Gather")
     return any(kinds.get(node.input[0]) == onnx.TensorProto.STRING for node in nodes)
+
+
+def steps_follow(model: onnx.ModelProto) -> bool:
+    """Whether what was quantised is quantised again: ONNX Runtime makes one rounding of the two, with other results."""
+    made = {name: node for g in graphs_of(model.graph) for node in g.node for name in node.output}
+    again = (made.get(node.input[0]) for node in made.values() if node.op_type == "QuantizeLinear")
+    return any(node is not None and node.op_type == "DequantizeLinear" for node in again)
 
 
 def older(path: Path, graph: Graph, rng: np.random.Generator) -> Graph | None:

@@ -226,6 +226,20 @@ def test_sizes_that_must_be_equal() -> None:
         np.testing.assert_array_equal(session.run({"x": f32(1), "y": f32(1)})["sum"], [[0]])
 
 
+def test_too_few_elements_for_the_parts_of_a_split() -> None:
+    """Parts of one element each may leave less than none for the last, which nobody defines."""
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[n] x) => (int64[1, p] a, int64[1, q] c) {
+        found = NonZero (x)
+        a, b, c = Split <axis = 1, num_outputs = 3> (found) }"""
+    with compile(onnx.parser.parse_model(text), jobs=1).session(threads=1) as session:
+        for count, sizes in ((9, (3, 3)), (8, (3, 2)), (4, (2, 0)), (3, (1, 1)), (2, (1, 0)), (0, (0, 0))):
+            a, c = session.run({"x": np.ones(count, np.float32)}).values()
+            assert (a.shape[1], c.shape[1]) == sizes
+            np.testing.assert_array_equal(c[0], np.arange(2 * sizes[0], count))
+        with pytest.raises(RuntimeFault, match="found elements must be enough for 3 parts"):
+            session.run({"x": np.ones(1, np.float32)})
+
+
 def test_what_grows_is_checked_when_its_loop_has_ended() -> None:
     """The largest row needs a row: there is none before the first iteration."""
     text = """<ir_version: 9, opset_import: ["" : 21]> m (bool start, int64 n, float[2] x) => (float[1, 2] y)

@@ -28,6 +28,7 @@ EMITTER = (
     "runtime/checked.py",
     "runtime/dims.py",
     "runtime/dtypes.py",
+    "runtime/errors.py",
     "runtime/host/attributes.py",
 )
 """The sources that decide a kernel's object, given the kernel and the level."""

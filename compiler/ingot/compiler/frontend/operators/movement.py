@@ -378,6 +378,10 @@ def split_sizes(ctx: Context, sizes: Dims | None, count: int | None = None) -> R
         if not isinstance(last, int) and count is None:  # parts must be equal: only then does the model make sense
             chunk = extent // parts
             sizes = (chunk,) * parts
+        elif ctx.bound(last):
+            fits = ctx.build(ops.LessOrEqual, ctx.constant(0, dtypes.i64), ctx.dim_values((last,), True))
+            ctx.require(fits, f"{dims.show(extent)} elements must be enough for {parts} parts")
+            return _slices(ctx, axis, (*(chunk,) * (parts - 1), ctx.assumptions.largest(last, 0)))
     else:
         total: Dim = 0
         for size in sizes:
@@ -388,6 +392,18 @@ def split_sizes(ctx: Context, sizes: Dims | None, count: int | None = None) -> R
     if len(sizes) == 1 and sizes[0] == extent:
         return x
     return ctx.build(Split, ctx.checked(x)[0], axis, sizes).results()
+
+
+def _slices(ctx: Context, axis: int, sizes: Dims) -> Results:
+    """Parts of x of `sizes` one behind the other, of which nobody says that they are all of it."""
+    (x,) = ctx.checked(ctx.operand(0))
+    parts: list[Value] = []
+    start: Dim = 0
+    for size in sizes:
+        starts = (*(0,) * axis, start, *(0,) * (x.rank - axis - 1))
+        parts.append(ctx.build(Slice, x, starts, (*x.shape[:axis], size, *x.shape[axis + 1 :]), (1,) * x.rank))
+        start = start + size
+    return tuple(parts)
 
 
 # -- padding ----------------------------------------------------------------------------------------------------------
