@@ -62,7 +62,10 @@ def recorded(path: Path, wanted: Sequence[str], rounds: int, engines: Sequence[s
             kept = path.with_suffix(".new")
             kept.write_text(json.dumps(rows, indent=1) + "\n")
             kept.replace(path)
-    return f"{comparison.table(rows, engines)}\n\n{machine(engines)}"
+    there = {row["model"] for row in rows}
+    absent = ", ".join(name for name in order if name not in there)
+    note = f"\n\nNot measured yet: {absent}." if absent else ""
+    return f"{comparison.table(rows, engines)}\n\n{machine(engines)}{note}"
 
 
 def beside(chosen: Iterable[Case], engines: Sequence[str], rounds: int) -> str:
