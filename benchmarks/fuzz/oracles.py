@@ -325,6 +325,8 @@ def _is_simplified(node: onnx.NodeProto) -> bool:
     """Whether onnx.reference leaves out something that the operator is asked for."""
     if node.op_type == "Unique":  # it sorts whatever `sorted` says where the elements alone are wanted
         return len(node.output) == 1 and any(a.name == "sorted" and not a.i for a in node.attribute)
+    if node.op_type in ("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"):
+        return any(a.name == "ignore_index" for a in node.attribute)  # the mean counts what is ignored
     if node.op_type not in ("RNN", "GRU", "LSTM"):
         return False
     lengths = len(node.input) > 4 and node.input[4] != ""
