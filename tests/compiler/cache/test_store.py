@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -260,3 +261,29 @@ def test_many_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert all(entry.size == 160 for entry in store_in(tmp_path).holdings().objects)
+
+
+def test_a_folder_that_goes_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Path.mkdir` raises FileExistsError where another process removes the folder between its two looks."""
+    made = Path.mkdir
+    store, (key,) = store_in(tmp_path), keys(1)
+
+    def gone(self: Path, *arguments: Any, **options: Any) -> None:
+        if self == tmp_path / "objects" / key[:2]:
+            raise FileExistsError(17, "File exists", str(self))
+        made(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", gone)
+        store.keep_object(key, b"x")
+    assert store.object(key) is None
+    store.keep_object(key, b"x")
+    assert store.object(key) == b"x"
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "objects").write_bytes(b"")
+    told: list[str] = []
+    store = Store(tmp_path, 1000, told.append)
+    store.keep_object(keys(1)[0], b"x")
+    assert len(told) == 1 and "cannot be used" in told[0]

@@ -225,7 +225,8 @@ class Store:
         except (FileNotFoundError, InputError):  # somebody clears the cache, or has put something else there
             return False
         except OSError as error:
-            self._refuse(error)
+            if not (isinstance(error, FileExistsError) and _may_be_made(path.parent)):
+                self._refuse(error)
             return False
         self._grown += size
         return True
@@ -252,6 +253,12 @@ def _seal(key: str, content: bytes) -> bytes:
     digest = hashlib.sha256(key.encode())
     digest.update(content)
     return digest.digest()
+
+
+def _may_be_made(folder: Path) -> bool:
+    """Whether a folder that was said to exist is one, or has gone: `Path.mkdir` says so of what others remove between
+    its two looks."""
+    return folder.is_dir() or not folder.exists()
 
 
 def _touch(path: Path) -> None:
