@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ingot.compiler.ir.dims import UNBOUNDED, Dim, substitute, symbol, symbols
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
@@ -94,28 +95,32 @@ class _Carried:
         now = {name: each.inner for each in self.node.growth for name in symbols(each.outer)}
         return [_renamed(view, now) for view in self.places]
 
-    def still(self) -> list[ops.Growth]:
-        """The extents that every iteration gives back as they were. Their symbols are not bound again: memory whose
-        size mentions one would lose what it holds."""
-        body, found = self.node.body, list[ops.Growth]()
-        for each in self.node.growth:
+    @cached_property
+    def changing(self) -> tuple[ops.Growth, ...]:
+        """The extents that an iteration does not give back as they were. The symbols of the others are not bound again:
+        memory whose size mentions one would lose what it holds."""
+        body = self.node.body
+
+        def changes(each: ops.Growth) -> bool:
             given, after = body.inputs[2 + each.source], body.results[1 + each.source]
-            if after is given or (isinstance(after, DimValues) and after.dims == (each.inner,)):
-                found.append(each)
-        return found
+            return after is not given and not (isinstance(after, DimValues) and after.dims == (each.inner,))
+
+        return tuple(each for each in self.node.growth if changes(each))
+
+    @cached_property
+    def _unsettled(self) -> frozenset[str]:
+        """The symbols that are bound again in each iteration."""
+        return frozenset(name for each in self.changing for name in symbols(each.outer))
 
     def stays(self, i: int) -> bool:
         """Whether the place of carried value `i` holds in the next iteration what it holds in this one."""
-        changing = [each for each in self.node.growth if each not in self.still()]
-        outer = {name for each in changing for name in symbols(each.outer)}
-        return not any(symbols(dim) & outer for dim in self.places[i].shape)
+        return not any(symbols(dim) & self._unsettled for dim in self.places[i].shape)
 
-    def store(self, context: Context, views: Sequence[View], still: Sequence[ops.Growth] = ()) -> None:
-        """Copy what is carried, but for the extents that are `still` the same; the others first, as the memory of
-        values depends on them."""
+    def store(self, context: Context, views: Sequence[View], growth: Sequence[ops.Growth]) -> None:
+        """Copy what is carried; of the extents those of `growth`, and before the others, as the memory of values depends
+        on them."""
         node, places = self.node, self.places
         told = {each.source for each in node.growth}
-        growth = [each for each in node.growth if each not in still]
         for each in growth:
             if views[each.source].storage is not places[each.source].storage:
                 copy(context, views[each.source], places[each.source], node.origin, "carry")
@@ -129,7 +134,7 @@ class _Carried:
 def _loop(context: Context, node: ops.Loop, lower_graph: LowerGraph) -> None:
     carried = _Carried.of(context, node)
     limits = _taken_limits(context, node)
-    carried.store(context, [context.view(v) for v in node.carried])
+    carried.store(context, [context.view(v) for v in node.carried], node.growth)
     scans = [context.destination(v) for v in node.results()[len(node.carried) :]]
     for scan in scans:
         fill(context, scan, zero(scan.storage.dtype), node.origin, "scan_fill")
@@ -211,7 +216,7 @@ def _iteration(
     ]  # what comes back unchanged stays where it is
     for view, scan in zip(produced[count:], scans, strict=True):
         _store_row(inner, view, scan, counter, node)
-    carried.store(inner, produced[:count], carried.still())
+    carried.store(inner, produced[:count], carried.changing)
     return done
 
 
