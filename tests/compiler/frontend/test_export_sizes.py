@@ -143,6 +143,20 @@ def test_computed_shapes() -> None:
     check(parsed(text), *feeds)
 
 
+def test_extents_of_nothing_are_copied_from_nowhere() -> None:
+    """Before opset 14 an extent of 0 says that the operand's stays, in the shape of a Reshape."""
+    text = """main (float[n, 3, m] x, int64[2] times) => (tiled, turned) <int64[3] order = {2, 0, 1}, int64[2] to = {0, -1}> {
+        rows = Squeeze(part, first)  tiled = Tile(rows, times)
+        moved = Transpose<perm = [2, 0, 1]>(x)  turned = Reshape(moved, to)
+    }""".replace("rows = ", "first = Constant<value_ints = [1]>()  one = Constant<value_ints = [1]>()  two = "
+                 "Constant<value_ints = [2]>()  part = Slice(x, one, two, one)  rows = ")
+    feeds = [
+        {"x": f(rows, 3, columns), "times": n(*times)}
+        for rows, columns, times in ((2, 5, (2, 0)), (1, 4, (0, 3)), (2, 2, (0, 0)), (3, 1, (2, 1)), (0, 2, (1, 2)))
+    ]
+    check(parsed(text), *feeds)
+
+
 def test_equal_sizes_are_checked() -> None:
     """Two sizes that must be one: a run in which they differ fails."""
     text = """main (float[m] x, float[k] y) => (z) <float[1] zero = {0}, int64[1] axis = {0}> {

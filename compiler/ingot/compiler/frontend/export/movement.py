@@ -49,7 +49,29 @@ def reshape(scope: Scope, node: ops.Reshape) -> Written:
     if 0 in want:  # nothing to reshape: elements need no source
         zero = tensor(np.zeros(1, node.x.dtype.to_numpy()))
         return scope.add("ConstantOfShape", scope.shape(want), value=zero)
-    return scope.add("Reshape", x, scope.shape(want))
+    return _never_copied(node) if _copies(scope, node) else scope.add("Reshape", x, scope.shape(want))
+
+
+def _copies(scope: Scope, node: ops.Reshape) -> bool:
+    """Whether an extent that turns out to be 0 would be taken for ONNX's "copy this extent", of one that is not 0."""
+    for axis, dim in enumerate(node.shape):
+        own = node.x.shape[axis] if axis < node.x.rank else 1
+        if own != 0 and dims.bounds(dim, scope.export.ranges)[0] < 1:
+            times = dims.divide_exact(dim, own)
+            if times is None or dims.bounds(times, scope.export.ranges)[0] < 1:
+                return True
+    return False
+
+
+def _never_copied(node: ops.Reshape) -> Value:
+    """A reshape without an extent of 0: where there is one the elements are none, and as many are added as a shape of 1
+    in its place needs, which are cut off again."""
+    want = node.shape
+    filled = tuple(dims.maximum(d, 1) for d in want)
+    flat = ops.Reshape(node.x, (node.x.type.size,))
+    missing = ops.Expand(constant(0, node.x.dtype), (dims.product(filled) - node.x.type.size,))
+    whole = ops.Reshape(ops.Concat((flat, missing), 0), filled)
+    return ops.Slice(whole, (0,) * len(want), want, (1,) * len(want))
 
 
 def _inserted(short: Sequence[Dim], long: Sequence[Dim]) -> list[int] | None:
