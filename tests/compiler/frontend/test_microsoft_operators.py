@@ -259,6 +259,18 @@ def test_fused_gemm() -> None:
     check("FusedGemm", {"a": floats(3, 5), "b": floats(5, 4)}, activation="Relu")
 
 
+@pytest.mark.parametrize(
+    ("activation", "parameters"),
+    [
+        ("Elu", {"alpha": 0.7}), ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}), ("Selu", {"alpha": 1.5, "gamma": 1.2}),
+        ("Softplus", {}), ("Softsign", {}), ("ThresholdedRelu", {"alpha": 0.3}), ("Tanh", {}), ("Sigmoid", {}),
+    ],
+)  # fmt: skip
+def test_activations_of_fused_gemm(activation: str, parameters: dict[str, float]) -> None:
+    named = {f"activation_{name}": value for name, value in parameters.items()}
+    check("FusedGemm", {"a": floats(3, 5), "b": floats(5, 4)}, activation=activation, **named)
+
+
 @pytest.mark.parametrize("trans", [(0, 0), (0, 1), (1, 0), (1, 1)])
 @pytest.mark.parametrize("batch", [0, 1])
 def test_fused_product(trans: tuple[int, int], batch: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ingot.compiler.frontend.context import Context
+from ingot.compiler.frontend.operators.activation import SELU_ALPHA, SELU_GAMMA
 from ingot.compiler.frontend.operators.contraction import conv, gemm, matrix_product
 from ingot.compiler.frontend.operators.microsoft.operands import given, plus
 from ingot.compiler.frontend.sequences import Results
@@ -16,11 +17,12 @@ TABLE = Table(domain=MICROSOFT)
 onnx_op = TABLE.onnx_op
 
 
-def activated(ctx: Context, x: Value, name: str, parameters: tuple[float, ...]) -> Value:
-    """x after the activation function that a fused node names, with its parameters as the node lists them."""
+def activated(ctx: Context, x: Value, name: str, parameters: tuple[float | None, ...]) -> Value:
+    """x after the activation function that a fused node names, with its parameters alpha, beta and gamma."""
 
     def parameter(index: int, default: float) -> float:
-        return parameters[index] if index < len(parameters) else default
+        found = parameters[index] if index < len(parameters) else None
+        return default if found is None else found
 
     match name:
         case "":
@@ -41,6 +43,15 @@ def activated(ctx: Context, x: Value, name: str, parameters: tuple[float, ...]) 
             return ctx.build(composite.HardSigmoid, x, parameter(0, 0.2), parameter(1, 0.5))
         case "HardSwish":
             return ctx.build(composite.HardSwish, x)
+        case "Selu":
+            gamma = ctx.constant(parameter(2, SELU_GAMMA), x.dtype)
+            return ctx.build(ops.Mul, ctx.build(composite.Elu, x, parameter(0, SELU_ALPHA)), gamma)
+        case "Softsign":
+            larger = ctx.build(ops.Add, ctx.build(ops.Abs, x), ctx.constant(1.0, x.dtype))
+            return ctx.build(ops.Div, x, larger)
+        case "ThresholdedRelu":
+            above = ctx.build(ops.Greater, x, ctx.constant(parameter(0, 1.0), x.dtype))
+            return ctx.build(ops.Where, above, x, ctx.constant(0.0, x.dtype))
         case "Clip":
             bounds = (parameter(0, -3.4028234663852886e38), parameter(1, 3.4028234663852886e38))
             return ctx.build(ops.Clip, x, *(ctx.constant(b, x.dtype) for b in bounds))
@@ -61,14 +72,8 @@ def fused_conv(ctx: Context) -> Results:
 def fused_gemm(ctx: Context) -> Results:
     result = gemm(given(ctx, ctx.operand(0), ctx.operand(1), ctx.optional(2)))
     assert isinstance(result, Value)
-    parameters: list[float] = []
-    for name in ("activation_alpha", "activation_beta", "activation_gamma"):
-        found = ctx.maybe(name, float)
-        if found is None:
-            break
-        parameters.append(found)
-    ctx.ignore("activation_beta", "activation_gamma")
-    return activated(ctx, result, ctx.attribute("activation", ""), tuple(parameters))
+    parameters = tuple(ctx.maybe(f"activation_{name}", float) for name in ("alpha", "beta", "gamma"))
+    return activated(ctx, result, ctx.attribute("activation", ""), parameters)
 
 
 @onnx_op("FusedMatMul")
