@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ingot.compiler import compile
-from ingot.compiler.frontend import ModelError, UnsupportedError, load_onnx
+from ingot.compiler.frontend import ModelError, load_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.text.graph import parse_graph, show_graph
@@ -88,6 +88,35 @@ def test_floats_round_to_nearest_even(code: TensorProto.DataType) -> None:
 
 
 @pytest.mark.parametrize("code", FLOATS, ids=name_of)
+def test_f64_is_rounded_once(code: TensorProto.DataType) -> None:
+    """Halfway between neighbours in f32 is not halfway: the nearer one is found by exact comparison."""
+    with np.errstate(all="ignore"):
+        own = np.arange(256, dtype=np.uint8).view(FLOATS[code]).astype(np.float64)
+        finite = np.unique(own[np.isfinite(own)])
+        middles = (finite[1:] + finite[:-1]) / 2
+        x = np.concatenate([middles, middles * (1 + 2.0**-40), middles * (1 - 2.0**-40), finite, [-0.0, 1e-320]])
+        got = both(load_onnx(node_model("Cast", TensorProto.DOUBLE, code)), x)
+        even = middles.astype(np.float32).astype(FLOATS[code]).astype(np.float64)  # which f32 holds
+    upper, lower = np.maximum(finite[1:], finite[:-1]), np.minimum(finite[1:], finite[:-1])
+    away = np.where(middles > 0, upper, lower), np.where(middles > 0, lower, upper)
+    wanted = np.concatenate([even, *away, finite, [0, 0]])
+    np.testing.assert_array_equal(got.astype(np.float64), wanted)
+    beyond = both(load_onnx(node_model("Cast", TensorProto.DOUBLE, code)), np.array([1e300, -1e39]))
+    np.testing.assert_array_equal(beyond.astype(np.float64), [finite[-1], finite[0]])
+    if code != TensorProto.FLOAT4E2M1:
+        nan = both(load_onnx(node_model("Cast", TensorProto.DOUBLE, code)), np.array([np.nan, -np.nan]))
+        assert np.isnan(nan.astype(np.float64)).all()
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [("up", 2.0), ("down", 1.0), ("nearest", 2.0)])
+def test_f64_as_a_power_of_two(mode: str, wanted: float) -> None:
+    """What is next to 1 or to 1.5 in f64 alone is on the right side of it."""
+    x = np.array([1.5 if mode == "nearest" else 1 + 2.0**-50 if mode == "up" else 2 - 2.0**-50])
+    got = both(load_onnx(node_model("Cast", TensorProto.DOUBLE, TensorProto.FLOAT8E8M0, round_mode=mode)), x)
+    assert got.astype(np.float64) == [wanted]
+
+
+@pytest.mark.parametrize("code", FLOATS, ids=name_of)
 def test_nan(code: TensorProto.DataType) -> None:
     x = np.array([np.nan, -np.nan], np.float32)
     got = evaluate_graph(load_onnx(node_model("Cast", 1, code)), {"x": x})["y"].astype(np.float32)
@@ -151,8 +180,6 @@ def test_bits_as_another_type(have: str, to: str) -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="f64 to f8e4m3fn"):
-        load_onnx(node_model("Cast", TensorProto.DOUBLE, TensorProto.FLOAT8E4M3FN))
     with pytest.raises(ModelError, match="different sizes"):
         load_onnx(node_model("BitCast", TensorProto.FLOAT, TensorProto.INT64))
     with pytest.raises(ModelError, match="different sizes"):

@@ -75,9 +75,7 @@ def converted(ctx: Context, x: Value, to: DType) -> Value:
         return _small_integer(ctx, x, INTEGERS[to], to)
     if to.kind != "opaque":
         return ctx.cast(x, to)
-    if x.dtype == f64:
-        raise ctx.unsupported(f"a conversion of f64 to {to.name}", "cast it to float32 first: that rounds twice")
-    x = ctx.cast(x, f32)
+    x = _rounded_to_odd(ctx, x) if x.dtype == f64 else ctx.cast(x, f32)
     if to == dtypes.f8e8m0:
         return _exponent(ctx, x, saturate, mode)
     return _small_float(ctx, x, FORMATS[to], to, saturate)
@@ -132,6 +130,19 @@ class _Bits:
 
     def byte(self, code: Value, to: DType) -> Value:
         return self.ctx.build(BitCast, self.ctx.build(ops.Cast, code, u8), to)
+
+
+def _rounded_to_odd(ctx: Context, x: Value) -> Value:
+    """An f64 as the f32 next to it towards 0, with the last bit set where that is not x itself: rounded again, to less
+    than 23 bits, it comes to what rounding x once gives (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+    sums: proved algorithms using rounding to odd", 2008)."""
+    b = _Bits(ctx)
+    near = ctx.build(ops.Cast, x, f32)
+    wide = ctx.build(ops.Cast, near, f64)
+    farther = ctx.build(ops.Greater, ctx.build(ops.Abs, wide), ctx.build(ops.Abs, x))
+    bits = b.add(ctx.build(BitCast, near, i32), b.choose(farther, -1, 0))
+    exact = ctx.build(ops.Equal, wide, x)
+    return ctx.build(BitCast, ctx.build(BitOr, bits, b.choose(exact, 0, 1)), f32)
 
 
 def _small_float(ctx: Context, x: Value, form: Format, to: DType, saturate: bool) -> Value:
