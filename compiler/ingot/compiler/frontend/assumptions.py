@@ -132,6 +132,7 @@ class Assumptions:
         if a == b or self.differ(a, b):
             return
         self._bound(a - b)
+        self._cap(a, b)
         for name in candidates:
             parts = dims.coefficient(a - b, name)
             if parts is None or not isinstance(parts[0], int) or parts[0] == 0:
@@ -235,6 +236,17 @@ class Assumptions:
                     if ranges != self.ranges:
                         raise Refinement(replace(self, ranges=ranges))
 
+    def _cap(self, a: Dim, b: Dim) -> None:
+        """max(min(n, c) - 1, 0) = max(n - 1, 0) needs n <= c: raise the Refinement that says so of a min inside of one of
+        the dims, where they are the same up to its limit, and beyond it they differ and neither is 1."""
+        for value, limit in _capped(a - b):
+            within = replace(self, ranges=self._within(value, -dims.UNBOUNDED, limit))
+            beyond = replace(self, ranges=self._within(value, limit + 1, dims.UNBOUNDED))
+            if self.ranges in (within.ranges, beyond.ranges) or within.simplified(a) != within.simplified(b):
+                continue
+            if beyond.differ(a, b) and beyond.differ(a, 1) and beyond.differ(b, 1):
+                raise Refinement(within)
+
     def _within(self, dim: Dim, low: int, high: int) -> Ranges:
         """The ranges under which low <= dim <= high, where `dim` grows linearly with a single symbol; else the ranges
         as they are (the compiled model then checks no more than that dims of one name are equal)."""
@@ -274,6 +286,21 @@ def _divisors(dim: Dim, name: str) -> Iterator[int]:
                 yield from {atom.right, atom.right // math.gcd(atom.right, stride)} - {1}
             yield from _divisors(atom.left, name)
             yield from _divisors(atom.right, name)
+
+
+def _capped(dim: Dim) -> Iterator[tuple[Dim, int]]:
+    """What is kept below a constant anywhere in `dim`, and that constant."""
+    for monomial, _ in dim.terms if isinstance(dim, Expr) else ():
+        for atom in monomial:
+            match atom:
+                case Symbol():
+                    continue
+                case Opaque("min", value, int(limit)) | Opaque("min", int(limit), value):
+                    yield value, limit
+                case _:
+                    pass
+            yield from _capped(atom.left)
+            yield from _capped(atom.right)
 
 
 def _factors(divisors: Iterable[int]) -> list[int]:

@@ -108,8 +108,8 @@ def clamp(known: Assumptions, start: Dim, end: Dim, step: int, extent: Dim) -> t
 def _distance(known: Assumptions, start: Dim, end: Dim, extent: Dim) -> Dim:
     """Number of elements from `start` to before `end` that lie on the axis, in few operations: slices that are equally
     long are so in the same words."""
-    if known.at_least(start, 0) and known.at_least(extent, end):
-        return known.largest(end - start, 0)
+    if known.at_least(start, 0):
+        return known.largest(known.smallest(end, extent) - start, 0)
     if known.at_least(extent, start) and known.at_least(end, extent):
         return known.smallest(extent - start, extent)
     first, last = (known.smallest(known.largest(place, 0), extent) for place in (start, end))
