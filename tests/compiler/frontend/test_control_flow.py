@@ -188,6 +188,24 @@ def test_loop_over_a_symbolic_length() -> None:
     assert [str(d) for d in graph.results[1].shape] == ["n", "2"]
 
 
+def test_a_condition_that_is_passed_on_to_an_inner_loop_holds() -> None:
+    """In an iteration the condition is true, so that an inner loop has all its iterations and rows for each."""
+    check(
+        """agraph (float[3, 4] x) => (float[3, 4] s, float[3] t) {
+          three = Constant<value = int64 {3}>()  four = Constant<value = int64 {4}>()
+          yes = Constant<value = bool {1}>()  zero = Constant<value = float {0.0}>()
+          a, s, t = Loop (three, yes, zero) <body = rows (int64 i, bool g, float before) =>
+              (bool again, float after, float[4] row, float last) {
+            xi = Gather(x, i)
+            last, row = Loop (four, g, before) <body = columns (int64 j, bool h, float p) =>
+                (bool more, float q, float r) { e = Gather(xi, j) q = Add(p, e) r = Mul(q, e) more = Identity(h) }>
+            after = Sub(last, before)  again = Identity(g)
+          }>
+        }""",
+        {"x": np.random.default_rng(4).standard_normal((3, 4)).astype(np.float32)},
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [("w = Add(v, s)", "w = Concat<axis = 0>(v, s)", "scan output 'row' is .* changes between iterations")],

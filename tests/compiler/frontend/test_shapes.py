@@ -17,6 +17,7 @@ from ingot.compiler.frontend.errors import ModelWarning
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.types import IrError
 from ingot.runtime import InputError
 
 Dims = Sequence[int | str | None]
@@ -254,6 +255,51 @@ def test_a_clamped_size_bounds_what_is_clamped() -> None:
         Assumptions().demand_equal(h // 2, dims.maximum(h // 2 - 1, 0) + 1)
     assert caught.value.assumptions.ranges["h"][0] == 2
     Assumptions(ranges={"h": (6, 50)}).demand_equal(h // 2, dims.maximum(h // 2 - 3, 0) + 3)
+
+
+def test_a_limit_inside_of_a_size_bounds_what_is_limited() -> None:
+    """The elements from 1 to before 9 and all but the last one: there are 9 at most. The first three and the first one
+    may also be broadcast."""
+    n = dims.symbol("n")
+    with pytest.raises(Refinement) as caught:
+        Assumptions().suggest_equal(dims.maximum(dims.minimum(n, 9) - 1, 0), dims.maximum(n - 1, 0))
+    assert caught.value.assumptions.ranges == {"n": (0, 9)}
+    Assumptions(ranges={"n": (2, 9)}).suggest_equal(dims.minimum(n, 3) // 3, dims.minimum(n, 3))
+
+
+PARTS = """g (float[n, 3, 3] x) => (a, b) {
+    none = Constant<value_ints = [0]>()  one = Constant<value_ints = [1]>()
+    last = Constant<value_ints = [-1]>()  far = Constant<value_ints = [99999]>()
+    after = Slice(x, one, far)  before = Slice(x, none, last)  a = Add(after, before)
+    first = Slice(x, none, one)  product = MatMul(first, x)  rest = Sub(x, first)  b = Mul(rest, product)
+}"""
+
+
+def test_parts_of_an_open_axis_are_broadcast() -> None:
+    """All but the first and all but the last; the first, if there is one, and all."""
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{PARTS}')
+    graph = load_onnx(model)
+    assert graph.ranges == {"n": (0, 99999)}
+    rng = np.random.default_rng(3)
+    with compile(graph, jobs=1).session(threads=1) as session:
+        for rows in (0, 1, 2, 5):
+            x = rng.standard_normal((rows, 3, 3)).astype(np.float32)
+            for found in (evaluate_graph(graph, {"x": x}), session.run({"x": x})):
+                np.testing.assert_allclose(found["a"], x[1:] + x[:-1], rtol=1e-6)
+                np.testing.assert_allclose(found["b"], (x - x[:1]) * (x[:1] @ x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_first_row_beside_others() -> None:
+    """There must be one, where there are elements of the others."""
+    text = PARTS.replace("[n, 3, 3] x", "[n, 3, 3] x, float[4, 3, 3] other")
+    text = text.replace("Sub(x, first)", "Sub(other, first)")
+    text = text.replace("b = Mul(rest, product)", "b = Neg(rest)")
+    graph = load_onnx(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}'))
+    other = np.ones((4, 3, 3), np.float32)
+    found = evaluate_graph(graph, {"x": np.full((2, 3, 3), 3, np.float32), "other": other})["b"]
+    np.testing.assert_array_equal(found, 2 * other)
+    with pytest.raises(IrError, match=r"min\(n, 1\) is broadcast with 4: it must be 1"):
+        evaluate_graph(graph, {"x": np.zeros((0, 3, 3), np.float32), "other": other})
 
 
 def test_equalities_that_leave_a_dim_nothing_but_0_are_refused() -> None:

@@ -237,8 +237,8 @@ class Assumptions:
                         raise Refinement(replace(self, ranges=ranges))
 
     def _cap(self, a: Dim, b: Dim) -> None:
-        """max(min(n, c) - 1, 0) = max(n - 1, 0) needs n <= c: raise the Refinement that says so of a min inside of one of
-        the dims, where they are the same up to its limit, and beyond it they differ and neither is 1."""
+        """max(min(n, c) - 1, 0) = max(n - 1, 0) needs n <= c: raise the Refinement that says so of a min inside of a
+        dim, where the dims are the same up to its limit, and beyond it they differ and neither is 1."""
         for value, limit in _capped(a - b):
             within = replace(self, ranges=self._within(value, -dims.UNBOUNDED, limit))
             beyond = replace(self, ranges=self._within(value, limit + 1, dims.UNBOUNDED))

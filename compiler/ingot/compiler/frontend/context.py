@@ -12,7 +12,7 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, show
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.ir.types import broadcast_shapes, show_shape
-from ingot.compiler.ops.movement import Concat, Expand, Reshape, Slice
+from ingot.compiler.ops.movement import Concat, Expand, Pad, Reshape, Slice
 from ingot.compiler.ops.pointwise import Equal, Or
 from ingot.runtime.dtypes import i64
 
@@ -129,6 +129,8 @@ class Context(Building):
                 if not isinstance(other, int):
                     self._one_or(other, constants[0])
             for other in column[1:] if not constants else ():
+                if self._is_row(column[0]) or self._is_row(other):
+                    raise self._unrelated(column[0], other)
                 if bound := self.bound(column[0], other):
                     self.assumptions.demand_equal(column[0], other, bound)
                 self.assumptions.suggest_equal(column[0], other)
@@ -160,5 +162,32 @@ class Context(Building):
 
     def pointwise(self, op: Callable[..., N], *operands: Value) -> N:
         """A pointwise node, after `broadcast`."""
-        self.broadcast(*(v.shape for v in operands))
-        return self.build(op, *operands)
+        found = self.whole_rows(*operands)
+        self.broadcast(*(v.shape for v in found))
+        return self.build(op, *found)
+
+    def _is_row(self, dim: Dim) -> bool:
+        """Whether a symbolic dim is 0 or 1, as that of the first row of something is."""
+        return not isinstance(dim, int) and dims.bounds(dim, self.assumptions.ranges)[1] <= 1
+
+    def whole_rows(self, *operands: Value, behind: int = 0) -> list[Value]:
+        """`operands` that are about to be broadcast but for `behind` axes. An extent that is 0 or 1 becomes 1, by an
+        element that is added where there is none: then there may be none of the others either, which is checked."""
+        found = list(operands)
+        for axis in range(1 + behind, max(v.rank for v in operands) + 1):
+            column = dict.fromkeys(v.shape[-axis] for v in operands if v.rank >= axis and v.shape[-axis] != 1)
+            for dim in [d for d in column if self._is_row(d)] if len(column) > 1 else ():
+                for other in column:
+                    if other != dim and dim != dims.minimum(other, 1):
+                        fits = [self.build(Equal, *self._scalars(*pair)) for pair in ((dim, 1), (other, 0))]
+                        problem = f"{show(dim)} is broadcast with {show(other)}: it must be 1"
+                        self.require(self.build(Or, *fits), problem)
+                for i, value in enumerate(operands):
+                    if value.rank >= axis and value.shape[-axis] == dim:
+                        ends = (1 - dim if a == value.rank - axis else 0 for a in range(value.rank))
+                        pads = (*(0,) * value.rank, *ends)
+                        found[i] = self.build(Pad, found[i], pads, "constant", self.constant(0, value.dtype))
+        return found
+
+    def _scalars(self, *values: Dim) -> list[Value]:
+        return [self.dim_values((d,), True) for d in values]

@@ -117,8 +117,8 @@ class _Carried:
         return not any(symbols(dim) & self._unsettled for dim in self.places[i].shape)
 
     def store(self, context: Context, views: Sequence[View], growth: Sequence[ops.Growth]) -> None:
-        """Copy what is carried; of the extents those of `growth`, and before the others, as the memory of values depends
-        on them."""
+        """Copy what is carried; of the extents those of `growth`, before the others, as the memory of values depends on
+        them."""
         node, places = self.node, self.places
         told = {each.source for each in node.growth}
         for each in growth:

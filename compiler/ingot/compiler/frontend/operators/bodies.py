@@ -220,7 +220,9 @@ class Iteration:
         formal, scalars, body, outputs = self._settle()
         n = len(self.carried)
         going = ctx.scalar(outputs[0][1])
-        always = starts is True and (going is body.inputs[1] or ctx.decided(going) is True)
+        if goes_on := ctx.decided(going) is True:
+            going = body.inputs[1]
+        always = starts is True and goes_on
         if trip is None and always:
             raise ctx.error("a loop without trip count whose condition is always true never ends")
         if trip is None and condition is None:
@@ -302,7 +304,8 @@ class Iteration:
                     scalars.append((each, Input(label, TensorType(dtypes.i64, ()), origin=ctx.origin)))
             bound = {each.name: scalar for each, scalar in scalars}
             parts = iter(formal[2:])
-            given = (*formal[:2], *(gathered(form, parts) for form in self.forms))
+            goes_on = ctx.constant(True, dtypes.boolean)  # in an iteration, or there would be none
+            given = (formal[0], goes_on, *(gathered(form, parts) for form in self.forms))
             body = ctx.scope.body(self.graph, formal, given, bound=bound)
             if len(body.outputs) <= len(self.items):
                 raise ctx.error(

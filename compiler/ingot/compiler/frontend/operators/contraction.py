@@ -39,6 +39,7 @@ def matrix_product(ctx: Context, a: Value, b: Value) -> Value:
     left = ctx.build(Reshape, a, (1, a.shape[0])) if a.rank == 1 else a
     right = ctx.build(Reshape, b, (b.shape[0], 1)) if b.rank == 1 else b
     ctx.equal(left.shape[-1], right.shape[-2])
+    left, right = ctx.whole_rows(left, right, behind=2)
     ctx.broadcast(left.shape[:-2], right.shape[:-2])
     product = ctx.build(MatMul, left, right)
     shape = list(product.shape)
