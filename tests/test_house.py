@@ -24,6 +24,7 @@ PYTHON = sorted(
 
 # Where a part of the compiler stands; it may import its own level and those below. A new part is entered here.
 LEVELS = {
+    "array_files": 0,
     "collector": 0,
     "environment": 0,
     "ir": 0,
@@ -49,6 +50,7 @@ LEVELS = {
     "tuning": 3,
     "variants": 3,
     "bench": 5,
+    "calibration": 5,
     "onnx_backend": 5,
     "debug": 5,
     "demo": 5,
@@ -58,6 +60,7 @@ LEVELS = {
 
 # Third-party libraries of the compiler and the places, under ingot/compiler, that may import them.
 OWNERS = {
+    "PIL": ("calibration/images.py",),
     "google": ("frontend/",),  # protobuf, through onnx
     "llvmlite": ("targets/",),
     "ml_dtypes": ("",),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.compiler.array_files import ArrayFileError, Arrays, as_declared, load_arrays
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.shapes import symbol_values
 from ingot.runtime import TensorInfo, container
@@ -22,9 +21,6 @@ from ingot.runtime.dims import compile_dims
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.inputs import describe
 from ingot.runtime.manifest import DIGEST_CHUNK, MANIFEST_MEMBER, Manifest, Signature, parse_manifest
-from ingot.runtime.replacement import replaced
-
-Arrays = dict[str, NDArray[Any]]
 
 SUFFIX = ".ingot"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -152,7 +148,7 @@ def read_arrays(texts: Sequence[str], inputs: Sequence[TensorInfo], *, option: s
         for name, array in loaded.items():
             if name in arrays:
                 raise CommandError(f"{option} gives {name!r} twice")
-            arrays[name] = _typed(array, dtypes.get(name))
+            arrays[name] = as_declared(array, dtypes.get(name))
     return arrays
 
 
@@ -162,39 +158,13 @@ def array_files(texts: Sequence[str]) -> tuple[Path, ...]:
 
 
 def _load(path: Path) -> NDArray[Any] | Arrays:
-    if not os.path.isfile(path):
-        raise CommandError(f"{path}: there is no such file")
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return cast("NDArray[Any]", loaded)
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        why = "it holds Python objects or something else" if "pickle" in str(error) else str(error)
-        raise CommandError(f"{path} is not an array file of numpy (.npy or .npz): {why}") from error
-
-
-def _typed(array: NDArray[Any], dtype: np.dtype[Any] | None) -> NDArray[Any]:
-    """numpy's files have no name for bf16 and its like: they come back as raw bytes of their size. Strings come back as
-    text of fixed length."""
-    if array.dtype.kind == "U":
-        return array.astype(object)
-    raw = dtype is not None and array.dtype.kind == "V" and array.dtype.names is None
-    return array.view(dtype) if raw and dtype is not None and array.dtype.itemsize == dtype.itemsize else array
+        return load_arrays(path)
+    except ArrayFileError as error:
+        raise CommandError(str(error)) from error
 
 
 def require_archive(path: Path) -> None:
     """Raise CommandError where the name of a file that `write_arrays` is to write promises a single array."""
     if path.suffix == ".npy":
         raise CommandError(f"{path}: outputs are written as an .npz archive; give a name that ends in .npz")
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an .npz; the file appears complete or not at all. Any name may be used, unlike with numpy.savez. Strings
-    are written as numpy's text of fixed length, which does not keep null characters at their ends."""
-    with replaced(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                plain = array.astype(np.str_) if array.dtype.hasobject else np.asanyarray(array)
-                np.lib.format.write_array(member, plain, allow_pickle=False)

@@ -28,14 +28,11 @@ from ingot.compiler.cli.run import count_type, seed_type
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.trials import bound_type
 from ingot.runtime import Session
-from ingot.runtime.dims import parse_dim
 from ingot.runtime.inputs import describe
-from ingot.runtime.manifest import Signature
 from ingot.runtime.tables import ENTROPY
 
 if TYPE_CHECKING:
     from ingot.compiler.bench.deviation import Deviation
-    from ingot.compiler.ir.graph import Graph
 
 HELP = "compare what a model computes with a reference, layer by layer"
 
@@ -219,12 +216,13 @@ class _Sides:
         draws = manifest is None or len(manifest.storages.numbers(ENTROPY)) > 0
         if manifest is not None and (is_artifact(self.model) or not draws):
             return manifest
+        from ingot.compiler.calibration.interface import interface_of
         from ingot.compiler.frontend import load_onnx
         from ingot.compiler.ops.random import touched_by_chance
 
         graph = load_onnx(self.model, watch=True)
         self.random = touched_by_chance(graph)
-        return manifest or _interface_of(graph)
+        return manifest or interface_of(graph)
 
     def _inputs(self, interface: Interface) -> Arrays:
         given = read_arrays(self.options.data, describe(interface.inputs), option="--data")
@@ -264,23 +262,6 @@ def _input_names(path: Path) -> tuple[list[str], set[str]]:
     names = [value.name for value in graph.input]
     defaults = {each.name for each in graph.initializer} | {each.values.name for each in graph.sparse_initializer}
     return names, set(names) - defaults
-
-
-@dataclass(frozen=True)
-class _GraphInterface:
-    inputs: Sequence[Signature]
-    symbols: Mapping[str, tuple[int, int]]
-
-
-def _interface_of(graph: Graph) -> Interface:
-    from ingot.compiler.ir.dims import UNBOUNDED, serialise, symbols
-
-    names = sorted({symbol for x in graph.inputs for dim in x.shape for symbol in symbols(dim)})
-    inputs = tuple(
-        Signature(x.label, x.dtype, tuple(parse_dim(serialise(dim), names) for dim in x.shape), index)
-        for index, x in enumerate(graph.inputs)
-    )
-    return _GraphInterface(inputs, {name: graph.ranges.get(name, (0, UNBOUNDED)) for name in names})
 
 
 def _record(row: Row) -> dict[str, Any]:

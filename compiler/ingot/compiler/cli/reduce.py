@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingot.compiler.cli.artifacts import write_arrays
+from ingot.compiler.array_files import write_arrays
 from ingot.compiler.cli.compile import require_model
 from ingot.compiler.cli.console import Console
 from ingot.compiler.cli.failures import CommandError, one_line

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.compiler.array_files import write_arrays
 from ingot.compiler.cli.artifacts import (
     array_files,
     concrete_shapes,
@@ -19,7 +20,6 @@ from ingot.compiler.cli.artifacts import (
     read_artifact,
     require_archive,
     require_artifact,
-    write_arrays,
 )
 from ingot.compiler.cli.console import Console, seconds_text, table
 from ingot.compiler.cli.failures import CommandError
