@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64]
 
 NARROWEST = -120  # the exponent of the narrowest bins: a width and its reciprocal are normal numbers in f32
+WIDEST = 128
 DEPTH = 20  # a value lies less than 2**DEPTH bins away from 0: places are exact in f32 with room to spare
+FARTHEST = (1 << DEPTH) + (1 << 16)  # from bin 0: where a window may begin
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.compiler.calibration.bins import Window, moved, window_of
+from ingot.compiler.calibration.bins import FARTHEST, NARROWEST, WIDEST, Window, moved, window_of
 from ingot.compiler.calibration.taps import Tap
 from ingot.compiler.ir.graph import Value
 from ingot.compiler.options import show_options
 
 Array = NDArray[Any]
 State = dict[str, Array]
+Form = tuple[type[np.generic], tuple[int | None, ...]]
 
 MOST_BINS = 1 << 16
 
@@ -56,6 +57,14 @@ class Observer:
         """What both tell, the first coming first."""
         raise NotImplementedError(type(self).__name__)
 
+    def forms(self, channels: int) -> Mapping[str, Form]:
+        """Element type and shape of what a state holds, of a value with so many channels; None for any extent."""
+        raise NotImplementedError(type(self).__name__)
+
+    def is_possible(self, state: State) -> bool:
+        """Whether values can have led to a state of the right forms, as far as anything depends on it."""
+        return all(bool(np.isfinite(array).all()) for array in state.values())
+
 
 @dataclass(frozen=True)
 class _OfChannels(Observer):
@@ -88,6 +97,13 @@ class Extremes(_OfChannels):
     def merge(self, one: State, other: State) -> State:
         return {key: np.concatenate([one[key], other[key]]) for key in ("low", "high")}
 
+    def forms(self, channels: int) -> Mapping[str, Form]:
+        return {"low": (np.float32, (None, channels)), "high": (np.float32, (None, channels))}
+
+    def is_possible(self, state: State) -> bool:
+        same = state["low"].shape == state["high"].shape
+        return same and super().is_possible(state) and bool((state["low"] <= state["high"]).all())
+
 
 @dataclass(frozen=True)
 class Magnitude(_OfChannels):
@@ -108,6 +124,13 @@ class Magnitude(_OfChannels):
         sums = {key: np.asarray(one[key] + other[key]) for key in ("sum", "count")}
         return {"largest": np.maximum(one["largest"], other["largest"]), **sums}
 
+    def forms(self, channels: int) -> Mapping[str, Form]:
+        return {
+            "largest": (np.float32, (channels,)),
+            "sum": (np.float64, (channels,)),
+            "count": (np.int64, ()),
+        }
+
 
 @dataclass(frozen=True)
 class Moments(_OfChannels):
@@ -123,6 +146,13 @@ class Moments(_OfChannels):
 
     def merge(self, one: State, other: State) -> State:
         return {key: np.asarray(one[key] + other[key]) for key in ("sum", "squares", "count")}
+
+    def forms(self, channels: int) -> Mapping[str, Form]:
+        return {
+            "sum": (np.float64, (channels,)),
+            "squares": (np.float64, (channels,)),
+            "count": (np.int64, ()),
+        }
 
 
 @dataclass(frozen=True)
@@ -147,6 +177,9 @@ class SecondMoment(Observer):
 
     def merge(self, one: State, other: State) -> State:
         return {key: np.asarray(one[key] + other[key]) for key in ("product", "count")}
+
+    def forms(self, channels: int) -> Mapping[str, Form]:
+        return {"product": (np.float64, (channels, channels)), "count": (np.int64, ())}
 
 
 @dataclass(frozen=True)
@@ -187,6 +220,24 @@ class Histogram(Observer):
         window = window_in(known)
         low, high = min(low, float(known["low"][0])), max(high, float(known["high"][0]))
         return window if window.covers(low, high) else window_of(low, high, self.bins)
+
+    def forms(self, channels: int) -> Mapping[str, Form]:
+        return {
+            "low": (np.float32, (1,)),
+            "high": (np.float32, (1,)),
+            "counts": (np.int64, (self.bins,)),
+            "window": (np.int64, (2,)),
+        }
+
+    def is_possible(self, state: State) -> bool:
+        low, high, counts = state["low"], state["high"], state["counts"]
+        exponent, first = state["window"].tolist()
+        if (counts < 0).any() or not (NARROWEST <= exponent <= WIDEST and abs(first) <= FARTHEST):
+            return False
+        if _is_empty(low, high):
+            return not counts.any()
+        ends = bool(np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all())
+        return ends and bool(counts.any()) and window_in(state).covers(float(low[0]), float(high[0]))
 
 
 def window_in(state: State) -> Window:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+import numpy as np
+
 from ingot.compiler.ir.dims import Dim, product
 from ingot.compiler.ir.graph import Value, constant
 from ingot.compiler.ops.indexing import Scatter
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import DimValues, Expand, Reshape, Slice, Transpose
 from ingot.compiler.ops.pointwise import Abs, Cast, Floor, GreaterOrEqual, Min, Mul, Sub, Where
-from ingot.compiler.ops.reduction import ReduceMax, ReduceMin, Reduction, ReduceSum
+from ingot.compiler.ops.reduction import ReduceMax, ReduceMin, ReduceSum, Reduction
 from ingot.runtime.dtypes import f32, i32
 
 WORDS = 2  # of a histogram's window: the reciprocal of the width, and the place of the first bin
@@ -84,7 +86,7 @@ class Tap:
     ) -> Value:
         def make() -> Value:
             x, axes = (self._flat(), (0,)) if axis is None else self._by_channel(axis)
-            found = reduction(x if of is None else self._once((of, axis), lambda: of(x)), axes, False)
+            found = reduction(x if of is None else of(x), axes, False)
             return Reshape(found, (self.channels(axis),))
 
         return self._once((name, axis), make)
@@ -110,8 +112,8 @@ class Tap:
         place = Sub(Floor(Mul(x, scale)), first)
         # False for NaN, whose conversion to an integer could be anything.
         inside = Where(GreaterOrEqual(place, constant(0, f32)), Min(place, constant(bins - 1, f32)), constant(0, f32))
-        one = Expand(constant([1], i32), x.shape)
-        none = Expand(constant([0], i32), (bins,))
+        one = Expand(constant(np.ones(1, np.int32)), x.shape)
+        none = Expand(constant(np.zeros(1, np.int32)), (bins,))
         return Scatter(none, Cast(inside, i32), one, 0, "add")
 
     def _product(self, axis: int) -> Value:
