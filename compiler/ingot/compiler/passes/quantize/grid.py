@@ -124,15 +124,11 @@ class Grid:
         """`value` as integers. `bits` must be those of the type: the operator knows no other ends."""
         if self.bits != self.dtype.bits:
             raise QuantisationError(f"values are quantised to all {self.dtype.bits} bits of {self.dtype}")
-        return Quantize(value, constant(self.scale), self._zero(), self.dtype)
+        return Quantize(value, constant(self.scale), constant(self.zero_point), self.dtype)
 
     def dequantise(self, value: Value) -> Dequantize:
         """The integers `value` as numbers."""
-        return Dequantize(value, constant(self.scale), self._zero())
-
-    def _zero(self) -> Value | None:
-        """None for zeros where the import of a QDQ model has none either."""
-        return constant(self.zero_point)
+        return Dequantize(value, constant(self.scale), constant(self.zero_point))
 
 
 def limits(dtype: DType, bits: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from ingot.compiler.ops.pointwise import Clip, Relu
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.constants import users
 from ingot.compiler.passes.quantize.flow import averaged, moved, pointwise
-from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of, unique_names
+from ingot.compiler.passes.quantize.products import Layer, Selection, layers_of, names_of
 from ingot.runtime.dtypes import f32
 
 
@@ -83,8 +83,8 @@ def placed(graph: Graph, layers: Collection[Layer], *, everywhere: bool = False)
             read[node] = tuple(v for v in large if v in stored and _may_lie_on_grid(v))
         needed.update(dict.fromkeys(read.get(node, ())))
     groups, of = _grouped(graph, needed)
-    names = unique_names(graph, [value for group in groups for value in group.sources])
-    read = {node: values for node, values in read.items() if values}
+    names = names_of(graph, [value for group in groups for value in group.sources])
+    read = {node: kept for node, values in read.items() if (kept := tuple(v for v in values if v in of))}
     return Placement(tuple(layers), groups, of, read, names)
 
 
@@ -148,6 +148,8 @@ def _grouped(graph: Graph, needed: Mapping[Value, None]) -> tuple[tuple[Group, .
                     constants.setdefault(root(value), []).append(value)
                 else:
                     sources.setdefault(root(value), []).append(value)
+    for key in [key for key, found in sources.items() if len(found) == 1 and isinstance(found[0], Dequantize)]:
+        del sources[key]  # these have a grid
     numbers = {key: i for i, key in enumerate(sources)}
     groups = tuple(Group(tuple(found), tuple(constants.get(key, ()))) for key, found in sources.items())
-    return groups, {value: numbers[root(value)] for value in needed}
+    return groups, {value: numbers[root(value)] for value in needed if root(value) in numbers}

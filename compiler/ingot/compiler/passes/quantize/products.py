@@ -105,36 +105,39 @@ def layers_of(graph: Graph) -> tuple[Layer, ...]:
     """The layers of the main graph that can be quantised, in order. What is quantised already is not among them."""
     products = {node: operands for node in graph.nodes() if (operands := _operands(node)) is not None}
     first, last = _near_inputs(graph), _near_outputs(graph, products)
-    names = unique_names(graph, products)
     found: list[Layer] = []
-    for node, (x, w) in products.items():
+    for (node, (x, w)), name in zip(products.items(), numbered(map(_called, products)), strict=True):
         assert isinstance(node, Conv | ConvTranspose | MatMul)
-        known = dict.fromkeys((names[node], *node.origin, *_watched(graph, node)))
-        found.append(Layer(names[node], tuple(known), node, x, w, x in first, node in last))
+        known = dict.fromkeys((name, *node.origin, *_watched(graph, node)))
+        found.append(Layer(name, tuple(known), node, x, w, x in first, node in last))
     return tuple(found)
 
 
-def unique_names(graph: Graph, values: Iterable[Value]) -> dict[Value, str]:
-    """A name for each value: the user's tensor name where it is known, else that of the node, else the operator's; the
-    same graph gives the same names."""
+def names_of(graph: Graph, values: Iterable[Value]) -> dict[Value, str]:
+    """A name for each value: the user's for the tensor where it is known, else that of the node, else the operator's;
+    the same graph gives the same names."""
     tensors: dict[Value, str] = {}
     for name, value in (*graph.outputs, *graph.watched.items()):
         tensors.setdefault(value, name)
     wanted = list(values)
-    taken = {tensors[value] for value in wanted if value in tensors}
-    found: dict[Value, str] = {}
-    for value in wanted:
-        node = node_of(value)
-        name = tensors.get(value)
-        if name is None:
-            base = node.label if isinstance(node, Input) else (node.origin[0] if node.origin else node.name)
-            name, count = base, 1
-            while name in taken:
-                count += 1
-                name = f"{base}#{count}"
-            taken.add(name)
-        found[value] = name
-    return found
+    return dict(zip(wanted, numbered(tensors.get(v) or _called(v) for v in wanted), strict=True))
+
+
+def _called(value: Value) -> str:
+    node = node_of(value)
+    return node.label if isinstance(node, Input) else (node.origin[0] if node.origin else node.name)
+
+
+def numbered(wishes: Iterable[str]) -> list[str]:
+    """The names with numbers behind those that were there before."""
+    found: dict[str, None] = {}
+    for wish in wishes:
+        name, number = wish, 1
+        while name in found:
+            number += 1
+            name = f"{wish}#{number}"
+        found[name] = None
+    return list(found)
 
 
 def weights_of(value: Value) -> Array | None:

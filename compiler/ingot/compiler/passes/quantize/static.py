@@ -1,0 +1,135 @@
+"""Static quantisation: grids of activations from ranges that calibration found (Jacob et al. 2018; Krishnamoorthi,
+"Quantizing deep convolutional networks for efficient inference: A whitepaper", 2018)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ingot.compiler.ir.graph import Constant, Graph, Value, constant, node_of, with_operands
+from ingot.compiler.ops.movement import Pad
+from ingot.compiler.ops.pointwise import Clip, Relu
+from ingot.compiler.passes.constants import splat
+from ingot.compiler.passes.quantize.errors import QuantisationError
+from ingot.compiler.passes.quantize.flow import moved
+from ingot.compiler.passes.quantize.grid import Grid, Range
+from ingot.compiler.passes.quantize.points import Group, Placement
+from ingot.compiler.passes.quantize.products import Layer
+from ingot.compiler.passes.quantize.weights import WeightOptions, Weights, quantised_bias, quantised_weights
+from ingot.compiler.rewrite import rebuild
+from ingot.runtime.dtypes import BY_NAME
+
+Activations: TypeAlias = Literal["u8", "i8", "u16", "i16"]
+
+
+@dataclass(frozen=True)
+class StaticOptions:
+    """The grids of activations: their element type (products of 8 bits alone are computed on integers), and whether as
+    many steps lie below zero as above."""
+
+    activations: Activations = "u8"
+    symmetric: bool = False
+    weights: WeightOptions = field(default_factory=WeightOptions)
+
+
+@dataclass(frozen=True, eq=False)
+class Static:
+    """A graph after static quantisation: the grid of each group of values of its placement, and the weights of each
+    layer."""
+
+    graph: Graph
+    grids: tuple[Grid, ...]
+    weights: Mapping[Layer, Weights]
+
+
+def quantise_static(
+    graph: Graph, placement: Placement, ranges: Mapping[str, Range], options: StaticOptions | None = None
+) -> Static:
+    """`graph` with the layers of `placement` between `Quantize` and `Dequantize`; `ranges` has one for each of its
+    points. Movement between grids moves integers; a Relu or Clip that a grid's ends imply goes.
+
+    Raises QuantisationError for a point without a range and weights that are not finite.
+    """
+    options = options or StaticOptions()
+    if missing := [name for name in placement.points if name not in ranges]:
+        raise QuantisationError(f"there are no ranges of {', '.join(missing[:3])}: calibrate {len(missing)} points")
+    grids = tuple(_grid(group, placement, ranges, options) for group in placement.groups)
+    integers = _integers(graph, placement, grids)
+    numbers: dict[Value, Value] = {}
+    for value, q in integers.items():
+        made = grids[placement.of[value]].dequantise(q)
+        numbers[value] = dataclasses.replace(made, origin=node_of(value).origin)
+
+    mapping: dict[Value, Value] = {}
+    weights: dict[Layer, Weights] = {}
+    shared: dict[tuple[Value, int | None], Weights] = {}
+    layers = {layer.node: layer for layer in placement.layers}
+    for node in graph.nodes():
+        changes = {value: numbers[value] for value in placement.read.get(node, ())}
+        if (layer := layers.get(node)) is not None:
+            key = layer.w, layer.channels
+            weights[layer] = shared[key] = shared.get(key) or quantised_weights(layer, options.weights)
+            changes[layer.w] = weights[layer].value
+            bias = getattr(node, "bias", None)
+            if bias is not None and layer.x in placement.of:
+                grid = grids[placement.of[layer.x]]
+                if (whole := quantised_bias(bias, grid, weights[layer].grid)) is not None:
+                    changes[bias] = whole
+        if changes:
+            mapping |= dict(zip(node.results(), with_operands(node, changes).results(), strict=True))
+    return Static(rebuild(graph, mapping), grids, weights)
+
+
+def _grid(group: Group, placement: Placement, ranges: Mapping[str, Range], options: StaticOptions) -> Grid:
+    found = [ranges[placement.names[value]] for value in group.sources]
+    for part in group.constants:
+        if part.data.size:
+            found.append(Range(float(part.data.min()), float(part.data.max())))
+    whole = found[0]
+    for each in found[1:]:
+        whole = whole.union(each)
+    return Grid.of(whole, BY_NAME[options.activations], symmetric=options.symmetric)
+
+
+def _integers(graph: Graph, placement: Placement, grids: tuple[Grid, ...]) -> dict[Value, Value]:
+    """The integers of each value on a grid."""
+    made: dict[Value, Value] = {}
+    for node in graph.nodes():
+        for value in node.results():
+            if value not in placement.of or value in made:
+                continue
+            grid = grids[placement.of[value]]
+            if isinstance(value, Constant):
+                made[value] = constant(grid.quantised(value.data), origin=value.origin)
+            elif sources := moved(node):
+                operands = {source: made[source] for source in sources}
+                if isinstance(node, Pad) and node.mode == "constant":
+                    zero = constant(grid.zero_point)
+                    renewed = dataclasses.replace(node, x=made[node.x], value=zero)
+                else:
+                    renewed = with_operands(node, operands)
+                made |= dict(zip(node.results(), renewed.results(), strict=True))
+            else:
+                quantised = grid.quantise(_unclipped(value, grid))
+                made[value] = dataclasses.replace(quantised, origin=node.origin)
+    return made
+
+
+def _unclipped(value: Value, grid: Grid) -> Value:
+    """`value` without a Relu or Clip whose ends lie no further in than those of the grid: quantisation cuts off as
+    much."""
+    ends = grid.range
+    match value:
+        case Relu(x=x) if ends.low >= 0:
+            return x
+        case Clip(x=x, low=low, high=high):
+            bounds = [end if bound is None else splat(bound) for bound, end in ((low, -np.inf), (high, np.inf))]
+            if bounds[0] is None or bounds[1] is None:
+                return value
+            return x if bounds[0] <= ends.low and ends.high <= bounds[1] else value
+        case _:
+            return value

@@ -1,0 +1,85 @@
+"""The weights of layers as integers, and their biases in units of the products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ingot.compiler.ir.graph import Array, Value, constant
+from ingot.compiler.ops.quantised import Dequantize
+from ingot.compiler.passes.quantize.grid import Grid
+from ingot.compiler.passes.quantize.lossless import exact_grid
+from ingot.compiler.passes.quantize.products import Layer, weights_of
+from ingot.runtime.dtypes import f32, i8, i32
+
+LARGEST_BIAS = 2**30  # leaves as much of an i32 to the products
+PARTS = np.linspace(1.0, 0.6, 21)  # of the largest magnitude: the ends of grids that are tried
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """`bits` 7 leaves room in the sums of two products that some runtimes keep in 16 bits; `per_channel`: one grid for
+    each output channel, where the layer can have that. `clip`: the grid's end is where the squared error is least,
+    instead of at the largest magnitude. `exact`: weights that lie on a grid keep it."""
+
+    bits: int = 8
+    per_channel: bool = True
+    clip: bool = False
+    exact: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of a layer on a grid: `value` computes what they stand for; `is_exact`: that is what they were."""
+
+    grid: Grid
+    value: Value
+    is_exact: bool
+
+
+def quantised_weights(layer: Layer, options: WeightOptions) -> Weights:
+    """The weights of a layer in i8, zero at 0. Raises QuantisationError for weights that are not finite."""
+    data = layer.weights()
+    channels = layer.channels if options.per_channel else None
+    grid = exact_grid(data, channels, bits=options.bits) if options.exact else None
+    is_exact = grid is not None
+    if grid is None:
+        grid = _grid(data, channels, options)
+    return Weights(grid, grid.dequantise(constant(grid.quantised(data), origin=layer.node.origin)), is_exact)
+
+
+def _grid(data: Array, channels: int | None, options: WeightOptions) -> Grid:
+    axes = tuple(axis for axis in range(data.ndim) if axis != channels)
+    most = np.abs(data).max(axes, keepdims=channels is not None)
+
+    def grid(part: Array) -> Grid:
+        end = most * part
+        return Grid.spanning(-end, end, i8, symmetric=True, bits=options.bits)
+
+    best = grid(np.ones_like(most))
+    if not options.clip:
+        return best
+    parts, least = np.ones_like(most), np.full(most.shape, np.inf)
+    for part in PARTS:
+        tried = grid(np.full_like(most, part))
+        error = tried.dequantised(tried.quantised(data)).astype(np.float64) - data
+        total = np.square(error).sum(axes, keepdims=channels is not None)
+        parts, least = np.where(total < least, part, parts), np.minimum(total, least)
+    return grid(parts)
+
+
+def quantised_bias(bias: Value, x: Grid, w: Grid) -> Value | None:
+    """A bias in i32, whose unit is the product of the scales of the activations, one grid, and of the weights. None
+    where it does not fit, or is not finite."""
+    data = weights_of(bias)
+    if data is None or not np.isfinite(data).all():
+        return None
+    unit = (x.scale.astype(np.float64) * w.scale.astype(np.float64)).astype(np.float32).reshape(-1)
+    if not (unit >= np.finfo(np.float32).tiny).all():
+        return None
+    numbers = np.rint(data.astype(np.float64) / unit)
+    if float(np.abs(numbers).max(initial=0)) > LARGEST_BIAS:
+        return None
+    scale = unit.reshape(()) if unit.size == 1 else unit
+    return Dequantize(constant(numbers, i32), constant(scale, f32), None)
