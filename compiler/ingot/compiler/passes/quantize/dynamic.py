@@ -13,7 +13,7 @@ from ingot.compiler.ops.pointwise import Abs, Cast, Div, Max, Min, Mul, Neg, Rou
 from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMin
 from ingot.compiler.passes.quantize.grid import TINY
-from ingot.compiler.passes.quantize.products import Layer
+from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.weights import WeightOptions, Weights, quantised_weights
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import f32, u8

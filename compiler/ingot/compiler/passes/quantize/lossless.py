@@ -9,7 +9,7 @@ import numpy as np
 
 from ingot.compiler.ir.graph import Array, Graph, Value, constant
 from ingot.compiler.passes.quantize.grid import Grid
-from ingot.compiler.passes.quantize.products import Layer
+from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import i8
 

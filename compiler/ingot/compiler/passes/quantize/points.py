@@ -15,7 +15,7 @@ from ingot.compiler.ops.pointwise import Clip, Relu
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.constants import users
 from ingot.compiler.passes.quantize.flow import averaged, moved, pointwise
-from ingot.compiler.passes.quantize.products import Layer, Selection, layers_of, names_of
+from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of, names_of
 from ingot.runtime.dtypes import f32
 
 

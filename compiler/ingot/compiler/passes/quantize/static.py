@@ -18,7 +18,7 @@ from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.flow import moved
 from ingot.compiler.passes.quantize.grid import Grid, Range
 from ingot.compiler.passes.quantize.points import Group, Placement
-from ingot.compiler.passes.quantize.products import Layer
+from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.weights import WeightOptions, Weights, quantised_bias, quantised_weights
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import BY_NAME

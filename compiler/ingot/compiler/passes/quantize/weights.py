@@ -10,7 +10,7 @@ from ingot.compiler.ir.graph import Array, Value, constant
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.quantize.grid import Grid
 from ingot.compiler.passes.quantize.lossless import exact_grid
-from ingot.compiler.passes.quantize.products import Layer, weights_of
+from ingot.compiler.passes.quantize.layers import Layer, weights_of
 from ingot.runtime.dtypes import f32, i8, i32
 
 LARGEST_BIAS = 2**30  # leaves as much of an i32 to the products
