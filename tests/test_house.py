@@ -51,6 +51,7 @@ LEVELS = {
     "variants": 3,
     "bench": 5,
     "calibration": 5,
+    "quantization": 5,
     "onnx_backend": 5,
     "debug": 5,
     "demo": 5,

@@ -1,89 +1,23 @@
-"""Weights that lie on a grid of 8 bits as they are: found, and stored as its integers without any loss.
-
-Such are the weights of models that were quantised once and then written as floats.
-"""
+"""Lossless quantisation: weights that lie on a grid are stored as its integers, and every value stays what it is."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Collection, Mapping
 
-from ingot.compiler.ir.graph import Array, Graph, Value, constant
-from ingot.compiler.passes.quantize.grid import Grid
+from ingot.compiler.ir.graph import Graph, Value
 from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.weights import Weights, exact_weights
 from ingot.compiler.rewrite import rebuild
-from ingot.runtime.dtypes import i8
-
-STEPS = 255  # between the ends of a grid
-CLOSE = 1e-2  # of a step: how far rounding may carry a multiple of a step that is known to a few bits less than f32 has
 
 
-def store_exactly(graph: Graph, layers: tuple[Layer, ...]) -> tuple[Graph, tuple[Layer, ...]]:
-    """`graph` with the weights of those layers that lie on a grid as `Dequantize` of its integers, and these layers.
-    All values stay what they are to the last bit."""
+def store_exactly(graph: Graph, layers: Collection[Layer]) -> tuple[Graph, Mapping[Layer, Weights]]:
+    """`graph` with the weights of those layers that lie on a grid of 8 bits as `Dequantize` of its integers; these
+    weights by layer. All values stay what they are, but for the sign of zeros among the weights."""
     mapping: dict[Value, Value] = {}
-    found: list[Layer] = []
+    found: dict[Layer, Weights] = {}
     for layer in layers:
-        data = layer.weights()
-        grid = exact_grid(data, layer.channels)
-        if grid is not None:
-            found.append(layer)
-            mapping[layer.w] = grid.dequantise(constant(grid.quantised(data), origin=layer.node.origin))
-    return (rebuild(graph, mapping) if mapping else graph), tuple(found)
-
-
-def exact_grid(data: Array, channels: int | None, *, bits: int = 8) -> Grid | None:
-    """The grids of i8, one for each index of axis `channels` (None: one), whose points all elements of the f32 `data`
-    are: ``dequantised(quantised(data))`` gives the same bits, but for the sign of zeros. None where there are none."""
-    rows = data.reshape(1, -1) if channels is None else np.moveaxis(data, channels, 0).reshape(data.shape[channels], -1)
-    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    scales, zeros = np.empty(len(rows), np.float32), np.empty(len(rows), np.int8)
-    for i, row in enumerate(rows):
-        step = step_of(row)
-        if step is None:
-            return None
-        numbers = np.rint(row / step)
-        low, high = min(float(numbers.min(initial=0)), 0.0), max(float(numbers.max(initial=0)), 0.0)
-        if low >= least and high <= most:
-            zero = 0.0
-        elif high - low <= most - least:
-            zero = least - low
-        else:
-            return None
-        scales[i], zeros[i] = step, int(zero)
-    shape = [1] * data.ndim
-    if channels is not None:
-        shape[channels] = data.shape[channels]
-    placed = shape if channels is not None else []
-    return Grid(scales.reshape(placed), zeros.reshape(placed), i8, bits)
-
-
-def step_of(row: Array) -> np.float32 | None:
-    """The largest s of f32 for which every element of `row` is an integer times s, rounded once, with at most 255 steps
-    from the smallest to the largest or to 0; None where there is none."""
-    sizes = np.unique(np.abs(row[row != 0]))
-    if sizes.size == 0:
-        return np.float32(1)
-    if sizes.size > STEPS:
-        return None
-    wide = sizes.astype(np.float64)
-    smallest = float(np.diff(wide, prepend=0.0).min())  # a step, or a small multiple of one
-    if smallest * STEPS < wide[-1] * (1 - CLOSE):
-        return None
-    for parts in range(1, int(STEPS * smallest / wide[-1] + CLOSE) + 1):
-        steps = wide * (parts / smallest)
-        numbers = np.rint(steps)
-        if float(np.abs(steps - numbers).max()) < CLOSE * parts and (step := _exact(sizes, numbers)) is not None:
-            return step
-    return None
-
-
-def _exact(sizes: Array, numbers: Array) -> np.float32 | None:
-    """The step of f32 that gives `sizes`, times `numbers` and rounded; None where no float does."""
-    half = np.spacing(sizes).astype(np.float64) / 2
-    wide = sizes.astype(np.float64)
-    low, high = float(((wide - half) / numbers).max()), float(((wide + half) / numbers).min())
-    middle = np.float32((low + high) / 2)
-    for step in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))):
-        if bool((numbers.astype(np.float32) * step == sizes).all()):
-            return step
-    return None
+        weights = exact_weights(layer, layer.channels)
+        if weights is not None:
+            found[layer] = weights
+            mapping[layer.w] = weights.value
+    return (rebuild(graph, mapping) if mapping else graph), found

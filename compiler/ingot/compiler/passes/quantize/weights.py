@@ -9,7 +9,7 @@ import numpy as np
 from ingot.compiler.ir.graph import Array, Value, constant
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.quantize.grid import Grid
-from ingot.compiler.passes.quantize.lossless import exact_grid
+from ingot.compiler.passes.quantize.grids import exact_grid
 from ingot.compiler.passes.quantize.layers import Layer, weights_of
 from ingot.runtime.dtypes import f32, i8, i32
 
@@ -40,13 +40,24 @@ class Weights:
 
 def quantised_weights(layer: Layer, options: WeightOptions) -> Weights:
     """The weights of a layer in i8, zero at 0. Raises QuantisationError for weights that are not finite."""
-    data = layer.weights()
     channels = layer.channels if options.per_channel else None
-    grid = exact_grid(data, channels, bits=options.bits) if options.exact else None
-    is_exact = grid is not None
-    if grid is None:
-        grid = _grid(data, channels, options)
-    return Weights(grid, grid.dequantise(constant(grid.quantised(data), origin=layer.node.origin)), is_exact)
+    exact = exact_weights(layer, channels, options.bits) if options.exact else None
+    if exact is not None:
+        return exact
+    data = layer.weights()
+    return _on(_grid(data, channels, options), data, layer, is_exact=False)
+
+
+def exact_weights(layer: Layer, channels: int | None, bits: int = 8) -> Weights | None:
+    """The weights of a layer on the grid that they lie on, None where there is none."""
+    data = layer.weights()
+    grid = exact_grid(data, channels, bits=bits)
+    return None if grid is None else _on(grid, data, layer, is_exact=True)
+
+
+def _on(grid: Grid, data: Array, layer: Layer, *, is_exact: bool) -> Weights:
+    value = grid.dequantise(constant(grid.quantised(data), origin=layer.node.origin))
+    return Weights(grid, value, is_exact)
 
 
 def _grid(data: Array, channels: int | None, options: WeightOptions) -> Grid:

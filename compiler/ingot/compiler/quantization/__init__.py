@@ -1,0 +1,9 @@
+"""Quantisation of whole models: `quantize` takes an ONNX model and data, and gives a graph with a report."""
+
+from __future__ import annotations
+
+from ingot.compiler.quantization.quantize import SCHEMES, Scheme, quantize
+from ingot.compiler.quantization.report import LayerReport, Report
+from ingot.compiler.quantization.result import Quantized
+
+__all__ = ["SCHEMES", "LayerReport", "Quantized", "Report", "Scheme", "quantize"]

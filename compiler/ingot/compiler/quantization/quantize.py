@@ -1,0 +1,219 @@
+"""`quantize`: from an ONNX model and data to a quantised graph, on one page.
+
+model --frontend, hold--> --simplify, recognise, fold_norm--> Graph --calibration--> ranges --passes.quantize--> Graph
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from ingot.compiler.frontend import load_onnx
+from ingot.compiler.frontend.export import hold_narrow
+from ingot.compiler.ir.graph import Graph
+from ingot.compiler.ops.custom import CustomOp
+from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.quantised import Dequantize, Quantize
+from ingot.compiler.passes.default import default_pipeline
+from ingot.compiler.passes.integers import INTEGERS
+from ingot.compiler.passes.quantize.dynamic import DynamicOptions, Grain, quantise_dynamic
+from ingot.compiler.passes.quantize.errors import QuantisationError
+from ingot.compiler.passes.quantize.half import store_half
+from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of
+from ingot.compiler.passes.quantize.lossless import store_exactly
+from ingot.compiler.passes.quantize.points import placed
+from ingot.compiler.passes.quantize.static import Activations, StaticOptions, quantise_static
+from ingot.compiler.passes.quantize.weights import WeightOptions
+from ingot.compiler.pipeline import Pipeline
+from ingot.compiler.quantization.made import Made
+from ingot.compiler.quantization.reporting import reported
+from ingot.compiler.quantization.result import Quantized
+from ingot.compiler.rewrite import rewrite
+
+if TYPE_CHECKING:
+    from ingot.compiler.calibration import Sample
+
+Scheme: TypeAlias = Literal["int8", "int8-dynamic", "fp16", "bf16", "lossless"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+COMPARED = 8  # samples that the report is measured on
+CORE = ("simplify", "recognise", "fold_norm")
+"""The passes of the default pipeline after which composites are whole and norms folded: models are quantised there."""
+
+
+def quantize(
+    model: Any,
+    data: Any = None,
+    *,
+    scheme: Scheme = "int8",
+    method: str = "mse",
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ends: bool | None = None,
+    activations: Activations = "u8",
+    symmetric: bool | None = None,
+    everywhere: bool = False,
+    grain: Grain = "token",
+    weight_bits: int = 8,
+    per_channel: bool = True,
+    clip_weights: bool = False,
+    measure: bool = True,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    ranges: Mapping[str, tuple[int, int]] | None = None,
+    custom: Iterable[CustomOp] = (),
+    preprocess: Any = None,
+    progress: Callable[[str], None] | None = None,
+) -> Quantized:
+    """Quantise an ONNX model: what `load_onnx` takes, with `shapes`, `ranges` and `custom` as there.
+
+    `scheme`: "int8", activations and weights in 8 bits with grids from `data`; "int8-dynamic", the same for products,
+    with grids from each run's own values; "fp16" and "bf16", large weights rounded to halves; "lossless", the weights
+    that lie on a grid of 8 bits stored so, every result unchanged.
+
+    `data`: samples as `ingot.compiler.calibration.read_samples` takes them (files, folders, arrays by input, a
+    function), with `preprocess` for pictures; only "int8" needs them, others measure the report on them. `method`: how
+    ranges follow from what was seen (see docs/calibration.md). `only` and `exclude`: names of layers, or patterns of
+    them; without `ends` the first and the last layers stay in floats (by default of "int8" alone). `activations`,
+    `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without, for runtimes that want one on
+    either side of an operator. `grain`: dynamic grids for each "token" or "tensor". `weight_bits`, `per_channel`,
+    `clip_weights`: the grids of weights. `measure`: measure the report's ratios and shares. `progress` is called with
+    a line of text at each step.
+
+    Raises QuantisationError (nothing to quantise, names of no layer, options that do not go together),
+    CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.
+    """
+    tell = progress or _silent
+    _require_fitting(scheme, data, activations=activations, everywhere=everywhere)
+    tell("reading the model")
+    graph = core(load_onnx(model, shapes=shapes, ranges=ranges, custom=custom, watch=True))
+    every = layers_of(graph)
+    selection = Selection(tuple(only), tuple(exclude), scheme != "int8" if ends is None else ends)
+    layers = selection.among(every)
+    if scheme == "int8-dynamic":
+        layers = tuple(layer for layer in layers if isinstance(layer.node, MatMul))
+    if scheme not in ("fp16", "bf16"):
+        _require_layers(graph, every, layers, scheme)
+    weights = WeightOptions(weight_bits, per_channel, clip_weights)
+    samples = _Samples(graph, data, preprocess)
+    match scheme:
+        case "int8":
+            options = StaticOptions(activations, bool(symmetric), weights)
+            made = _static(graph, every, layers, options, samples, method, everywhere, tell)
+        case "int8-dynamic":
+            marked = _marked(graph, every)
+            after, stored = quantise_dynamic(marked, layers, DynamicOptions(grain, symmetric is not False, weights))
+            made = Made(marked, rewrite(after, INTEGERS), every, stored, {})
+        case "lossless":
+            marked = _marked(graph, every)
+            after, exact = store_exactly(marked, layers)
+            made = Made(marked, after, every, exact, {})
+        case "fp16" | "bf16":
+            marked = _marked(graph, every)
+            after, error = store_half(marked, "f16" if scheme == "fp16" else "bf16")
+            note = f"weights are rounded: errors up to {error:.1e} of the largest of a weight"
+            made = Made(marked, after, every, {}, {}, (note,))
+    report = reported(scheme, made, samples.kept() if measure and data is not None else [], tell)
+    return Quantized(dataclasses.replace(made.after, watched={}), report, scheme in ("fp16", "bf16"))
+
+
+def core(graph: Graph) -> Graph:
+    """`graph` simplified, composites recognised and norms folded, quantised weights and halves as they are."""
+    held = hold_narrow(graph)
+    passes = Pipeline([item for item in default_pipeline() if item.name in CORE])
+    return held.release(passes.run(held.graph))
+
+
+def _silent(message: str) -> None:
+    """Where progress goes when nobody asked for it."""
+
+
+class _Samples:
+    """The samples, read once; the first are kept for the report."""
+
+    def __init__(self, graph: Graph, data: Any, preprocess: Any) -> None:
+        self.graph, self.data, self.preprocess = graph, data, preprocess
+        self.first: list[Sample] = []
+        self.source: Iterator[Sample] | None = None
+
+    def read(self) -> Iterator[Sample]:
+        """All samples."""
+        from ingot.compiler.calibration import read_samples
+
+        given = {} if self.preprocess is None else {"preprocess": self.preprocess}
+        for sample in read_samples(self.data, self.graph, **given):
+            if len(self.first) < COMPARED:
+                self.first.append(sample)
+            yield sample
+
+    def kept(self) -> list[Mapping[str, Any]]:
+        """The arrays of the first samples."""
+        if not self.first:
+            for _ in zip(range(COMPARED), self.read(), strict=False):
+                pass
+        return [sample.arrays for sample in self.first]
+
+
+def _static(
+    graph: Graph,
+    every: tuple[Layer, ...],
+    layers: tuple[Layer, ...],
+    options: StaticOptions,
+    samples: _Samples,
+    method: str,
+    everywhere: bool,
+    tell: Callable[[str], None],
+) -> Made:
+    from ingot.compiler.calibration import Calibration, Extremes, Histogram
+
+    placement = placed(graph, layers, everywhere=everywhere)
+    tell(f"compiling the model with {len(placement.points)} observed values")
+    calibration = Calibration(graph, placement.points, [Extremes(), Histogram()])
+    calibration.update(samples.read(), progress=tell)
+    marked = _marked(graph, every)
+    static = quantise_static(marked, placement, calibration.ranges(method), options)
+    grids = {layer: static.grids[placement.of[layer.x]] for layer in layers if layer.x in placement.of}
+    return Made(marked, static.graph, every, static.weights, grids)
+
+
+def _marked(graph: Graph, layers: tuple[Layer, ...]) -> Graph:
+    """`graph` with the results of the layers watched by their names, and nothing else."""
+    return dataclasses.replace(graph, watched={layer.name: layer.node for layer in layers})
+
+
+def _require_fitting(scheme: str, data: Any, *, activations: str, everywhere: bool) -> None:
+    """Raise QuantisationError for a scheme that is not known and options that it has no use for."""
+    if scheme not in SCHEMES:
+        raise QuantisationError(f"there is no scheme {scheme!r}: take {', '.join(SCHEMES)}")
+    if scheme == "int8" and data is None:
+        raise QuantisationError("int8 needs samples for its ranges: give data, or take int8-dynamic, which needs none")
+    if scheme != "int8" and (activations != "u8" or everywhere):
+        what = "everywhere" if everywhere else f"activations {activations}"
+        raise QuantisationError(f"{what} is for the scheme int8: {scheme} chooses no grids from samples")
+
+
+def _require_layers(graph: Graph, every: Sequence[Layer], layers: Sequence[Layer], scheme: str) -> None:
+    """Raise QuantisationError where nothing is to be done."""
+    if layers:
+        return
+    if every:
+        if all(layer.is_first or layer.is_last for layer in every):
+            what = f"all {len(every)} layers are first or last ones, which stay as they are: ask for the ends too"
+        elif scheme == "int8-dynamic":
+            what = "no product is left to quantise, and int8-dynamic has no convolutions: take int8, with samples"
+        else:
+            what = "no layer is left to quantise: ask for others with only, or exclude fewer"
+    elif any(_is_quantised(node) for node in graph.nodes()):
+        what = "the model is quantised throughout: compile it as it is"
+    else:
+        what = "the model has no convolution or product of f32 with constant weights: there is nothing to quantise"
+    raise QuantisationError(what)
+
+
+def _is_quantised(node: object) -> bool:
+    match node:
+        case Quantize() | Dequantize():
+            return True
+        case Conv() | MatMul():
+            return node.dtype.is_integer
+        case _:
+            return False

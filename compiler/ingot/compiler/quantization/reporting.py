@@ -1,0 +1,77 @@
+"""Puts a report together: what is known of the layers, and what is measured on samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ingot.compiler.ir.graph import Constant, Graph, Value, node_of, topological
+from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.weights import Weights
+from ingot.compiler.quantization.comparison import compared
+from ingot.compiler.quantization.made import Made
+from ingot.compiler.quantization.report import LayerReport, Report
+
+
+def reported(
+    scheme: str, made: Made, samples: Sequence[Mapping[str, NDArray[Any]]], progress: Callable[[str], None]
+) -> Report:
+    """The report; ratios and shares are measured where there are samples."""
+    outputs: dict[str, float] = {}
+    ratios: dict[str, float] = {}
+    shares: dict[str, float] = {}
+    if samples:
+        computed = set(made.after.nodes())
+        pairs: dict[str, tuple[Value, Value]] = {
+            layer.name: (layer.node, after)
+            for layer in made.layers
+            if node_of(after := made.after.watched[layer.name]) in computed
+        }
+        ranges = {layer.name: (layer.x, grid.range) for layer, grid in made.grids.items()}
+        outputs, ratios, shares = compared(made.before, made.after, pairs, ranges, samples, progress)
+    exact = sum(weights.is_exact for weights in made.weights.values())
+    notes = [f"the weights of {exact} of {len(made.weights)} layers lie on a grid as they are: stored exactly"] if exact else []
+    return Report(
+        scheme,
+        tuple(_layer(layer, made, ratios, shares) for layer in made.layers),
+        outputs,
+        len(samples),
+        _bytes(made.before),
+        _bytes(made.after),
+        (*made.notes, *notes),
+    )
+
+
+def _layer(layer: Layer, made: Made, ratios: Mapping[str, float], shares: Mapping[str, float]) -> LayerReport:
+    weights, grid = made.weights.get(layer), made.grids.get(layer)
+    before = _stored(layer.w)
+    bounds = None if grid is None else grid.range
+    return LayerReport(
+        layer.name,
+        layer.node.name,
+        _said(layer, weights),
+        None if bounds is None else bounds.low,
+        None if bounds is None else bounds.high,
+        shares.get(layer.name),
+        ratios.get(layer.name),
+        before,
+        before if weights is None else _stored(weights.value),
+    )
+
+
+def _said(layer: Layer, weights: Weights | None) -> str:
+    if weights is None:
+        return "as they are, first" if layer.is_first else "as they are, last" if layer.is_last else "as they are"
+    grain = "a channel" if weights.grid.scale.ndim else "a layer"
+    return f"i{weights.grid.bits}, {'exact' if weights.is_exact else 'rounded'}, one grid {grain}"
+
+
+def _stored(value: Value) -> int:
+    """The bytes of the constants that a value is made of."""
+    return sum(node.data.nbytes for node in topological([value]) if isinstance(node, Constant))
+
+
+def _bytes(graph: Graph) -> int:
+    return sum(node.data.nbytes for node in graph.nodes() if isinstance(node, Constant))
