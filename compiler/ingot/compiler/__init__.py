@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from ingot.compiler.ops.custom import CustomOpError as CustomOpError
     from ingot.compiler.ops.custom import custom_op as custom_op
     from ingot.compiler.passes.default import default_pipeline as default_pipeline
+    from ingot.compiler.passes.quantize.errors import QuantisationError as QuantisationError
     from ingot.compiler.pipeline import Pipeline as Pipeline
+    from ingot.compiler.quantization.quantize import quantize as quantize
+    from ingot.compiler.quantization.result import Quantized as Quantized
     from ingot.compiler.rewrite import Patch as Patch
     from ingot.compiler.single_pass import PassError as PassError
     from ingot.compiler.single_pass import rules as rules
@@ -48,6 +51,8 @@ _HOME = {
     "PassError": "single_pass",
     "Patch": "rewrite",
     "Pipeline": "pipeline",
+    "QuantisationError": "passes.quantize.errors",
+    "Quantized": "quantization.result",
     "TuningError": "tuning.record",
     "TuningWarning": "tuning.record",
     "UnsupportedError": "frontend.errors",
@@ -57,6 +62,7 @@ _HOME = {
     "default_pipeline": "passes.default",
     "export_onnx": "frontend.export",
     "load_onnx": "frontend",
+    "quantize": "quantization.quantize",
     "rules": "single_pass",
     "save_onnx": "frontend.export",
 }

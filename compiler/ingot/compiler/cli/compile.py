@@ -196,8 +196,8 @@ def _asked(options: argparse.Namespace, pipeline: Pipeline, console: Console, pr
         specialise=for_variants(options.specialise),
         general=not options.only_specialised,
         custom=load_custom(options.custom),
-        preprocess=_steps("--preprocess", options.preprocess),
-        postprocess=_steps("--postprocess", options.postprocess),
+        preprocess=read_steps("--preprocess", options.preprocess),
+        postprocess=read_steps("--postprocess", options.postprocess),
         pipeline=pipeline,
         numerics=options.numerics,
         denormals=options.denormals,
@@ -279,8 +279,8 @@ def input_names(model: Path) -> frozenset[str]:
     return frozenset(value.name for value in proto.graph.input)
 
 
-def _steps(option: str, given: list[str]) -> dict[str, list[str]]:
-    """NAME=STEP options by name, in order."""
+def read_steps(option: str, given: list[str]) -> dict[str, list[str]]:
+    """NAME=STEP options by name, in order. Raises CommandError."""
     found: dict[str, list[str]] = {}
     for text in given:
         name, equals, step = text.partition("=")

@@ -19,6 +19,7 @@ from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.quantize.dynamic import DynamicOptions, Grain, quantise_dynamic
 from ingot.compiler.passes.quantize.errors import QuantisationError
+from ingot.compiler.passes.quantize.grid import Range
 from ingot.compiler.passes.quantize.half import store_half
 from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of
 from ingot.compiler.passes.quantize.lossless import store_exactly
@@ -58,6 +59,7 @@ def quantize(
     per_channel: bool = True,
     clip_weights: bool = False,
     measure: bool = True,
+    samples: int | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     ranges: Mapping[str, tuple[int, int]] | None = None,
     custom: Iterable[CustomOp] = (),
@@ -71,8 +73,8 @@ def quantize(
     that lie on a grid of 8 bits stored so, every result unchanged.
 
     `data`: samples as `ingot.compiler.calibration.read_samples` takes them (files, folders, arrays by input, a
-    function), with `preprocess` for pictures; only "int8" needs them, others measure the report on them. `method`: how
-    ranges follow from what was seen (see docs/calibration.md). `only` and `exclude`: names of layers, or patterns of
+    function), `samples` of them at most, with `preprocess` for pictures; only "int8" needs them, others measure the
+    report on them. `method`: how ranges follow from what was seen (see docs/calibration.md). `only` and `exclude`: names of layers, or patterns of
     them; without `ends` the first and the last layers stay in floats (by default of "int8" alone). `activations`,
     `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without, for runtimes that want one on
     either side of an operator. `grain`: dynamic grids for each "token" or "tensor". `weight_bits`, `per_channel`,
@@ -94,11 +96,11 @@ def quantize(
     if scheme not in ("fp16", "bf16"):
         _require_layers(graph, every, layers, scheme)
     weights = WeightOptions(weight_bits, per_channel, clip_weights)
-    samples = _Samples(graph, data, preprocess)
+    read = _Samples(graph, data, preprocess, samples)
     match scheme:
         case "int8":
             options = StaticOptions(activations, bool(symmetric), weights)
-            made = _static(graph, every, layers, options, samples, method, everywhere, tell)
+            made = _static(graph, every, layers, options, read, method, everywhere, tell)
         case "int8-dynamic":
             marked = _marked(graph, every)
             after, stored = quantise_dynamic(marked, layers, DynamicOptions(grain, symmetric is not False, weights))
@@ -112,7 +114,7 @@ def quantize(
             after, error = store_half(marked, "f16" if scheme == "fp16" else "bf16")
             note = f"weights are rounded: errors up to {error:.1e} of the largest of a weight"
             made = Made(marked, after, every, {}, {}, (note,))
-    report = reported(scheme, made, samples.kept() if measure and data is not None else [], tell)
+    report = reported(scheme, made, read.kept() if measure and data is not None else [], tell)
     return Quantized(dataclasses.replace(made.after, watched={}), report, scheme in ("fp16", "bf16"))
 
 
@@ -130,17 +132,16 @@ def _silent(message: str) -> None:
 class _Samples:
     """The samples, read once; the first are kept for the report."""
 
-    def __init__(self, graph: Graph, data: Any, preprocess: Any) -> None:
-        self.graph, self.data, self.preprocess = graph, data, preprocess
+    def __init__(self, graph: Graph, data: Any, preprocess: Any, limit: int | None) -> None:
+        self.graph, self.data, self.preprocess, self.limit = graph, data, preprocess, limit
         self.first: list[Sample] = []
-        self.source: Iterator[Sample] | None = None
 
     def read(self) -> Iterator[Sample]:
         """All samples."""
         from ingot.compiler.calibration import read_samples
 
         given = {} if self.preprocess is None else {"preprocess": self.preprocess}
-        for sample in read_samples(self.data, self.graph, **given):
+        for sample in read_samples(self.data, self.graph, limit=self.limit, **given):
             if len(self.first) < COMPARED:
                 self.first.append(sample)
             yield sample
@@ -166,11 +167,13 @@ def _static(
     from ingot.compiler.calibration import Calibration, Extremes, Histogram
 
     placement = placed(graph, layers, everywhere=everywhere)
-    tell(f"compiling the model with {len(placement.points)} observed values")
-    calibration = Calibration(graph, placement.points, [Extremes(), Histogram()])
-    calibration.update(samples.read(), progress=tell)
+    found: dict[str, Range] = {}
+    if placement.points:
+        calibration = Calibration(graph, placement.points, [Extremes(), Histogram()])
+        calibration.update(samples.read(), progress=tell)
+        found = calibration.ranges(method)
     marked = _marked(graph, every)
-    static = quantise_static(marked, placement, calibration.ranges(method), options)
+    static = quantise_static(marked, placement, found, options)
     grids = {layer: static.grids[placement.of[layer.x]] for layer in layers if layer.x in placement.of}
     return Made(marked, static.graph, every, static.weights, grids)
 

@@ -64,7 +64,11 @@ class Report:
 
     def json(self) -> str:
         """One object with the fields of the classes; what is infinite or unknown is null."""
-        return json.dumps(_plain(asdict(self)), indent=1, allow_nan=False) + "\n"
+        return json.dumps(self.record(), indent=1, allow_nan=False) + "\n"
+
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return _plain(asdict(self))
 
     def save(self, path: str | Path) -> None:
         """Write the text, or where the name ends in ``.json`` that. Raises OSError."""

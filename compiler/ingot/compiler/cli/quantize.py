@@ -1,0 +1,146 @@
+"""``ingot quantize``: a model with 8-bit or narrower numbers, as an ONNX model or an artifact."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ingot.compiler.cli.compile import input_names, read_steps, require_model
+from ingot.compiler.cli.console import Console, bytes_text
+from ingot.compiler.cli.custom import add_custom_argument, load_custom
+from ingot.compiler.cli.failures import CommandError
+from ingot.compiler.cli.files import output_type, require_writable
+from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
+from ingot.compiler.cli.shapes import for_compile
+
+HELP = "quantise a model (.onnx) and write it as ONNX or as an artifact"
+
+SCHEMES = ("int8", "int8-dynamic", "fp16", "bf16", "lossless")
+SUFFIXES = (".onnx", ".ingot")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("model", type=Path, help="the .onnx file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=output_type,
+        action="append",
+        required=True,
+        metavar="OUT",
+        help="the file to write, .onnx or .ingot; may be given for both",
+    )
+    parser.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default="int8",
+        help="int8: activations and weights, with ranges from --data; int8-dynamic: products, with ranges found as the "
+        "model runs; fp16, bf16: weights rounded; lossless: weights that lie on a grid of 8 bits",
+    )
+    data = parser.add_argument_group("samples (see docs/calibration.md)")
+    data.add_argument(
+        "--data", action="append", default=[], metavar="PATH", help="an .npz, or a folder of these or of images"
+    )
+    data.add_argument("--samples", type=_count, metavar="N", help="take this many at most")
+    data.add_argument(
+        "--preprocess", action="append", default=[], metavar="INPUT=STEP", help="what is done to samples: image:imagenet"
+    )
+    data.add_argument(
+        "--method", default="mse", metavar="NAME", help="how ranges follow: minmax, average, percentile, entropy, mse"
+    )
+    layers = parser.add_argument_group("layers, by name or by pattern")
+    layers.add_argument("--only", action="append", default=[], metavar="NAME", help="quantise these (repeatable)")
+    layers.add_argument("--exclude", action="append", default=[], metavar="NAME", help="not these (repeatable)")
+    layers.add_argument(
+        "--ends", action=argparse.BooleanOptionalAction, help="the first and last layers too (default: all but int8)"
+    )
+    grids = parser.add_argument_group("grids")
+    grids.add_argument("--activations", choices=("u8", "i8", "u16", "i16"), default="u8", help="the type of activations")
+    grids.add_argument(
+        "--symmetric", action=argparse.BooleanOptionalAction, help="zero in the middle of the activations' grids"
+    )
+    grids.add_argument(
+        "--everywhere", action="store_true", help="quantise what Ingot keeps in registers, too, as other runtimes want it"
+    )
+    grids.add_argument(
+        "--grain", choices=("token", "tensor"), default="token", help="of int8-dynamic: a grid a row, or one for all"
+    )
+    grids.add_argument("--weight-bits", type=int, choices=range(2, 9), default=8, metavar="N", help="2 to 8 (default)")
+    grids.add_argument("--per-tensor", action="store_true", help="one grid for all the weights of a layer")
+    grids.add_argument("--clip-weights", action="store_true", help="cut weights off where that makes the error smaller")
+    told = parser.add_argument_group("report")
+    told.add_argument("--report", type=output_type, metavar="FILE", help="write the report, as JSON if FILE is .json")
+    told.add_argument("--no-measure", action="store_true", help="do not compare the layers' results")
+    parser.add_argument("--opset", type=_count, default=21, metavar="N", help="of an ONNX model (21)")
+    parser.add_argument("--target", default="cpu", help="of an artifact: what ingot compile takes (cpu)")
+    parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=f"of the model: {SHAPE_HELP}")
+    add_custom_argument(parser)
+
+
+def execute(options: argparse.Namespace, console: Console) -> int:
+    """Quantise and write."""
+    model: Path = options.model
+    require_model(model)
+    outputs: list[Path] = options.output
+    for output in outputs:
+        if output.suffix not in SUFFIXES:
+            raise CommandError(f"{output}: write {' or '.join(SUFFIXES)}, as what the model is wanted")
+    for output in (*outputs, *([options.report] if options.report else [])):
+        require_writable(output, sources=(model,))
+    from ingot.compiler.quantization import quantize
+
+    shapes, ranges = for_compile(options.shape, lambda: input_names(model))
+    steps = read_steps("--preprocess", options.preprocess)
+    progress = console.progress()
+    try:
+        quantised = quantize(
+            model,
+            options.data or None,
+            scheme=options.scheme,
+            method=options.method,
+            only=options.only,
+            exclude=options.exclude,
+            ends=options.ends,
+            activations=options.activations,
+            symmetric=options.symmetric,
+            everywhere=options.everywhere,
+            grain=options.grain,
+            weight_bits=options.weight_bits,
+            per_channel=not options.per_tensor,
+            clip_weights=options.clip_weights,
+            measure=not options.no_measure,
+            samples=options.samples,
+            shapes=shapes,
+            ranges=ranges,
+            custom=load_custom(options.custom),
+            preprocess=steps or None,
+            progress=progress,
+        )
+        for output in outputs:
+            progress(f"writing {output}")
+            if output.suffix == ".onnx":
+                quantised.save(output, opset=options.opset)
+            else:
+                quantised.save(output, target=options.target, progress=progress)
+        if options.report:
+            quantised.report.save(options.report)
+    finally:
+        progress.close()
+    report = quantised.report
+    record = {
+        "model": model,
+        "outputs": [{"path": output, "bytes": output.stat().st_size} for output in outputs],
+        "seconds": progress.seconds,
+        "report": report.record(),
+    }
+    lines = [] if options.report else report.text().splitlines()
+    lines += [f"{output}: {bytes_text(output.stat().st_size)}" for output in outputs]
+    console.result(record, lines)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
