@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ingot.compiler.passes.default import default_pipeline as default_pipeline
     from ingot.compiler.passes.quantize.errors import QuantisationError as QuantisationError
     from ingot.compiler.pipeline import Pipeline as Pipeline
-    from ingot.compiler.quantization.quantize import quantize as quantize
+    from ingot.compiler.quantization.schemes import quantize as quantize
     from ingot.compiler.quantization.result import Quantized as Quantized
     from ingot.compiler.rewrite import Patch as Patch
     from ingot.compiler.single_pass import PassError as PassError
@@ -62,7 +62,7 @@ _HOME = {
     "default_pipeline": "passes.default",
     "export_onnx": "frontend.export",
     "load_onnx": "frontend",
-    "quantize": "quantization.quantize",
+    "quantize": "quantization.schemes",
     "rules": "single_pass",
     "save_onnx": "frontend.export",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ingot.compiler.quantization.quantize import SCHEMES, Scheme, quantize
+from ingot.compiler.quantization.schemes import SCHEMES, Scheme, quantize
 from ingot.compiler.quantization.report import LayerReport, Report
 from ingot.compiler.quantization.result import Quantized
 

@@ -11,7 +11,7 @@ from ingot.compiler.ir.graph import Graph
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.layers import Selection, layers_of
 from ingot.compiler.passes.quantize.points import placed, points
-from ingot.compiler.quantization.quantize import core
+from ingot.compiler.quantization.schemes import core
 
 ALL = Selection(ends=True)
 

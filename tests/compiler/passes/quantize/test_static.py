@@ -25,7 +25,7 @@ from ingot.compiler.passes.quantize.layers import Selection, layers_of
 from ingot.compiler.passes.quantize.points import placed
 from ingot.compiler.passes.quantize.static import Static, StaticOptions, quantise_static
 from ingot.compiler.passes.quantize.weights import WeightOptions
-from ingot.compiler.quantization.quantize import core
+from ingot.compiler.quantization.schemes import core
 from ingot.compiler.rewrite import rewrite
 from ingot.runtime.dtypes import f32, i8, i32, u8
 
