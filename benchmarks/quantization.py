@@ -1,0 +1,259 @@
+"""Task metrics of models before and after quantisation, beside ONNX Runtime's own quantisation of the same models.
+
+    python -m benchmarks.quantization [names...]
+
+Every third sample of the data that lies with the real models (see `benchmarks.tasks`) is for calibration, the others are
+what the metrics are of. Models of ONNX Runtime's `quantize_static` (after its `quant_pre_process`) run in ONNX Runtime,
+ours in Ingot. MiniLM is quantised dynamically by both, in each its default way. "off the grid" are weights that were
+moved by a little noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from benchmarks.models import models_folder
+from benchmarks.tasks import Outputs, Runner, harness
+from ingot.compiler import Quantized, quantize
+
+Arrays = dict[str, Any]
+CALIBRATED = 128  # samples at most
+THIRD = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model, the metric that counts, and whether it is quantised with ranges from data."""
+
+    model: str
+    metric: str
+    is_static: bool = True
+    is_noisy: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        return f"{self.model}{', off the grid' if self.is_noisy else ''}"
+
+
+TRIALS = (
+    Trial("mnist_cnn", "top1"),
+    Trial("resnet20_cifar10", "top1"),
+    Trial("mobilenet_v2_224_fp32", "top1"),
+    Trial("mobilenet_v2_224_fp32", "top1", is_noisy=True),
+    Trial("yolox_nano", "mAP50"),
+    Trial("ultraface_rfb_320", "ref_recall_iou.9"),
+    Trial("superres_espcn", "psnr_model"),
+    Trial("minilm_l6_v2_fp16w", "spearman", is_static=False),
+)
+
+
+@contextmanager
+def halves() -> Iterator[tuple[Path, Path]]:
+    """Two folders like that of the real models, one with every third sample and one with the others."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder, "calibration"), Path(folder, "evaluation")
+        for root, keeps in zip(found, (lambda i: i % THIRD == 0, lambda i: i % THIRD != 0), strict=True):
+            _part(root, keeps)
+        yield found
+
+
+def _part(root: Path, keeps: Callable[[int], bool]) -> None:
+    """The folder of real models at `root` with those samples whose number `keeps` says."""
+    source = models_folder()
+    data = root / "_data" / "dev"
+    data.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.name != "_data":
+            (root / path.name).symlink_to(path)
+
+    def files(place: str, pattern: str) -> list[str]:
+        chosen = [p for i, p in enumerate(sorted((source / "_data" / place).glob(pattern))) if keeps(i)]
+        (root / "_data" / place).mkdir(parents=True, exist_ok=True)
+        for path in chosen:
+            (root / "_data" / place / path.name).symlink_to(path)
+        return [path.name for path in chosen]
+
+    files("dev/imagenet", "*.jpg")
+    files("dev/sr", "*.png")
+    faces = files("raw_faces/imgs", "*.jpg")
+    files("cifar_eran", "*.csv") or (root / "_data/cifar_eran/cifar10_test.csv").symlink_to(
+        source / "_data/cifar_eran/cifar10_test.csv"
+    )
+    for name in ("cifar10_1000.npz", "mnist_2000.npz"):
+        with np.load(source / "_data/dev" / name) as arrays:
+            kept = [i for i in range(len(arrays["y"])) if keeps(i)]
+            np.savez(data / name, x=arrays["x"][kept], y=arrays["y"][kept])
+    rows = json.loads((source / "_data/dev/stsb_500.json").read_text())
+    (data / "stsb_500.json").write_text(json.dumps([row for i, row in enumerate(rows) if keeps(i)]))
+    known = json.loads((source / "_data/dev/faces_ref_rfb.json").read_text())
+    (data / "faces_ref_rfb.json").write_text(json.dumps({name: known[name] for name in faces}))
+    (data / "voc").mkdir()
+    boxes = json.loads((source / "_data/dev/voc/gt.json").read_text())
+    names = [name for i, name in enumerate(sorted(boxes)) if keeps(i)]
+    (data / "voc/gt.json").write_text(json.dumps({name: boxes[name] for name in names}))
+    for name in names:
+        (data / f"voc/{name}.jpg").symlink_to(source / f"_data/dev/voc/{name}.jpg")
+
+
+def tasks_in(root: Path) -> ModuleType:
+    """The harness on the data of another folder."""
+    tasks = harness()
+    tasks.M, tasks.D = f"{root}/", f"{root}/_data/"  # pyright: ignore[reportAttributeAccessIssue]
+    return tasks
+
+
+def recorded(model: str, root: Path) -> list[Arrays]:
+    """The inputs that a task gives its model."""
+    feeds: list[Arrays] = []
+    run = onnx_runtime(models_folder() / model / "model.onnx")
+
+    def runner(_: str) -> Runner:
+        def record(feed: Arrays) -> Outputs:
+            feeds.append({name: np.asarray(array) for name, array in feed.items()})
+            return run(feed)
+
+        return record
+
+    measured(model, root, runner)
+    return feeds[:: max(1, len(feeds) // CALIBRATED)][:CALIBRATED]
+
+
+def measured(model: str, root: Path, runner: Callable[[str], Runner]) -> dict[str, float]:
+    """The task metrics on the data in `root`. The number of samples follows from what is there."""
+    tasks = tasks_in(root)
+    if model == "mnist_cnn":
+        with np.load(root / "_data/dev/mnist_2000.npz") as arrays:
+            return tasks.mnist("dev", runner(model), n=len(arrays["y"]))
+    return tasks.TASKS[model]("dev", runner)
+
+
+def onnx_runtime(path: Path) -> Runner:
+    """A way to run a model by ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    known = [each.name for each in session.get_inputs()]
+    return lambda feed: list(session.run(None, {name: feed[name] for name in known}))
+
+
+def ours(quantised: Quantized) -> Runner:
+    """A way to run a quantised model by Ingot."""
+    session = quantised.compile(target="native").session(threads=1)
+    known = {info.name for info in session.inputs}
+    return lambda feed: list(session.run({k: np.asarray(v) for k, v in feed.items() if k in known}).values())
+
+
+class _Reader:
+    """Samples as ONNX Runtime's quantiser reads them."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+        self.feeds = iter(feeds)
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        """The next sample, None behind the last."""
+        return next(self.feeds, None)
+
+
+def theirs(path: Path, feeds: Sequence[Arrays] | None, folder: Path, **options: Any) -> Runner:
+    """A way to run the model after ONNX Runtime's quantisation: static with samples, dynamic without."""
+    from onnxruntime.quantization import quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared, made = folder / "prepared.onnx", folder / "quantised.onnx"
+    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    if feeds is None:
+        quantize_dynamic(str(prepared), str(made), **options)
+    else:
+        quantize_static(str(prepared), str(made), _Reader(feeds), **options)
+    return onnx_runtime(made)
+
+
+def noisy(path: Path, folder: Path) -> Path:
+    """The model with its weights moved by up to half a per cent of the largest of each."""
+    model = onnx.load(path)
+    random = np.random.default_rng(0)
+    for each in model.graph.initializer:
+        data = numpy_helper.to_array(each)
+        if data.dtype == np.float32 and data.ndim > 1:
+            moved = data + random.uniform(-0.005, 0.005, data.shape).astype(np.float32) * np.abs(data).max()
+            each.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), each.name))
+    onnx.save(model, folder / "noisy.onnx")
+    return folder / "noisy.onnx"
+
+
+COLUMNS = ("fp32", "Ingot", "Ingot, all layers", "ONNX Runtime", "ONNX Runtime, per channel", "the same, reduced range")
+
+
+def row(trial: Trial, calibration: Path, evaluation: Path, method: str = "mse") -> dict[str, Any]:
+    """The metric of the model and of each way to quantise it."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        path = models_folder() / trial.model / "model.onnx"
+        path = noisy(path, folder) if trial.is_noisy else path
+        feeds = recorded(trial.model, calibration) if trial.is_static else None
+        scheme = "int8" if trial.is_static else "int8-dynamic"
+
+        def mine(**options: Any) -> Runner:
+            quantised = quantize(path, feeds, scheme=scheme, measure=False, method=method, **options)
+            exact[0] = quantised.report.notes
+            return ours(quantised)
+
+        exact: list[tuple[str, ...]] = [()]
+        ways: dict[str, Callable[[], Runner]] = {
+            "fp32": lambda: onnx_runtime(path),
+            "Ingot": mine,
+            "Ingot, all layers": lambda: mine(ends=True),
+            "ONNX Runtime": lambda: theirs(path, feeds, folder),
+            "ONNX Runtime, per channel": lambda: theirs(path, feeds, folder, per_channel=True),
+            "the same, reduced range": lambda: theirs(path, feeds, folder, per_channel=True, reduce_range=True),
+        }
+        found: dict[str, Any] = {"model": trial.name, "metric": trial.metric}
+        for name, make in ways.items():
+            run = make()
+            found[name] = measured(trial.model, evaluation, lambda _, run=run: run)[trial.metric]
+        found["notes"] = exact[0]
+        return found
+
+
+def table(names: Sequence[str] = (), method: str = "mse") -> str:
+    """The Markdown table of the trials with one of `names` in theirs (default: all)."""
+    lines = ["| model | metric | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    notes: list[str] = []
+    with halves() as (calibration, evaluation):
+        for trial in TRIALS:
+            if names and not any(name in trial.name for name in names):
+                continue
+            found = row(trial, calibration, evaluation, method)
+            cells = (f"{found[name]:.4f}" for name in COLUMNS)
+            lines.append(f"| {trial.name} | {trial.metric} | {' | '.join(cells)} |")
+            notes += [f"{trial.name}: {note}." for note in found["notes"]]
+            print(lines[-1], flush=True)
+    return "\n".join([*lines, "", *notes]).rstrip()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="texts in names of trials (default: all)")
+    parser.add_argument("--method", default="mse", help="how Ingot's ranges follow from what was seen")
+    options = parser.parse_args(arguments)
+    print(table(options.names, options.method))
+
+
+if __name__ == "__main__":
+    main()

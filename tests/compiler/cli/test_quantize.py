@@ -1,0 +1,58 @@
+"""``ingot quantize``: models in, ONNX models, artifacts and reports out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from tests.compiler.networks import image_network
+
+Ingot = Callable[..., Any]
+
+
+@pytest.fixture
+def network(ingot: Ingot) -> Path:
+    """A model in the current directory, with samples beside it."""
+    proto, feeds = image_network(np.random.default_rng(0))
+    onnx.save(proto, "net.onnx")
+    Path("data").mkdir()
+    for i in range(3):
+        np.savez(f"data/s{i}.npz", x=np.random.default_rng(i).standard_normal(feeds["x"].shape).astype(np.float32))
+    return Path("net.onnx")
+
+
+def test_onnx_artifact_and_report(ingot: Ingot, network: Path) -> None:
+    done = ingot("quantize", network, "--data", "data", "-o", "q.onnx", "-o", "q.ingot", "--report", "r.json", "--json")
+    assert done.status == 0, done.err
+    assert {Path(each["path"]).name for each in done.record["outputs"]} == {"q.onnx", "q.ingot"}
+    report = json.loads(Path("r.json").read_text())
+    assert report == done.record["report"] and report["samples"] == 3 and len(report["layers"]) == 5
+    kinds = [n.op_type for n in onnx.load("q.onnx").graph.node]
+    assert "QuantizeLinear" in kinds and "DequantizeLinear" in kinds
+    assert ingot("run", "q.ingot", "--random").status == 0
+
+
+def test_text(ingot: Ingot, network: Path) -> None:
+    done = ingot("quantize", network, "--data", "data", "--samples", "2", "-o", "q.onnx", "--ends", "--exclude", "c3")
+    assert done.status == 0 and "layer" in done.out and "2 samples" in done.out and "q.onnx" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("-o", "q.onnx"), "int8 needs samples"),
+        (("-o", "q.txt", "--data", "data"), "q.txt: write .onnx or .ingot"),
+        (("-o", "q.onnx", "--data", "nowhere"), "nowhere"),
+        (("-o", "net.onnx", "--data", "data"), "would be overwritten"),
+        (("-o", "q.onnx", "--data", "data", "--exclude", "c9"), "'c9'"),
+        (("-o", "q.onnx", "--data", "data", "--method", "magic"), "magic"),
+    ],
+)
+def test_complaints(ingot: Ingot, network: Path, arguments: tuple[str, ...], complaint: str) -> None:
+    assert complaint in ingot("quantize", network, *arguments).complaint
+    assert not Path("q.onnx").exists()
