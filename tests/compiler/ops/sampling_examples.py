@@ -58,6 +58,24 @@ def _quantisation() -> list[Example]:
             (whole("x", 17, dtype="int32"), np.array(0.01, np.float32), np.array(-7, np.int32)),
         ),
         Example(
+            "dequantize_blocks",
+            lambda x, s, z: q.DequantizeBlocks(x, s, z, 4, 8),
+            (
+                whole("x", 19, 5, dtype="uint8", low=0, high=16),
+                np.linspace(0.1, 2, 15, dtype=np.float32).reshape(3, 5),
+                whole("z", 3, 5, dtype="uint8", low=0, high=16),
+            ),
+        ),
+        Example(
+            "dequantize_columns",
+            lambda x, s, z: q.DequantizeBlocks(x, s, z, 8, 100),
+            (
+                whole("x", 7, 3, dtype="uint8", low=0, high=256),
+                np.ones((1, 3), np.float32),
+                np.full((1, 1), 128, np.uint8),
+            ),
+        ),
+        Example(
             "dequantize_u16_f16",
             lambda v, s, z: q.Dequantize(v, s, z),
             (whole("x", 9, dtype="uint16", low=0, high=999), np.array(0.01, np.float16), np.array(500, np.uint16)),

@@ -270,6 +270,13 @@ def _numpy_dequantize(node: quantised.Dequantize, x: Array, scale: Array, zero: 
     return (difference * scale.astype(np.float64)).astype(scale.dtype)
 
 
+def _numpy_dequantize_blocks(node: quantised.DequantizeBlocks, x: Array, scale: Array, zero: Array) -> Array:
+    """Row by row."""
+    zero = np.broadcast_to(zero, scale.shape)
+    found = [(x[k] - zero[k // node.block].astype(np.float64)) * scale[k // node.block] for k in range(len(x))]
+    return np.array(found, np.float32)
+
+
 def _numpy_scatter(node: indexing.Scatter, data: Array, indices: Array, updates: Array) -> Array:
     """One update after the other."""
     combine = {"none": lambda a, b: b, "add": np.add, "mul": np.multiply, "max": max, "min": min}[node.reduction]
@@ -316,6 +323,7 @@ REFERENCES: Mapping[type[Node], Callable[..., Any]] = {
     bitwise.ShiftRight: _numpy_shift,
     quantised.Quantize: _numpy_quantize,
     quantised.Dequantize: _numpy_dequantize,
+    quantised.DequantizeBlocks: _numpy_dequantize_blocks,
     indexing.Scatter: _numpy_scatter,
     indexing.TopK: _numpy_top_k,
     indexing.Compact: lambda node, x: np.array([i for i, found in enumerate(x.tolist()) if found], np.int64),

@@ -5,6 +5,11 @@ The weight operand of a `Contraction` is *packed* in panels: element (k, n) of m
 past the last one present and zero. With `dot` above 1 that many consecutive k of a column lie together, for
 instructions that sum so many products: ``b_offset + ((n // width) * K + k - k % dot) * width + (n % width) * dot +
 k % dot``.
+
+Weights of a few bits (`Blocks`) are packed in the same panels, as many consecutive k of a column to each u32 as it
+holds: element (k, n) is in the word ``b_offset + ((n // width) * ceil(K / per) + k // per) * width + n % width``, `per`
+being ``32 // bits``. Four neighbours are in its four bytes, the next four above them in the same bytes: the lowest bit
+is number ``k % 4 * 8 + k % per // 4 * bits``. Scales and zero points have one such row for each block.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute, symbol
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Index, Let, Load, Local, Stmt, Store, When
-from ingot.runtime.dtypes import DType, boolean, f32, i64
+from ingot.runtime.dtypes import DType, boolean, f32, i64, u32
 
 Order: TypeAlias = Literal["auto", "tiles", "panels", "ahead"]
 """Loops of a contraction's chunk: register tiles outside and the panels of B inside, or panels outside ("ahead": with
@@ -23,6 +28,36 @@ each panel fetched while the tiles work on the one before). "auto" leaves it to 
 
 MOST_DEPTH = 768  # of a block of a `Strassen`: its panels stay in the second-level cache
 LEAST_DEPTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Elements of B are ``(q - zero) * scale`` with q of `bits` bits, and `size` consecutive k of a column share one
+    scale, f32 in the buffer `scales`, and one zero point, u8 in the buffer `zeros` or `zero` for all.
+
+    With `factored` the scale multiplies the sum of each block, and not its elements.
+    """
+
+    bits: int
+    size: int
+    scales: str
+    zeros: str | None
+    zero: int
+    factored: bool
+
+    @property
+    def per_word(self) -> int:
+        """Elements of a u32."""
+        return 32 // self.bits
+
+    def element(self, b: str, word: Dim, k: Dim, place: Dim) -> Expr:
+        """The element number `k` of a column, in the word `word` of `b`; its block's scale lies at `place`."""
+        shift = Call("cast", (_index(k % 4 * 8 + k % self.per_word // 4 * self.bits),), u32)
+        bits = Call("bitand", (Call("shr", (Load(b, word), shift), u32), Const(2**self.bits - 1, u32)), u32)
+        zero: Expr = Const(float(self.zero), f32)
+        if self.zeros is not None:
+            zero = Call("cast", (Load(self.zeros, place),), f32)
+        return Call("mul", (Call("sub", (Call("cast", (bits,), f32), zero), f32), Load(self.scales, place)), f32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +89,7 @@ class Contraction:
     narrow: bool = False  # whether A and B have other types than the sums
     shift: int = 0  # what is taken off each element of A before it is multiplied: 128 makes u8 signed bytes
     order: Order = "auto"
+    blocks: Blocks | None = None  # weights of a few bits: B holds u32, A and the sums are f32, there are no segments
 
     @staticmethod
     def matmul(
@@ -101,6 +137,12 @@ class Contraction:
         return ceil_divide(self.columns.extent, self.width)
 
     @property
+    def panel_size(self) -> Dim:
+        """Elements of B that a panel takes."""
+        steps = self.depth if self.blocks is None else ceil_divide(self.depth, self.blocks.per_word)
+        return steps * self.width
+
+    @property
     def flops(self) -> Dim:
         """Useful operations, two for each multiply-add."""
         points = product(axis.extent for axis in self.batch)
@@ -126,7 +168,9 @@ class Contraction:
             row = ((n // self.width) * self.depth + k - k % self.dot) * self.width
             packed = self.b_offset + row + (n % self.width) * self.dot + k % self.dot
         factors: tuple[Expr, ...] = (self.a, Load(self.b, packed))
-        if self.narrow:
+        if self.blocks is not None:
+            factors = self.a, self._element(k, n)
+        elif self.narrow:
             factors = tuple(Call("cast", (factor,), self.accumulator) for factor in factors)
         if self.shift:
             shift = Const(self.shift, self.accumulator)
@@ -136,6 +180,14 @@ class Contraction:
             step = For(axis.var, axis.extent, (step,))
         grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.batch, *self.rows, self.columns))
         return grid, (Let("acc", self.zero), step, *self.stores)
+
+    def _element(self, k: Dim, n: Dim) -> Expr:
+        """The element of B in row `k` and column `n` where it is one of a few bits."""
+        assert self.blocks is not None
+        panel, lane = n // self.width, n % self.width
+        word = self.b_offset + panel * self.panel_size + k // self.blocks.per_word * self.width + lane
+        place = (panel * ceil_divide(self.depth, self.blocks.size) + k // self.blocks.size) * self.width + lane
+        return self.blocks.element(self.b, word, k, place)
 
 
 @dataclass(frozen=True, slots=True)

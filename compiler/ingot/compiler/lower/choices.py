@@ -10,11 +10,13 @@ from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Constant, Input, Value
 from ingot.compiler.ir.templates import Order
 from ingot.compiler.lower import strassen
+from ingot.compiler.lower.block_weights import form_of, is_weight
 from ingot.compiler.lower.context import Context, LoweringError
 from ingot.compiler.lower.contraction import Group, Inner, Products, machine_for, wide_type, widths_for
 from ingot.compiler.lower.schedules import Schedule
 from ingot.compiler.lower.tiles import MOST_ROWS, PANEL_WIDTHS, ContractionTile
 from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.quantised import DequantizeBlocks
 from ingot.runtime.dtypes import f32
 
 
@@ -50,6 +52,8 @@ def _signature(context: Context, group: Group) -> str | None:
         narrow = products.dot == 1 and products.dtype != wide_type(w.dtype)
         words += [f"weights as {products.dtype.name}"] if narrow else []
         words += [] if context.forms.may_grow else ["small"]
+    elif isinstance(w, DequantizeBlocks):
+        words += [f"weights as {form_of(w)}"]
     else:
         words += ["packed at run time"]
     after = [n.name for n in group.body.nodes() if n is not anchor and not isinstance(n, (Input, Constant))]
@@ -88,7 +92,7 @@ def products_of(context: Context, group: Group) -> Products:
     if isinstance(group.anchor, Conv):
         return Products.of(context, x, w, inner_of(group))
     *lead, rows, _ = group.anchor.type.static_shape()
-    shared = isinstance(w, Constant) and math.prod(w.type.static_shape()[:-2]) == 1
+    shared = is_weight(w) and math.prod(w.type.static_shape()[:-2]) == 1
     return Products.of(context, x, w, inner_of(group), math.prod(lead) * rows if shared else rows)
 
 
@@ -140,6 +144,8 @@ def choose_tile(
 
 def is_plain(context: Context, group: Group, products: Products) -> bool:
     """Whether a group multiplies as Strassen's algorithm does."""
+    if isinstance(operands_of(group)[1], DequantizeBlocks):
+        return False
     return context.reorder and products == Products(1, f32, 0) and wide_type(group.anchor.type.dtype) == f32
 
 

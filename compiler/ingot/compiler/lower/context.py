@@ -10,7 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import UNBOUNDED, Dim, product, symbols
-from ingot.compiler.ir.graph import Constant, Graph, Node, Origin, Value, describe, node_of, symbols_of
+from ingot.compiler.ir.graph import (
+    Constant,
+    Graph,
+    Node,
+    Origin,
+    Value,
+    constant,
+    describe,
+    node_of,
+    operands_of,
+    symbols_of,
+)
 from ingot.compiler.ir.program import Argument, Bind, Kind, Launch, Step, Storage
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.border import zero_border
@@ -19,7 +30,8 @@ from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.schedules import ANALYTICAL, Option, Schedules
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.lower.weight_forms import FAST, WeightForms
-from ingot.runtime.dtypes import DType, i64, stored_dtype
+from ingot.compiler.ops.quantised import DequantizeBlocks
+from ingot.runtime.dtypes import DType, f32, i64, stored_dtype
 
 
 class LoweringError(ValueError):
@@ -53,6 +65,7 @@ class Context:
     # What there is to say of the schedules of groups, by their signatures.
     explained: dict[str, tuple[Option, ...]] = field(default_factory=dict[str, tuple[Option, ...]])
     _names: dict[str, int] = field(default_factory=dict[str, int])
+    _widened: dict[Value, Constant] = field(default_factory=dict[Value, Constant])
     _weights: dict[tuple[Any, ...], Storage] = field(default_factory=dict[tuple[Any, ...], Storage])
     _kept: list[Constant] = field(default_factory=list[Constant])  # keeps ids used as keys alive
 
@@ -104,9 +117,18 @@ class Context:
         self.views[value] = view
         return view
 
+    def widened(self, value: DequantizeBlocks) -> Constant:
+        """Weights of a few bits as f32, dequantised at compile time."""
+        if value not in self._widened:
+            operands = [x.data for x in operands_of(value) if isinstance(x, Constant)]
+            self._widened[value] = constant(value.evaluate(*operands)[0], f32, value.origin)
+        return self._widened[value]
+
     def view(self, value: Value) -> View:
         """Where `value` lies. Constants become weights on first use."""
         found = self.views.get(value)
+        if found is None and isinstance(value, DequantizeBlocks):
+            found = self.views[value] = self.view(self.widened(value))
         if found is None:
             if not isinstance(value, Constant):
                 raise LoweringError(f"{describe(node_of(value))} has not been lowered before its use")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ingot.compiler.ir.graph import Constant
 from ingot.compiler.ir.program import Launch, Step
 from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.lower import strassen
+from ingot.compiler.lower.block_weights import is_weight
 from ingot.compiler.lower.choices import inner_of, is_plain, operands_of, products_of, signature_of
 from ingot.compiler.lower.context import Context
 from ingot.compiler.lower.contraction import Group, dot_of, machine_for, widths_for
@@ -100,7 +100,7 @@ def extents_of(context: Context, group: Group, algorithm: Algorithm) -> Extents:
         a, b = operands_of(group)
         *lead, rows, columns = anchor.type.static_shape()
         depth, batch = a.type.static_shape()[-1], math.prod(lead)
-        if isinstance(b, Constant) and math.prod(b.type.static_shape()[:-2]) == 1:
+        if is_weight(b) and math.prod(b.type.static_shape()[:-2]) == 1:
             rows, batch = rows * batch, 1
         return Extents(rows, columns, _steps(context, group, depth), batch)
     assert isinstance(anchor, Conv)

@@ -39,6 +39,7 @@ from ingot.compiler.ops import composite, linear, movement, reduction
 from ingot.compiler.ops.control import Require
 from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.pointwise import Pointwise
+from ingot.compiler.ops.quantised import DequantizeBlocks
 
 ANCHORS = (linear.Conv, linear.MatMul, composite.Attention)
 
@@ -164,6 +165,8 @@ def _lower_placed(context: Context, node: Node) -> None:
 
 def _lower_node(context: Context, node: Node) -> None:
     """Lower `node` to steps: by the first family that knows it, else as a group of its own. Raises LoweringError."""
+    if isinstance(node, DequantizeBlocks):  # what reads it says in which form
+        return
     if lower_control(context, node, _lower_graph) or lower_movement(context, node) or lower_random(context, node):
         return
     if lower_window(context, node) or lower_resample(context, node) or lower_recurrent(context, node):
@@ -189,6 +192,8 @@ def _lower_node(context: Context, node: Node) -> None:
 def _lower_contraction(context: Context, node: Node, body: Graph, outer: Mapping[Value, Value]) -> None:
     """One kernel for a group anchored in a Conv, MatMul or Attention."""
     anchor = next(n for n in body.nodes() if isinstance(n, ANCHORS))
+    if not context.forms.keeps_blocks:
+        outer = {x: context.widened(v) if isinstance(v, DequantizeBlocks) else v for x, v in outer.items()}
     group = Group(node, body, outer, anchor)
     first = len(context.steps)
     match anchor:

@@ -8,6 +8,7 @@ from ingot.compiler.ir.dims import Dim, bounds, multiply, product, symbol
 from ingot.compiler.ir.graph import Constant, Node
 from ingot.compiler.ir.loops import Axis, Expr, Local
 from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.block_weights import block_parameters, is_weight, packed_words
 from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.choices import choose_tile, wanted_schedule
 from ingot.compiler.lower.context import Context, kernel
@@ -27,6 +28,7 @@ from ingot.compiler.lower.contraction import (
 from ingot.compiler.lower.pointwise import copy
 from ingot.compiler.lower.views import View, step_of
 from ingot.compiler.ops import linear
+from ingot.compiler.ops.quantised import DequantizeBlocks
 
 
 def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
@@ -34,7 +36,7 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     a, out = in_wide_type(context, context.view(a_value), group.node), node.type.shape
     *lead, m, n = out
     depth = node.a.type.shape[-1]
-    shared = isinstance(b_value, Constant) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
+    shared = is_weight(b_value) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
     rows = product((*lead, m)) if shared else m
     products = Products.of(context, a_value, b_value, Inner.of_matrices(b_value), bounds(rows, context.ranges)[1])
     if products.dot > 1 and isinstance(b_value, Constant):
@@ -45,7 +47,9 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
     index: list[Dim] = [symbol(axis.var) for axis in axes]
     build = kernel(context, group.node)
-    if isinstance(b_value, Constant):
+    if isinstance(b_value, DequantizeBlocks):
+        packed = packed_words(context, b_value, tile.width)
+    elif isinstance(b_value, Constant):
         packed = packed_matrix(context, b_value, tile.width, products)
     else:
         packed = pack_at_run_time(
@@ -73,6 +77,8 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         b_offset=b_offset,
         accumulator=wide_type(node.type.dtype),
     )
+    if isinstance(b_value, DequantizeBlocks):
+        template = replace(template, blocks=block_parameters(context, build, b_value, tile.width))
     where = [*index, symbol("_n")]
     acc: Expr = Local("acc", template.accumulator)
     acc = unshifted(

@@ -43,6 +43,11 @@ class WeightForms:
         return self.memory == "fast"
 
     @property
+    def keeps_blocks(self) -> bool:
+        """Whether the quantised weights of f32 products stay as narrow as the model has them."""
+        return self.weights != "f32"
+
+    @property
     def rounds_to(self) -> str | None:
         """The type that weights are rounded to before they are laid out, None for none."""
         return self.weights if self.weights in ("f16", "bf16") else None

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Array, Value, op
+from ingot.compiler.ir.graph import Array, Node, Value, op
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import broadcast, fail, require_kind
+from ingot.compiler.ops.movement import Expand, Reshape, Slice
 from ingot.compiler.ops.numeric import cast
 from ingot.compiler.ops.pointwise import FLOAT, Pointwise
-from ingot.runtime.dtypes import DType, Kind, f32, f64
+from ingot.runtime.dtypes import DType, Kind, f32, f64, u8
 
 INTEGER: frozenset[Kind] = frozenset(("signed", "unsigned"))
 NARROW = 16  # bits up to which a quantised value and its zero point are exact in f32, and so is their difference
@@ -97,3 +98,47 @@ class Dequantize(Pointwise):
         else:
             difference = (x - operands[2]).astype(wide)
         return difference * operands[1].astype(wide)
+
+
+@op("dequantize_blocks")
+class DequantizeBlocks(Node):
+    """The f32 matrix ``(x - zero_point) * scale`` of weights x, u8 [K, N] below 2**bits, that stay narrow in memory.
+
+    `block` consecutive rows share one row of the f32 scales [ceil(K / block), N], and of the zero points, u8 of the
+    same shape or [1, 1] where there is but one. Products read it block by block (`lower/block_weights.py`).
+    """
+
+    x: Value
+    scale: Value
+    zero_point: Value
+    bits: int
+    block: int
+
+    def infer(self) -> Sequence[TensorType]:
+        x, scale, zero = self.x, self.scale, self.zero_point
+        if x.dtype != u8 or x.rank != 2 or not x.type.is_static:
+            fail(self, f"a matrix of u8 elements and of constant extents is needed, not {x.type}")
+        if self.bits not in (2, 4, 8):
+            fail(self, f"weights of {self.bits} bits: there are those of 2, 4 and 8")
+        depth, columns = x.type.static_shape()
+        per = 32 // self.bits
+        if self.block < 1 or (self.block < depth and self.block % per):
+            fail(self, f"blocks of {self.block} rows: a multiple of {per} is needed, or one block of all {depth}")
+        rows = -(-depth // self.block)
+        if scale.type != TensorType(f32, (rows, columns)):
+            fail(self, f"the scale {scale.type} is not f32[{rows}, {columns}], one a column and block of {self.block}")
+        if zero.dtype != u8 or zero.shape not in ((1, 1), (rows, columns)):
+            fail(self, f"the zero point {zero.type} is neither u8[1, 1] nor u8[{rows}, {columns}]")
+        return (TensorType(f32, x.shape),)
+
+    def expand(self) -> Value:
+        """A Dequantize whose scales and zero points are as large as x."""
+        zero = self.zero_point
+        return Dequantize(self.x, self._spread(self.scale), zero if zero.shape == (1, 1) else self._spread(zero))
+
+    def _spread(self, parameter: Value) -> Value:
+        """`parameter` with a row for each of x."""
+        depth, columns = self.x.type.static_shape()
+        blocks = parameter.type.static_shape()[0]
+        rows = Expand(Reshape(parameter, (blocks, 1, columns)), (blocks, self.block, columns))
+        return Slice(Reshape(rows, (blocks * self.block, columns)), (0, 0), (depth, columns), (1, 1))

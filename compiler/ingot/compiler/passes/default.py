@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from ingot.compiler.ir.graph import Graph, Node
+from ingot.compiler.ir.graph import Constant, Graph, Node, operands_of
 from ingot.compiler.ops.composite import Attention
+from ingot.compiler.ops.quantised import DequantizeBlocks
 from ingot.compiler.passes.exact import spread_transposed
 from ingot.compiler.passes.expand import expand
 from ingot.compiler.passes.fold_norm import FOLD_NORM
 from ingot.compiler.passes.fuse import fuse
 from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.layout import LAYOUT
+from ingot.compiler.passes.narrow_weights import NARROW_WEIGHTS
 from ingot.compiler.passes.recognise import recognise
 from ingot.compiler.passes.simplify import simplify
 from ingot.compiler.pipeline import Pipeline, Registry
@@ -21,6 +23,8 @@ MOST_DEPTH = 4096  # of a query and a row of values together: the attention kern
 
 def has_kernel(node: Node) -> bool:
     """Whether a composite has a kernel of its own; the others become core ops."""
+    if isinstance(node, DequantizeBlocks):
+        return all(isinstance(operand, Constant) for operand in operands_of(node))
     if not isinstance(node, Attention):
         return False
     match node.q.shape[-1], node.v.shape[-1]:
@@ -36,7 +40,7 @@ def expand_composites(graph: Graph, *, trace: Trace | None = None) -> Graph:
 
 
 PASSES: tuple[Pass, ...] = (
-    rules(*INTEGERS, name="integers"),
+    rules(*INTEGERS, *NARROW_WEIGHTS, name="integers"),
     as_pass(simplify),
     as_pass(recognise),
     rules(*FOLD_NORM, name="fold_norm"),

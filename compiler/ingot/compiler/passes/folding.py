@@ -14,6 +14,7 @@ from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.ops.control import If, Loop
 from ingot.compiler.ops.movement import DimValues, Expand, Gather, Reshape, Transpose
 from ingot.compiler.ops.pointwise import Cast
+from ingot.compiler.ops.quantised import DequantizeBlocks
 from ingot.compiler.ops.random import Entropy
 from ingot.compiler.ops.shape_arithmetic import contents, known_dims
 from ingot.compiler.passes.constants import has_symbolic_attributes, users
@@ -30,7 +31,7 @@ def _elements(types: Sequence[TensorType]) -> int:
 
 def fold_constants(node: Node, graph: Graph) -> Patch | None:
     """f(constants) -> constant, unless that would be much larger than the operands (iota, expand)"""
-    if isinstance(node, Input | Constant | Entropy | If | Loop) or subgraphs_of(node):
+    if isinstance(node, Input | Constant | Entropy | If | Loop | DequantizeBlocks) or subgraphs_of(node):
         return None
     operands = operands_of(node)
     if not all(isinstance(v, Constant) for v in operands) or not all(t.is_static for t in node.types):

@@ -161,6 +161,9 @@ class Blocking:
 
     def grouped_panels(self, rows: int) -> int:
         """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
+        if self.template.blocks is not None:  # a total, a sum and a word for each vector
+            room = (self.level.vector_registers - 4) // (3 * rows * self.vectors)
+            return max(1, min(4, room)) if rows <= 3 else 1
         taken = self.filled(rows)
         room = self.level.vector_registers - 4 - taken
         return max(1, min(6, room // (taken * self.vectors))) if rows <= 3 else 1

@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from llvmlite import ir
 
 from ingot.compiler.ir import dims
-from ingot.compiler.ir.dims import Dim, symbol
+from ingot.compiler.ir.dims import Dim, ceil_divide, symbol
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import amx, flow, microkernel
 from ingot.compiler.targets.cpu.amx import Tiles
+from ingot.compiler.targets.cpu.block_kernel import BlockKernel, Streams
 from ingot.compiler.targets.cpu.blocking import Blocking
 from ingot.compiler.targets.cpu.epilogue import PANEL, TAIL, Epilogue, Span
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
@@ -68,6 +69,7 @@ class _Panel:
     group: int
     start: Value
     cut: Value | None
+    streams: tuple[Streams, ...] = ()  # where weights are of a few bits
 
 
 class _Body:
@@ -124,7 +126,7 @@ class _Body:
         pointer, self.a_dtype = scope.buffer(template.a.buffer)
         self.b_dtype = scope.buffer(template.b)[1]
         self.a_start = b.gep(pointer, [emit_dim(b, self.a_base, scope)], source_etype=memory_type(self.a_dtype))
-        self.panel_size = emit_dim(b, template.depth * template.width, scope)
+        self.panel_size = emit_dim(b, template.panel_size, scope)
         self.tiles: Tiles | None = None
         if not self.blocking.tiles:
             self._blocks(scope, begin, end)
@@ -248,14 +250,35 @@ class _Body:
         """Bind the panel's number in `scope`, and find where it starts and whether it is whole."""
         b, template = self.b, self.template
         scope.symbols[PANEL] = number
-        offset = template.b_offset + symbol(PANEL) * template.depth * template.width
+        offset = template.b_offset + symbol(PANEL) * template.panel_size
         pointer = scope.buffer(template.b)[0]
         start = b.gep(pointer, [emit_dim(b, offset, scope)], source_etype=memory_type(self.b_dtype))
         cut = None
         if not self.epilogue.whole:
             left = emit_dim(b, template.columns.extent - symbol(PANEL) * template.width, scope)
             cut = b.icmp_signed("<", left, const(template.width * group))
-        return _Panel(number, group, start, cut)
+        return _Panel(number, group, start, cut, self._streams(scope, start, group))
+
+    def _streams(self, scope: Scope, start: Value, group: int) -> tuple[Streams, ...]:
+        """Where the words, scales and zero points of a group of panels begin, where weights are of a few bits."""
+        blocks, b, template = self.template.blocks, self.b, self.template
+        if blocks is None:
+            return ()
+        size = ceil_divide(template.depth, blocks.size) * template.width
+
+        def parameters(buffer: str, number: int) -> Value:
+            pointer, dtype = scope.buffer(buffer)
+            place = emit_dim(b, (symbol(PANEL) + number) * size, scope)
+            return b.gep(pointer, [place], source_etype=memory_type(dtype))
+
+        return tuple(
+            Streams(
+                b.gep(start, [flow.multiply(b, self.panel_size, i)], source_etype=memory_type(self.b_dtype)),
+                parameters(blocks.scales, i),
+                None if blocks.zeros is None else parameters(blocks.zeros, i),
+            )
+            for i in range(group)
+        )
 
     def _tile_loop(self, block: _Block, sizes: tuple[int, ...], tile: Callable[[Value, Span], None]) -> None:
         """``tile(number, rows)`` for the tiles of a block; the larger ones come first."""
@@ -283,7 +306,7 @@ class _Body:
         The tiles share the next panel out among them, and each spreads its part over its k loop.
         """
         b, elements, run, total = self.b, self.template.depth, self.a_run[0], self.template.row_count
-        if panel.group > 1 or self.tiles or not isinstance(elements, int) or not isinstance(run, int):
+        if panel.group > 1 or self.tiles or panel.streams or not isinstance(elements, int) or not isinstance(run, int):
             return None
         size, depth = elements * self.template.width * self.b_dtype.bytes, elements // self.template.dot
         if run <= microkernel.UNROLL_WHOLE or not self.blocking.fetches:
@@ -352,18 +375,21 @@ class _Body:
         operands = self._row_operands(scope, count, span)
         if panel.group == 1:
             epilogue.touch(scope.child(b), count, span, next_panel=ahead is None)
-        kernel = MicroKernel(
-            b,
-            tile,
-            (self.a_dtype, self.b_dtype, self.template.accumulator),
-            operands,
-            self._panel_operands(panel),
-            self.depth,
-            fetch,
-            product=self.blocking.product,
-            apart=epilogue.is_long,
-        )
-        sums = kernel.emit(epilogue.starts(scope.child(b), tile))
+        if panel.streams:
+            sums = self._of_blocks(tile, operands, panel).emit()
+        else:
+            kernel = MicroKernel(
+                b,
+                tile,
+                (self.a_dtype, self.b_dtype, self.template.accumulator),
+                operands,
+                self._panel_operands(panel),
+                self.depth,
+                fetch,
+                product=self.blocking.product,
+                apart=epilogue.is_long,
+            )
+            sums = kernel.emit(epilogue.starts(scope.child(b), tile))
         inner = scope.child(b)
         if epilogue.staged:
             epilogue.stage(tile, sums)
@@ -373,6 +399,16 @@ class _Body:
             flow.branch(
                 b, panel.cut, lambda: epilogue.stage(tile, sums), lambda: epilogue.finish(inner, tile, sums, span), TAIL
             )
+
+    def _of_blocks(self, tile: microkernel.Tile, operands: list[Operand], panel: _Panel) -> BlockKernel:
+        """The micro-kernel of weights of a few bits."""
+        template = self.template
+        assert template.blocks is not None and isinstance(template.depth, int)
+        sums = tile.rows * tile.panels * tile.vectors
+        resident = 3 * sums <= self.level.vector_registers - 4
+        return BlockKernel(
+            self.b, tile, template.blocks, operands, panel.streams, template.depth, self.depth.run[1], resident=resident
+        )
 
     def _multiply_in(self, tiles: Tiles, scope: Scope, panel: _Panel, span: Span) -> None:
         """The sums of a tile's rows and the panels of a group, to where the epilogue finds them."""

@@ -13,6 +13,7 @@ from ingot.compiler.ir.graph import Value
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.bitwise import BitAnd, ShiftRight
 from ingot.compiler.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+from ingot.compiler.ops.quantised import Dequantize
 from ingot.runtime.dtypes import DType, u8
 
 TABLE = Table(domain=MICROSOFT)
@@ -82,7 +83,11 @@ def mat_mul_n_bits(ctx: Context) -> Results:
         zero = _repeated(ctx, zero, block, depth)
     else:
         zero = _repeated(ctx, ctx.build(Reshape, zeros, (rows, blocks)), block, depth)
-    real = ctx.cast(ctx.build(ops.Mul, _difference(ctx, weight, zero, scale.dtype), scale), a.dtype)
+    if zero.dtype == u8:
+        real: Value = ctx.build(Dequantize, weight, scale, zero)
+    else:
+        real = ctx.build(ops.Mul, _difference(ctx, weight, zero, scale.dtype), scale)
+    real = ctx.cast(real, a.dtype)
     product = matrix_product(ctx, a, ctx.build(Transpose, real, (1, 0)))
     return product if bias is None else ctx.pointwise(ops.Add, product, bias)
 
@@ -117,4 +122,4 @@ def gather_block_quantized(ctx: Context) -> Results:
         chosen = rows(zeros)
         chosen = unpacked(ctx, chosen, bits, blocks) if packed else readable(ctx, chosen)
         zero = _repeated(ctx, chosen, block, extent)
-    return ctx.build(ops.Mul, _difference(ctx, weight, zero, scale.dtype), _repeated(ctx, scale, block, extent))
+    return ctx.build(Dequantize, weight, _repeated(ctx, scale, block, extent), zero)

@@ -1,0 +1,226 @@
+"""Products of f32 by weights of a few bits, which stay narrow in memory, against float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.compiler import compile
+from ingot.compiler.ir.dims import Dim, symbol
+from ingot.compiler.ir.execute import run_program
+from ingot.compiler.ir.graph import Graph, Input, Value, constant
+from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.program import Program
+from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.text.program import parse_program, show_program
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.block_weights import pack_words
+from ingot.compiler.lower.lowering import lower
+from ingot.compiler.lower.weight_forms import WeightForms
+from ingot.compiler.ops.composite import Attention
+from ingot.compiler.ops.linear import MatMul
+from ingot.compiler.ops.pointwise import Add, Relu
+from ingot.compiler.ops.quantised import DequantizeBlocks
+from ingot.compiler.targets.registry import find_target
+from ingot.runtime.dtypes import f32
+
+Array = np.ndarray[Any, Any]
+MACHINE = find_target("cpu").machine
+ROWS = (0, 1, 2, 5, 17, 128)
+N = symbol("n")
+
+
+class Weights:
+    """Random weights [depth, columns] of `bits` bits in blocks of `block` rows."""
+
+    def __init__(self, bits: int, block: int, depth: int, columns: int, *, zeros: bool = False) -> None:
+        rng = np.random.default_rng(bits * block + depth)
+        blocks = -(-depth // block)
+        self.bits, self.block = bits, block
+        self.x = rng.integers(0, 2**bits, (depth, columns), np.uint8)
+        self.scale = (0.1 + rng.random((blocks, columns))).astype(np.float32)
+        self.zero = np.full((1, 1), 2 ** (bits - 1), np.uint8)
+        if zeros:
+            self.zero = rng.integers(0, 2**bits, (blocks, columns), np.uint8)
+
+    @property
+    def node(self) -> DequantizeBlocks:
+        return DequantizeBlocks(constant(self.x), constant(self.scale), constant(self.zero), self.bits, self.block)
+
+    @property
+    def numbers(self) -> Array:
+        """What the weights stand for, in float64."""
+        rows = np.arange(len(self.x)) // self.block
+        zero = np.broadcast_to(self.zero, self.scale.shape)[rows]
+        return (self.x.astype(np.float64) - zero) * self.scale[rows].astype(np.float64)
+
+    def graph(self, rows: Dim) -> Graph:
+        """relu(x @ weights + bias)"""
+        x = Input("x", TensorType(f32, (rows, len(self.x))))
+        bias = constant(np.linspace(-1, 1, self.x.shape[1], dtype=np.float32))
+        ranges = {} if isinstance(rows, int) else {"n": (0, 1000)}
+        return Graph((x,), (("y", Relu(Add(MatMul(x, self.node), bias))),), "product", ranges)
+
+    def wanted(self, x: Array) -> Array:
+        """The result in float64."""
+        bias = np.linspace(-1, 1, self.x.shape[1], dtype=np.float32)
+        return np.maximum(x.astype(np.float64) @ self.numbers + bias, 0)
+
+
+def random(rows: int, depth: int) -> Array:
+    return np.random.default_rng(rows).standard_normal((rows, depth)).astype(np.float32)
+
+
+def close(have: Array, want: Array) -> None:
+    np.testing.assert_allclose(have, want, rtol=1e-5, atol=2e-6 * max(1.0, float(np.abs(want).max(initial=0))))
+
+
+def stored(program: Program) -> dict[str, int]:
+    """Bytes of the weights by the types of their elements."""
+    found: dict[str, int] = {}
+    for storage in program.of_kind("weight"):
+        assert isinstance(storage.size, int)
+        found[storage.dtype.name] = found.get(storage.dtype.name, 0) + storage.size * storage.dtype.bytes
+    return found
+
+
+FORMS = [
+    Weights(4, 32, 96, 70),
+    Weights(4, 32, 131, 33, zeros=True),
+    Weights(4, 16, 67, 129, zeros=True),
+    Weights(4, 1000, 77, 80),
+    Weights(8, 16, 83, 96),
+    Weights(8, 64, 200, 47, zeros=True),
+    Weights(8, 1000, 131, 40, zeros=True),
+    Weights(2, 128, 300, 17, zeros=True),
+    Weights(2, 16, 64, 64),
+    Weights(2, 1000, 101, 1),
+    Weights(4, 8, 8, 100),
+]
+
+
+def name_of(form: Weights) -> str:
+    zeros = " zeros" if form.zero.size > 1 else ""
+    return f"u{form.bits} by {form.block} {form.x.shape[0]}x{form.x.shape[1]}{zeros}"
+
+
+@pytest.mark.parametrize("form", FORMS, ids=name_of)
+@pytest.mark.parametrize("target", ["cpu", "native"])
+def test_products_of_all_numbers_of_rows(form: Weights, target: str) -> None:
+    artifact = compile(form.graph(N), jobs=1, target=target)
+    with artifact.session(threads=1) as session:
+        for rows in ROWS:
+            x = random(rows, len(form.x))
+            close(session.run({"x": x})["y"], form.wanted(x))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("numerics", ["default", "strict"])
+def test_products_of_few_rows(rows: int, numerics: Any) -> None:
+    for form in (Weights(4, 32, 160, 150, zeros=True), Weights(8, 1000, 90, 64)):
+        x = random(rows, len(form.x))
+        for threads in (1, 2):
+            with compile(form.graph(rows), jobs=1, numerics=numerics).session(threads=threads) as session:
+                close(session.run({"x": x})["y"], form.wanted(x))
+
+
+@pytest.mark.parametrize("form", FORMS[1::3], ids=name_of)
+def test_the_program_means_the_same(form: Weights) -> None:
+    graph = form.graph(3)
+    program, x = lower(graph, MACHINE), random(3, len(form.x))
+    close(evaluate_graph(graph, {"x": x})["y"], form.wanted(x))
+    close(run_program(program, {"x": x})["y"], form.wanted(x))
+    close(run_program(parse_program(show_program(program)), {"x": x})["y"], form.wanted(x))
+
+
+def test_results_do_not_depend_on_the_number_of_rows() -> None:
+    form = Weights(4, 32, 160, 150, zeros=True)
+    x = random(29, 160)
+    with compile(form.graph(N), jobs=1).session(threads=1) as session:
+        whole = session.run({"x": x})["y"]
+        for rows in (1, 2, 3, 5, 13):
+            np.testing.assert_array_equal(session.run({"x": x[:rows]})["y"], whole[:rows])
+
+
+@pytest.mark.parametrize("target", ["cpu", "native"])
+def test_what_is_not_finite_stays_in_its_row(target: str) -> None:
+    form = Weights(4, 32, 96, 70)
+    x = random(7, 96)
+    x[1, 3], x[3, 40], x[5, 95] = np.nan, np.inf, -np.inf
+    with compile(form.graph(7), jobs=1, target=target).session(threads=1) as session:
+        have = session.run({"x": x})["y"]
+    with np.errstate(invalid="ignore"):
+        want = form.wanted(x)
+    np.testing.assert_array_equal(np.isnan(have), np.isnan(want))
+    np.testing.assert_array_equal(np.isposinf(have), np.isposinf(want))
+    close(have[::2][[0, 1]], want[::2][[0, 1]])
+
+
+def test_scales_that_are_not_finite() -> None:
+    form = Weights(8, 32, 96, 70)
+    form.scale[1, 4], form.scale[2, 5] = np.inf, 0
+    x = np.abs(random(2, 96))
+    with compile(form.graph(2), jobs=1).session(threads=1) as session:
+        have = session.run({"x": x})["y"]
+    kept = np.arange(70) != 4
+    close(have[:, kept], form.wanted(x)[:, kept])
+    assert not np.isfinite(have[:, 4][have[:, 4] != 0]).any()
+
+
+def test_checked_builds() -> None:
+    form = Weights(4, 32, 131, 33, zeros=True)
+    x = random(5, 131)
+    with compile(form.graph(N), jobs=1, checked=True).session(threads=1) as session:
+        close(session.run({"x": x})["y"], form.wanted(x))
+
+
+def test_weights_stay_narrow() -> None:
+    program = lower(Weights(4, 32, 1024, 512).graph(1), MACHINE)
+    narrow = stored(program)
+    assert narrow == {"u32": 1024 * 512 // 2, "f32": 1024 * 512 // 8 + 512 * 4}
+    (template,) = [launch.kernel.body for launch in program.launches()]
+    assert isinstance(template, Contraction) and template.blocks is not None and template.blocks.factored
+    exact = lower(Weights(4, 32, 1024, 512).graph(1), MACHINE, reorder=False).launches()[0].kernel.body
+    assert isinstance(exact, Contraction) and exact.blocks is not None and not exact.blocks.factored
+
+
+def test_zero_points_take_a_byte_a_block() -> None:
+    narrow = stored(lower(Weights(4, 32, 1024, 512, zeros=True).graph(1), MACHINE))
+    assert narrow["u8"] == 1024 * 512 // 32
+
+
+def test_weights_as_f32_where_asked_for() -> None:
+    form = Weights(4, 32, 96, 70)
+    graph = form.graph(3)
+    program = lower(graph, MACHINE, forms=WeightForms(weights="f32"))
+    assert stored(program).keys() == {"f32"}
+    x = random(3, 96)
+    close(run_program(program, {"x": x})["y"], form.wanted(x))
+
+
+def test_other_readers_get_them_dequantised() -> None:
+    """An attention over constant values, and an output."""
+    form = Weights(8, 32, 64, 64)
+    q = Input("q", TensorType(f32, (5, 64)))
+    narrow: Value = form.node
+    attended = Attention(q, narrow, narrow, None, 0.125, "none")
+    graph = Graph((q,), (("y", attended), ("w", narrow)))
+    program, x = lower(graph, MACHINE), random(5, 64)
+    have, want = run_program(program, {"q": x}), evaluate_graph(graph, {"q": x})
+    close(have["y"], want["y"])
+    np.testing.assert_array_equal(have["w"], want["w"])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_words(bits: int) -> None:
+    """Every number is where the template's documentation says."""
+    depth, columns, width, per = 45, 21, 16, 32 // bits
+    data = np.random.default_rng(bits).integers(0, 2**bits, (depth, columns), np.uint8)
+    words = pack_words(data, bits, width).reshape(-1)
+    count = -(-depth // per)
+    for k in range(depth):
+        for n in range(columns):
+            word = int(words[(n // width * count + k // per) * width + n % width])
+            assert word >> (k % 4 * 8 + k % per // 4 * bits) & 2**bits - 1 == data[k, n]
