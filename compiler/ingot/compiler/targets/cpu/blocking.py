@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from ingot.compiler.ir.dims import coefficient
 from ingot.compiler.ir.templates import Contraction, Order
 from ingot.compiler.targets.cpu import amx, microkernel
+from ingot.compiler.targets.cpu.digits import Multiplier, Plan, multiplier
 from ingot.compiler.targets.cpu.dots import product
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.microkernel import Product
@@ -17,6 +19,7 @@ BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
 FEW_TILES = 12  # of rows: so often a panel is used at most before the next is needed
 TILE_ROWS = 4  # fewer are not worth a tile
+FEW_ROWS = 3  # of weights of a few bits that are multiplied digit by digit
 PREFETCH_ROWS = 4  # fewer rows run at the speed of memory whatever is done
 
 
@@ -159,11 +162,23 @@ class Blocking:
             return False
         return not (isinstance(rows, int) and rows < PREFETCH_ROWS)
 
+    def digits(self, rows: int) -> tuple[Plan, Multiplier] | None:
+        """How a tile of `rows` rows is multiplied digit by digit; None where it is not."""
+        blocks, depth = self.template.blocks, self.template.depth
+        if blocks is None or not isinstance(depth, int) or rows > FEW_ROWS:
+            return None
+        step = coefficient(self.template.a.offset, self.template.run.var)
+        if step is None or step[0] != 1:
+            return None
+        plan, by = Plan.of(blocks, depth, rows), multiplier(self.level, blocks.bits, self.lanes)
+        return None if plan is None or by is None else (plan, by)
+
     def grouped_panels(self, rows: int) -> int:
         """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
-        if self.template.blocks is not None:  # a total, a sum and a word for each vector
-            room = (self.level.vector_registers - 4) // (3 * rows * self.vectors)
-            return max(1, min(4, room)) if rows <= 3 else 1
+        if self.template.blocks is not None:  # a total, a sum and a word for each vector, or three sums and a total
+            registers = self.level.vector_registers
+            kept = registers - 4 if self.digits(rows) is None else registers * 5 // 8
+            return max(1, min(4, kept // (3 * rows * self.vectors))) if rows <= 3 else 1
         taken = self.filled(rows)
         room = self.level.vector_registers - 4 - taken
         return max(1, min(6, room // (taken * self.vectors))) if rows <= 3 else 1

@@ -25,6 +25,7 @@ from ingot.compiler.targets.cpu import amx, flow, microkernel
 from ingot.compiler.targets.cpu.amx import Tiles
 from ingot.compiler.targets.cpu.block_kernel import BlockKernel, Streams
 from ingot.compiler.targets.cpu.blocking import Blocking
+from ingot.compiler.targets.cpu.digits import DigitKernel, Rows
 from ingot.compiler.targets.cpu.epilogue import PANEL, TAIL, Epilogue, Span
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
 from ingot.compiler.targets.cpu.features import Level
@@ -32,6 +33,8 @@ from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import memory_type
 from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, Prefetch, over_axes
 from ingot.compiler.targets.cpu.rows import RowOffsets
+
+MOSTLY = (1000, 1)  # odds that rows are finite
 
 
 def emit_body(
@@ -84,6 +87,7 @@ class _Body:
         self.block_rows, self.sizes = blocking.block_rows, blocking.sizes
         inner = (*template.segments, template.run, template.columns)
         self.rows = RowOffsets(template.rows, frozenset(axis.var for axis in inner))
+        self.digits: Rows | None = None  # of the rows of the tile that is emitted, where weights are of a few bits
         self._separate_a()
         self.panels_inside = blocking.order == "tiles"
         group = max(blocking.grouped_panels(rows) for rows in (1, 2, 3))
@@ -169,7 +173,7 @@ class _Body:
         if isinstance(total, int):
             if self.tiles is not None:
                 self._in_tiles(scope, block, begin, end)
-            elif total in self.sizes and self.blocking.grouped_panels(total) > 1:
+            elif total in self.sizes and (self.blocking.grouped_panels(total) > 1 or self.blocking.digits(total)):
                 self._grouped(scope, block, begin, end, total)
             elif self.panels_inside:
                 self._tiles_outside(scope, block, begin, end)
@@ -190,6 +194,23 @@ class _Body:
 
     def _grouped(self, scope: Scope, block: _Block, begin: Value, end: Value, rows: int) -> None:
         """Whole panels in groups, then the others one by one; the block is one tile of `rows` rows."""
+        b, found = self.b, self.blocking.digits(rows)
+        if found is None:
+            self._in_groups(scope, block, begin, end, rows)
+            return
+        operands = self._row_operands(scope.child(b), rows, Span(block.begin, const(0), const(rows)))
+        element = memory_type(self.a_dtype)
+        starts = [b.gep(each.pointer, [const(each.displacement)], source_etype=element) for each in operands]
+        digits = Rows(b, found[0], starts, self.lanes)
+
+        def emit(digits: Rows | None) -> None:
+            self.digits = digits
+            self._in_groups(scope.child(b), block, begin, end, rows)
+            self.digits = None
+
+        flow.branch(b, digits.finite, lambda: emit(digits), lambda: emit(None), MOSTLY)
+
+    def _in_groups(self, scope: Scope, block: _Block, begin: Value, end: Value, rows: int) -> None:
         b = self.b
         group = self.blocking.grouped_panels(rows)
         whole = end
@@ -376,7 +397,7 @@ class _Body:
         if panel.group == 1:
             epilogue.touch(scope.child(b), count, span, next_panel=ahead is None)
         if panel.streams:
-            sums = self._of_blocks(tile, operands, panel).emit()
+            sums = self._of_blocks(tile, operands, panel)
         else:
             kernel = MicroKernel(
                 b,
@@ -400,15 +421,20 @@ class _Body:
                 b, panel.cut, lambda: epilogue.stage(tile, sums), lambda: epilogue.finish(inner, tile, sums, span), TAIL
             )
 
-    def _of_blocks(self, tile: microkernel.Tile, operands: list[Operand], panel: _Panel) -> BlockKernel:
-        """The micro-kernel of weights of a few bits."""
-        template = self.template
+    def _of_blocks(
+        self, tile: microkernel.Tile, operands: list[Operand], panel: _Panel
+    ) -> list[list[list[Value]]]:
+        """The sums of products with weights of a few bits."""
+        template, found = self.template, self.blocking.digits(tile.rows)
         assert template.blocks is not None and isinstance(template.depth, int)
+        if self.digits is not None and found is not None:
+            return DigitKernel(self.b, tile, template.blocks, self.digits, panel.streams, found[1]).emit()
         sums = tile.rows * tile.panels * tile.vectors
         resident = 3 * sums <= self.level.vector_registers - 4
-        return BlockKernel(
+        kernel = BlockKernel(
             self.b, tile, template.blocks, operands, panel.streams, template.depth, self.depth.run[1], resident=resident
         )
+        return kernel.emit()
 
     def _multiply_in(self, tiles: Tiles, scope: Scope, panel: _Panel, span: Span) -> None:
         """The sums of a tile's rows and the panels of a group, to where the epilogue finds them."""
