@@ -21,6 +21,7 @@ from ingot.compiler.labels import Labels
 from ingot.compiler.lower.lowering import lower, lower_interface
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.rounding import round_weights
+from ingot.compiler.lower.samples import by_samples
 from ingot.compiler.lower.schedules import Decision
 from ingot.compiler.lower.variants import WeightPool
 from ingot.compiler.processing import appended, prepended
@@ -156,6 +157,7 @@ def _lowered(request: Request, machine: Machine, stages: _Stages, tune: _Tune, *
     if forms.rounds_to is not None:
         graph, error = round_weights(graph, forms.rounds_to)
         stages.tell(f"weights as {forms.rounds_to}: errors up to {error:.1e} of the largest of a weight")
+    graph = by_samples(graph, machine)
 
     if request.tune is not None and is_whole and tune.share:
         tune.tuning.measure(graph, tune.work, reorder=reorder, forms=forms, share=tune.share, tell=stages.tell)

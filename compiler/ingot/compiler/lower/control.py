@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ingot.compiler.ir.dims import UNBOUNDED, Dim, substitute, symbol, symbols
+from ingot.compiler.ir.dims import UNBOUNDED, Dim, product, substitute, symbol, symbols
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
 from ingot.compiler.ir.loops import Axis, Call, Const, Let, When
 from ingot.compiler.ir.program import Argument, Branch, Repeat, Step, Stop, Storage
 from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.context import Context, LoweringError
-from ingot.compiler.lower.nest import KernelBuilder, zero
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, zero
 from ingot.compiler.lower.pointwise import copy, fill, materialise
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import control as ops
@@ -280,6 +280,8 @@ def _store_row(context: Context, row: View, scan: View, counter: View, node: Nod
     value = build.load(row, row.at(index))
     store = build.store(scan, scan.at([symbol("_row"), *index]), value)
     start = Let("_row", build.load(counter, counter.offset))
-    context.run(
-        build.launch((Axis("_point", 1),), (start, *loops_over(names, row.shape, (store,))), origin=node.origin)
-    )
+    grid, inner = Axis("_point", 1), row.shape
+    if len(inner) > 1:
+        grid, inner = Axis(names[0], inner[0], grain_for(product(inner[1:]), CHUNK)), inner[1:]
+    body = loops_over(names[len(names) - len(inner) :], inner, (store,))
+    context.run(build.launch((grid,), (start, *body), origin=node.origin))

@@ -62,7 +62,10 @@ def _gather(context: Context, node: Gather) -> None:
     if table.view.storage.dtype != target.storage.dtype:
         element = Call("cast", (element,), target.storage.dtype)
     body: tuple[Stmt, ...] = (build.store(target, target.at(where), element),)
-    body = loops_over(names[len(names) - len(after) :], after, body)
+    outer = *before, *picks
+    if not outer and len(after) > 1:  # one index: the chunks are parts of what it picks
+        outer, after = after[:1], after[1:]
+    body = loops_over(names[len(outer) :], after, body)
     known = _known_indices(context, node)
     if known is not None:
         statements: tuple[Stmt, ...] = (Let("_place", build.load(known, known.at(chosen))), *body)
@@ -72,7 +75,7 @@ def _gather(context: Context, node: Gather) -> None:
         status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
         fetch, bad = checked_index(raw, node.indices.type.dtype, extent, "_place")
         statements = (*fetch, When(bad, (build.store(status, 0, Const(number, i64)),), body))
-    grid = [Axis(n, e) for n, e in zip(names, (*before, *picks), strict=False)]
+    grid = [Axis(n, e) for n, e in zip(names, outer, strict=False)]
     if grid:
         grid[-1] = Axis(grid[-1].var, grid[-1].extent, grain_for(product(after), CHUNK))
     context.run(build.launch(grid or (Axis("_point", 1),), statements, origin=node.origin))
