@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
+from ingot.compiler.frontend.export.blocks import whole_blocks
 from ingot.compiler.frontend.export.errors import ExportError
 from ingot.compiler.frontend.export.functions import DOMAIN, VERSION, call
 from ingot.compiler.frontend.export.rows import TABLE
 from ingot.compiler.frontend.export.scope import Export, Scope
-from ingot.compiler.frontend.export.tensors import little_endian, tensor_header, value_info
+from ingot.compiler.frontend.export.tensors import little_endian, packed, tensor_header, value_info
 from ingot.compiler.frontend.topology import names_read
 from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, describe, subgraphs_of
 from ingot.runtime import __version__
@@ -27,7 +28,7 @@ RANGES = "ingot.ranges"
 
 @dataclass(frozen=True)
 class Written:
-    """A model without the data of its initialisers, and that data, in the same order."""
+    """A model without the data of its initialisers, and that data, in the same order, as it lies in a file."""
 
     model: onnx.ModelProto
     constants: tuple[Array, ...]
@@ -74,6 +75,7 @@ def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Wri
         raise ExportError(f"opset {opset} cannot be written: opsets {OLDEST} to {newest} can")
     labels, outputs = [i.label for i in graph.inputs], [n for n, _ in graph.outputs]
     _require_names(graph, labels, outputs)
+    graph = whole_blocks(graph, opset)
     _require_rows(graph)
     export = Export(TABLE, opset, call if functions else None, ranges=graph.ranges)
     export.names.reserve((*labels, *outputs))
@@ -94,7 +96,7 @@ def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Wri
         [tensor_header(data, n) for n, data in export.constants.items()],
         value_info=[value_info(n, t) for n, t in export.types.items() if n in typed],
     )
-    return Written(_model(proto, export), tuple(export.constants.values()))
+    return Written(_model(proto, export), tuple(map(packed, export.constants.values())))
 
 
 def _live(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

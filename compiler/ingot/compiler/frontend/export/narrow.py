@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ingot.compiler.frontend.weights import PACKED
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value
+from ingot.compiler.ops.bitwise import BitCast
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.rewrite import rebuild
@@ -31,7 +33,8 @@ class Held:
 
 
 def hold_narrow(graph: Graph) -> Held:
-    """Make inputs of the constants that a Dequantize or a widening Cast reads."""
+    """Make inputs of the constants that a Dequantize or a widening Cast reads, and of those of less than a byte an
+    element."""
     taken = {i.label for i in graph.inputs}
     weights: dict[str, Constant] = {}
     values: dict[Value, Value] = {}
@@ -51,6 +54,8 @@ def hold_narrow(graph: Graph) -> Held:
 def _narrow(node: Node) -> Constant | None:
     match node:
         case Dequantize(x=Constant() as weight):
+            return weight
+        case BitCast(x=Constant() as weight) if weight.dtype in PACKED:
             return weight
         case Cast(x=Constant() as weight, to=to) if to.bits > weight.dtype.bits and weight.data.size >= SMALLEST:
             return weight

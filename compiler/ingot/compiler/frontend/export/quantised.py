@@ -16,7 +16,7 @@ from ingot.runtime.dtypes import DType, f32, i8, i32, u8
 TABLE = Table()
 
 
-def _axis(parameter: Value, rank: int) -> int | None:
+def broadcast_axis(parameter: Value, rank: int) -> int | None:
     """The axis of an operand of `rank` axes that a scale has several entries along, -1 for one entry in all; None where
     the operator has no spelling for it."""
     if parameter.rank > rank:
@@ -42,10 +42,12 @@ def _placed(scope: Scope, parameter: Value, axis: int) -> str:
 
 def _fits(scope: Scope, op_type: str, x: Value, scale: Value, zero_point: Value | None, integers: DType) -> int | None:
     """The axis for the standard's operator, None where it does not have these types or this way of broadcasting."""
-    axis = _axis(scale, x.rank)
+    axis = broadcast_axis(scale, x.rank)
     if axis is None or (axis >= 0 and scale.shape[_from_end(scale, x.rank, axis)] != x.shape[axis]):
         return None
-    if zero_point is not None and (_axis(zero_point, x.rank) != axis or zero_point.type.size != scale.type.size):
+    if zero_point is not None and broadcast_axis(zero_point, x.rank) != axis:
+        return None
+    if zero_point is not None and zero_point.type.size != scale.type.size:
         return None
     newest = scope.opset >= 21
     if integers not in ((i8, u8, i32) if not newest else RUNS["DequantizeLinear"]):

@@ -1,6 +1,7 @@
 """All rows of the export: one an operator, by family."""
 
 from ingot.compiler.frontend.export import (
+    blocks,
     composite,
     control,
     custom,
@@ -18,6 +19,7 @@ from ingot.compiler.frontend.export import (
 from ingot.compiler.frontend.export.table import Table
 
 FAMILIES = {
+    "blocks": blocks.TABLE,
     "composite": composite.TABLE,
     "control": control.TABLE,
     "custom": custom.TABLE,

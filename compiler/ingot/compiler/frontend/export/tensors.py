@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import helper
 
-from ingot.compiler.frontend.weights import CODES
+from ingot.compiler.frontend.weights import CODES, PACKED
 from ingot.compiler.ir.dims import show
 from ingot.compiler.ir.graph import Array
 from ingot.compiler.ir.types import TensorType
@@ -24,13 +25,28 @@ def tensor(data: Array, name: str = "") -> onnx.TensorProto:
     if data.dtype.hasobject:
         proto.string_data.extend(text.encode() for text in data.reshape(-1).tolist())
         return proto
-    proto.raw_data = little_endian(data).tobytes()
+    proto.raw_data = little_endian(packed(data)).tobytes()
     return proto
 
 
 def tensor_header(data: Array, name: str) -> onnx.TensorProto:
     """A TensorProto with everything but the data."""
     return onnx.TensorProto(name=name, data_type=CODES[from_numpy(data.dtype)], dims=data.shape)
+
+
+def packed(data: Array) -> Array:
+    """`data` as it lies in a file: of elements of less than a byte several to each, the first in the lowest bits, u8 in
+    one row."""
+    bits = PACKED.get(from_numpy(data.dtype))
+    if bits is None:
+        return data
+    each = 8 // bits
+    codes = np.zeros(-(-data.size // each) * each, np.uint8)
+    codes[: data.size] = np.ascontiguousarray(data).reshape(-1).view(np.uint8) & np.uint8((1 << bits) - 1)
+    whole = np.zeros(codes.size // each, np.uint8)
+    for i in range(each):
+        whole |= codes[i::each] << np.uint8(i * bits)
+    return whole
 
 
 def little_endian(data: Array) -> Array:
