@@ -80,7 +80,8 @@ def test_ranges_meet_between_activations_and_weights() -> None:
     before = observed(graph, samples(graph, 4, random))
     changed, after = smooth(graph, before, alpha=0.5, only="qkv")
     found = products(changed)
-    assert np.allclose(after["q"].largest[0], np.max([found[name].largest_inputs() for name in "qkv"], axis=0), rtol=1e-4)
+    weights = np.max([found[name].largest_inputs() for name in "qkv"], axis=0)
+    assert np.allclose(after["q"].largest[0], weights, rtol=1e-4)
 
 
 def _byte_error(graph: Graph, given: list[dict[str, np.ndarray]], names: str) -> float:

@@ -14,6 +14,8 @@ from ingot.compiler.passes.quantize.products import Array, Product, products
 
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
+WAITING = 1 << 20  # elements of rows whose moment is computed at once
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
@@ -83,12 +85,21 @@ def observed(
     keys = {name: _key(product) for name, product in wanted.items()}
     first = {key: name for name, key in reversed(keys.items())}
     found: dict[object, Statistics] = {}
+    waiting: dict[object, list[Array]] = {}  # rows that are put together: moments are large
+
+    def settle(key: object) -> None:
+        new = Statistics.of(np.concatenate(waiting.pop(key), axis=1))
+        found[key] = found[key].merged(new) if key in found else new
+
     for sample in samples:
         outputs = run(sample)
         for key, name in first.items():
             product = wanted[name]
-            new = Statistics.of(product.rows(outputs[labels[product.x]]))
-            found[key] = found[key].merged(new) if key in found else new
+            waiting.setdefault(key, []).append(product.rows(outputs[labels[product.x]]))
+            if sum(rows.size for rows in waiting[key]) >= WAITING:
+                settle(key)
+    for key in list(waiting):
+        settle(key)
     return {name: found[key] for name, key in keys.items() if key in found}
 
 
