@@ -48,7 +48,6 @@ FORMS = (
     WeightForm(4, 32, False, "f16"),
     WeightForm(4, 128, False),
     WeightForm(3, 32, False),
-    WeightForm(2, 16, False),
 )
 
 

@@ -45,7 +45,7 @@ def agree(found: Any, expected: Array) -> None:
 @pytest.mark.parametrize("form", FORMS, ids=spelt)
 def test_exported_weights_are_read_back_as_they_were(form: WeightForm, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    graph = encoder(random)
+    graph = encoder(random, width=64 if form.group > 32 else 32)
     (sample,) = samples(graph, 1, random)
     made, _ = weight_only(graph, form)
     expected = evaluate_graph(made, sample)["y"]
@@ -72,7 +72,7 @@ def test_exported_weights_are_read_back_as_they_were(form: WeightForm, tmp_path:
 
 @pytest.mark.parametrize("form", FORMS, ids=spelt)
 def test_the_spelling_is_that_of_the_import(form: WeightForm) -> None:
-    made, _ = weight_only(encoder(np.random.default_rng(1)), form)
+    made, _ = weight_only(encoder(np.random.default_rng(1), width=32), form)
     again = load_onnx(export_onnx(made, opset=25))
     for one, other in zip(products(made).values(), products(again).values(), strict=True):
         chains = [
@@ -82,10 +82,10 @@ def test_the_spelling_is_that_of_the_import(form: WeightForm) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("form", [WeightForm(8, 32), WeightForm(4, 32), WeightForm(4, 16, False)], ids=spelt)
+@pytest.mark.parametrize("form", [WeightForm(8, 32), WeightForm(4, 16, False)], ids=spelt)
 def test_every_method_keeps_what_is_computed(form: WeightForm, method: Method) -> None:
     random = np.random.default_rng(2)
-    graph = encoder(random, residual=True)
+    graph = encoder(random, width=32, residual=True)
     *given, sample = samples(graph, 9, random)
     made, stored = weight_only(graph, form, method=method, statistics=observed(graph, given))
     expected, found = (evaluate_graph(each, sample)["y"] for each in (graph, made))
@@ -99,14 +99,14 @@ def test_every_method_keeps_what_is_computed(form: WeightForm, method: Method) -
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_methods_with_data_are_nearer_than_rounding_to_nearest(method: Method) -> None:
     random = np.random.default_rng(3)
-    graph = encoder(random)
-    given = samples(graph, 40, random)
-    statistics = observed(graph, given[:32])
+    graph = encoder(random, width=32)
+    given = samples(graph, 24, random)
+    statistics = observed(graph, given[:16])
 
     def error(method: Method) -> float:
         made, _ = weight_only(graph, WeightForm(3, 32), method=method, statistics=statistics)
         return sum(
-            float(np.square(evaluate_graph(made, x)["y"] - evaluate_graph(graph, x)["y"]).sum()) for x in given[32:]
+            float(np.square(evaluate_graph(made, x)["y"] - evaluate_graph(graph, x)["y"]).sum()) for x in given[16:]
         )
 
     assert error(method) < 0.9 * error("nearest")
@@ -173,7 +173,7 @@ def test_the_pass() -> None:
 
 def test_forms_for_a_budget() -> None:
     random = np.random.default_rng(10)
-    graph = encoder(random)
+    graph = encoder(random, width=32)
     statistics = observed(graph, samples(graph, 8, random))
     forms = [WeightForm(bits, 32) for bits in (2, 4, 8)]
     whole = {name: 4 * product.weight().size for name, product in products(graph).items()}

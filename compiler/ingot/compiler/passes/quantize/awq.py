@@ -19,7 +19,7 @@ from ingot.compiler.passes.quantize.products import chosen
 from ingot.compiler.passes.quantize.statistics import Statistics
 
 POWERS = tuple(i / 20 for i in range(20))
-COLUMNS = 256  # of a weight on which powers are tried, at least, where there are as many
+COLUMNS = 128  # of a weight on which powers are tried, at least, where there are as many
 
 
 def scaled_by_activations(
