@@ -267,7 +267,7 @@ def test_fused_gemm() -> None:
     ],
 )  # fmt: skip
 def test_activations_of_fused_gemm(activation: str, parameters: dict[str, float]) -> None:
-    named = {f"activation_{name}": value for name, value in parameters.items()}
+    named: dict[str, Any] = {f"activation_{name}": value for name, value in parameters.items()}
     check("FusedGemm", {"a": floats(3, 5), "b": floats(5, 4)}, activation=activation, **named)
 
 

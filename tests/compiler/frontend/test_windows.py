@@ -11,6 +11,7 @@ from onnx import parser
 
 from ingot.compiler import compile
 from ingot.compiler.frontend import ModelError, load_onnx
+from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.runtime import InputError
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -90,3 +91,41 @@ def test_small_pools_against_onnxruntime(extent: int, options: dict[str, Any]) -
         model.SerializeToString(), options_of_session, providers=["CPUExecutionProvider"]
     )
     np.testing.assert_array_equal(session.run({"x": x})["y"], reference.run(None, {"x": x})[0])
+
+
+AUTO_PAD = """net (float[n, 3, h, w] x, int8[2, 3, 3, 2] k) => (conv, mean, whole, largest, places, norm, sums) {
+    f = Cast<to = 1>(k)
+    conv = Conv<auto_pad = "MODE", strides = [2, 3]>(x, f)
+    mean = AveragePool<auto_pad = "MODE", kernel_shape = [3, 2], strides = [2, 2]>(x)
+    whole = AveragePool<auto_pad = "MODE", kernel_shape = [4, 5], strides = [2, 3], count_include_pad = 1>(x)
+    largest, places = MaxPool<auto_pad = "MODE", kernel_shape = [3, 3], strides = [2, 2]>(x)
+    norm = LpPool<auto_pad = "MODE", kernel_shape = [2, 3], strides = [2, 2]>(x)
+    b = Cast<to = 3>(x)  sums = ConvInteger<auto_pad = "MODE", strides = [2, 3]>(b, k)
+}"""
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+def test_pads_that_depend_on_open_extents(mode: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(1)
+    model = parser.parse_model(HEADER + AUTO_PAD.replace("MODE", mode))
+    byte = parser.parse_model(HEADER + AUTO_PAD.replace("MODE", mode).replace("<to = 3>", "<to = 2>"))
+    reference = runtime.InferenceSession(byte.SerializeToString(), providers=["CPUExecutionProvider"])
+    k = rng.integers(-5, 6, (2, 3, 3, 2)).astype(np.int8)
+    with compile(model, jobs=1).session(threads=1) as session:
+        for shape in ((1, 3, 7, 6), (2, 3, 8, 9), (1, 3, 1, 1), (1, 3, 2, 4)):
+            x = (rng.random(shape) * 9).astype(np.float32)  # whole parts are the same as u8 and as i8
+            found = session.run({"x": x, "k": k})
+            for got, want in zip(found.values(), reference.run(None, {"x": x, "k": k}), strict=True):
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+        assert session.run({"x": np.ones((1, 3, 0, 5), np.float32), "k": k})["conv"].shape == (1, 2, 0, 2)
+
+
+def test_open_extents_and_strides_beyond_the_window() -> None:
+    """There are no pads then, whatever the extents."""
+    body = 'y = MaxPool<auto_pad = "SAME_UPPER", kernel_shape = [1, 2], strides = [3, 4]>(x)'
+    with compile(net(body), jobs=1).session(threads=1) as session:
+        for extents in ((1, 1), (3, 4), (5, 6), (7, 8)):
+            x = np.random.default_rng(2).standard_normal((1, 3, *extents)).astype(np.float32)
+            pinned = load_onnx(net(body, ", ".join(map(str, extents))))
+            np.testing.assert_array_equal(session.run({"x": x})["y"], evaluate_graph(pinned, {"x": x})["y"])

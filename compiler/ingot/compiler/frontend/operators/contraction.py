@@ -18,7 +18,7 @@ from ingot.compiler.ir.types import show_shape
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.indexing import Scatter
 from ingot.compiler.ops.linear import Conv, MatMul
-from ingot.compiler.ops.movement import Reshape, Slice, Transpose
+from ingot.compiler.ops.movement import Pad, Reshape, Slice, Transpose
 from ingot.compiler.ops.reduction import ArgMax, ReduceSum
 from ingot.compiler.ops.transposed import ConvTranspose
 from ingot.runtime.dtypes import i64
@@ -82,8 +82,18 @@ class Window:
     """Strides, pads (begins, then ends) and dilations of a sliding window."""
 
     strides: tuple[int, ...]
-    pads: tuple[int, ...]
+    pads: Dims
     dilations: tuple[int, ...]
+
+    def padded(self, ctx: Context, x: Value, border: Value | None = None) -> tuple[Value, tuple[int, ...]]:
+        """x [N, C, *spatial] with those pads added, of `border` (default: 0), that depend on its extents, and the pads
+        that are left."""
+        left = tuple(p if isinstance(p, int) else 0 for p in self.pads)
+        if left == self.pads:
+            return x, left
+        n = len(self.strides)
+        added = tuple(0 if isinstance(p, int) else p for p in self.pads)
+        return ctx.build(Pad, x, (0, 0, *added[:n], 0, 0, *added[n:]), "constant", border), left
 
 
 def window(ctx: Context, x: Value, kernel: tuple[int, ...], ceil_mode: bool = False) -> Window:
@@ -112,17 +122,13 @@ def window(ctx: Context, x: Value, kernel: tuple[int, ...], ceil_mode: bool = Fa
         return Window(strides, pads, dilations)
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         raise ctx.error(f"unknown auto_pad {mode!r}", "run onnx.checker on the model")
-    begins: list[int] = []
-    ends: list[int] = []
+    begins: list[Dim] = []
+    ends: list[Dim] = []
     for extent, k, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
         reach = dilation * (k - 1) + 1
         total = (dims.ceil_divide(extent, stride) - 1) * stride + reach - extent
-        if not isinstance(total, int):
-            raise ctx.unsupported(
-                f"auto_pad {mode} with stride {stride} over an axis of extent {dims.show(extent)}",
-                "pin the input's height and width with shapes, or export explicit pads",
-            )
-        total = max(total, 0)
+        if reach < stride:
+            total = ctx.assumptions.largest(total, 0)
         small, large = total // 2, total - total // 2
         begins.append(small if mode == "SAME_UPPER" else large)
         ends.append(large if mode == "SAME_UPPER" else small)
@@ -148,7 +154,8 @@ def conv(ctx: Context) -> Results:
     ctx.equal(x.shape[1], w.shape[1] * group)
     if group > 1 and not isinstance(w.shape[0], int):
         raise ctx.unsupported(f"{group} groups of filters {w.type}", "pin the number of filters with shapes")
-    return ctx.build(Conv, x, w, bias, shared.strides, shared.pads, shared.dilations, group, False)
+    x, pads = shared.padded(ctx, x)
+    return ctx.build(Conv, x, w, bias, shared.strides, pads, shared.dilations, group, False)
 
 
 @onnx_op("ConvTranspose")

@@ -39,10 +39,16 @@ def max_pool(ctx: Context) -> Results:
     x = ctx.operand(0)
     kernel, w, ceil_mode = _window(ctx, x)
     columns_first = bool(ctx.attribute("storage_order", 0))  # it concerns the indices alone
-    pooled = ctx.build(MaxPool, x, kernel, w.strides, w.pads, w.dilations, ceil_mode, False)
+    whole, pads = w.padded(ctx, x, _bottom(ctx, x))
+    pooled = ctx.build(MaxPool, whole, kernel, w.strides, pads, w.dilations, ceil_mode, False)
     if len(ctx.node.output) < 2 or not ctx.node.output[1]:
         return pooled
     return pooled, _places_of_largest(ctx, x, kernel, w, pooled.type.shape[2:], columns_first)
+
+
+def _bottom(ctx: Context, x: Value) -> Value:
+    """What is below all elements of x."""
+    return ctx.constant(np.asarray(lowest(x.dtype.to_numpy()), x.dtype.to_numpy()))
 
 
 def _places_of_largest(
@@ -57,8 +63,7 @@ def _places_of_largest(
     for i, extent in enumerate(spatial):
         reach = (out[i] - 1) * w.strides[i] + (kernel[i] - 1) * w.dilations[i] + 1
         ends.append(ctx.assumptions.largest(reach - extent - w.pads[i], 0))
-    bottom = ctx.constant(np.asarray(lowest(x.dtype.to_numpy()), x.dtype.to_numpy()))
-    padded = ctx.build(Pad, x, (0, 0, *w.pads[:n], 0, 0, *ends), "constant", bottom)
+    padded = ctx.build(Pad, x, (0, 0, *w.pads[:n], 0, 0, *ends), "constant", _bottom(ctx, x))
     parts: list[Value] = []
     offsets: list[Value] = []
     steps = _flat_steps(spatial, columns_first)
@@ -120,7 +125,15 @@ def average_pool(ctx: Context) -> Results:
     x = ctx.operand(0)
     kernel, w, ceil_mode = _window(ctx, x)
     include_pad = bool(ctx.attribute("count_include_pad", 0))
-    return ctx.build(AveragePool, x, kernel, w.strides, w.pads, w.dilations, ceil_mode, include_pad, False)
+
+    def mean(of: Value, with_pads: bool) -> Value:
+        whole, pads = w.padded(ctx, of)
+        return ctx.build(AveragePool, whole, kernel, w.strides, pads, w.dilations, ceil_mode, with_pads, False)
+
+    if include_pad or all(isinstance(p, int) for p in w.pads):
+        return mean(x, include_pad)
+    ones = ctx.expand(ctx.constant(1.0, x.dtype), (1, 1, *x.shape[2:]))
+    return ctx.build(ops.Div, mean(x, True), mean(ones, True))
 
 
 def _power(ctx: Context) -> float:
@@ -150,10 +163,11 @@ def lp_pool(ctx: Context) -> Results:
     """The sum of a window is its mean times its size; end pads stand for what `ceil_mode` adds."""
     x = ctx.operand(0)
     kernel, w, ceil_mode = _window(ctx, x)
-    n, pads = len(kernel), list(w.pads)
+    (x, fixed), n = w.padded(ctx, x), len(kernel)
+    pads = list(fixed)
     if ceil_mode:
         for i, extent in enumerate(x.shape[2:]):
-            begin, end, dilation = w.pads[i], w.pads[n + i], w.dilations[i]
+            begin, end, dilation = fixed[i], fixed[n + i], w.dilations[i]
             count = window_count(extent, kernel[i], w.strides[i], begin, end, dilation, True)
             beyond = (count - 1) * w.strides[i] + (kernel[i] - 1) * dilation + 1 - extent - begin
             if not isinstance(beyond, int):

@@ -175,7 +175,8 @@ def _integer_conv(ctx: Context, x: Value, w: Value, bias: Value | None) -> Value
     shared = window(ctx, x, kernel)
     group = ctx.attribute("group", 1)
     ctx.equal(x.shape[1], w.shape[1] * group)
-    return ctx.build(Conv, x, w, bias, shared.strides, shared.pads, shared.dilations, group, False)
+    x, pads = shared.padded(ctx, x)
+    return ctx.build(Conv, x, w, bias, shared.strides, pads, shared.dilations, group, False)
 
 
 def _filter_difference(ctx: Context, w: Value, zero_point: Value | None) -> Value:
