@@ -15,12 +15,19 @@ from benchmarks.fuzz.coverage import count, report, supported
 from benchmarks.fuzz.detours import DETOURS
 from benchmarks.fuzz.double import as_double, data_as_double
 from benchmarks.fuzz.generate import generate
-from benchmarks.fuzz.oracles import FOREIGN, DetourMismatchError, DiscardedError, RefusedError, reference
+from benchmarks.fuzz.oracles import (
+    FOREIGN,
+    DetourMismatchError,
+    DiscardedError,
+    RefusedError,
+    reference,
+    require_stable,
+)
 from onnx.reference import ReferenceEvaluator
 
 from ingot.compiler import compile, load_onnx
 from ingot.compiler.ir.interpret import evaluate_graph
-from ingot.compiler.validate import compare
+from ingot.compiler.validate import Difference, compare
 from ingot.runtime.errors import RuntimeFault
 
 
@@ -128,6 +135,18 @@ def test_inputs_keep_types_that_numpy_lacks(tmp_path: Path) -> None:
     assert all(found[name].dtype == array.dtype for name, array in data.items())
     assert has_special(found) and not has_special({"y": found["y"]})
     examine(path)
+
+
+def test_a_rounding_to_few_digits_decides_about_more() -> None:
+    """What lies halfway between floats of 8 bits, but for rounding, is no failure."""
+    text = """m (float16[1] a, float16[1] b) => (float[1] y) {
+        mean = Mean (a, b)  z = Cast <to = 19> (mean)  to = Constant <value_ints = [-1]> ()
+        r = Reshape (z, to)  y = Cast <to = 1> (r)
+    }"""
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 24]> {text}')
+    halfway = {"a": np.array([1.126], np.float16), "b": np.array([1.126], np.float16)}
+    with pytest.raises(DiscardedError):
+        require_stable(model, halfway, Difference("y", 0.2, 0.001, "differs"))
 
 
 def test_elements_in_the_order_of_their_places_have_no_reference() -> None:
