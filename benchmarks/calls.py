@@ -16,12 +16,13 @@ from functools import partial
 
 import numpy as np
 
-from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
+from ingot.compiler.artifact import Artifact
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, For, Kernel, Load, Store
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.labels import Labels
+from ingot.compiler.packaging import TargetDescription, build_artifact
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table

@@ -44,6 +44,7 @@ LEVELS = {
     "driver": 4,
     "request": 3,
     "artifact": 3,
+    "packaging": 3,
     "cache": 3,
     "processing": 3,
     "stored": 2,

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact, open_artifact
+from ingot.compiler.artifact import Artifact, open_artifact
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, For, Kernel, Load, Store
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.labels import Labels
+from ingot.compiler.packaging import TargetDescription, build_artifact
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
+from ingot.compiler.artifact import Artifact
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Axis, Buffer, Call, Const, For, Kernel, Let, Load, Local, Store, When
 from ingot.compiler.ir.program import Argument, Kind, Launch, Program, Storage
 from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.labels import Labels
+from ingot.compiler.packaging import TargetDescription, build_artifact
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table

@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from tests.runtime.conftest import rowwise, tensor
 
-from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact, open_artifact
+from ingot.compiler.artifact import Artifact, open_artifact
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.program import Argument, Launch, Program, Storage
 from ingot.compiler.labels import Labels
+from ingot.compiler.packaging import TargetDescription, build_artifact
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.variants import numbered_tables

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
-from ingot.compiler.artifact import Artifact
-from ingot.compiler.driver import build
-from ingot.compiler.lower.weight_forms import Memory, Weights
-from ingot.compiler.ops.custom import CustomOp
-from ingot.compiler.pipeline import Pipeline
-from ingot.compiler.processing import Steps
-from ingot.compiler.request import Numerics, Request
-from ingot.compiler.targets.registry import Product, find_library_target, find_target
-from ingot.compiler.targets.target import Denormals
-from ingot.compiler.variants import Case
+from ingot.compiler.cache.programs import open_shelf
+from ingot.compiler.request import Request
 
 if TYPE_CHECKING:
+    from ingot.compiler.artifact import Artifact
+    from ingot.compiler.lower.weight_forms import Memory, Weights
+    from ingot.compiler.ops.custom import CustomOp
+    from ingot.compiler.pipeline import Pipeline
+    from ingot.compiler.processing.steps import Steps
+    from ingot.compiler.request import Numerics
     from ingot.compiler.targets.cpu.c_interface.library import Library
     from ingot.compiler.targets.interpreter.session import Interpreted
     from ingot.compiler.targets.null.outline import Outline
+    from ingot.compiler.targets.registry import Product
+    from ingot.compiler.targets.target import Denormals, Target
+    from ingot.compiler.variants import Case
+
+P = TypeVar("P")
 
 
 class Options(TypedDict, total=False):
@@ -100,7 +103,13 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     tuned for), DefectError (Ingot itself).
     """
     request = Request(model, target, **cast("Any", options))
-    return build(request, find_target(target, checked=request.checked, denormals=request.denormals))
+
+    def find() -> Target[Product]:
+        from ingot.compiler.targets.registry import find_target
+
+        return find_target(target, checked=request.checked, denormals=request.denormals)
+
+    return _made(request, find, is_kept=True)
 
 
 def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> Library:
@@ -111,6 +120,27 @@ def compile_library(model: Any, *, target: str = "cpu", **options: Unpack[Option
     targets that make no code.
     """
     request = Request(model, target, **cast("Any", options))
-    variants = bool(request.specialise)
-    library = find_library_target(target, checked=request.checked, variants=variants, denormals=request.denormals)
-    return build(request, library)
+
+    def find() -> Target[Library]:
+        from ingot.compiler.targets.registry import find_library_target
+
+        variants = bool(request.specialise)
+        return find_library_target(target, checked=request.checked, variants=variants, denormals=request.denormals)
+
+    return _made(request, find, is_kept=False)
+
+
+def _made(request: Request, find: Callable[[], Target[P]], *, is_kept: bool) -> P:
+    """What the target that `find` gives makes of the model. Where products are kept and there is one for the request,
+    the compiler's modules are not even imported, which takes longer than all else then."""
+    tuning = None
+    if request.tuning is not None or request.tune is not None:
+        from ingot.compiler.tuning.tuning import Tuning
+
+        tuning = Tuning.of(request)
+    shelf = open_shelf(request, "" if tuning is None else tuning.key, programs=is_kept)
+    if (known := shelf.find(request.progress)) is not None:
+        return cast("P", known)  # only targets that make artifacts keep any
+    from ingot.compiler.driver import build
+
+    return build(request, find(), shelf, tuning)

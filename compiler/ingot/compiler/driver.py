@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TypeVar
 
-from ingot.compiler.cache.programs import open_shelf
+from ingot.compiler.cache.programs import Shelf, open_shelf
 from ingot.compiler.collector import rarely_collected
 from ingot.compiler.defects import defects_of
 from ingot.compiler.frontend import load_onnx
@@ -24,7 +24,7 @@ from ingot.compiler.lower.rounding import round_weights
 from ingot.compiler.lower.samples import by_samples
 from ingot.compiler.lower.schedules import Decision
 from ingot.compiler.lower.variants import WeightPool
-from ingot.compiler.processing import appended, prepended
+from ingot.compiler.processing.apply import appended, prepended
 from ingot.compiler.request import Request
 from ingot.compiler.rewrite import Trace
 from ingot.compiler.targets.target import Compilation, Programs, Target
@@ -54,20 +54,16 @@ def _silent(message: str) -> None:
     """Where progress goes when nobody asked for it."""
 
 
-def build(request: Request, target: Target[P]) -> P:
-    """What `target` makes of the model. Raises what `compile` says."""
+def build(request: Request, target: Target[P], shelf: Shelf | None = None, tuning: Tuning | None = None) -> P:
+    """What `target` makes of the model, which the `shelf` does not hold: it is kept there. `tuning` is what the request
+    asks for. Raises what `compile` says."""
     with rarely_collected():
-        return _build(request, target)
+        return _build(request, target, shelf or open_shelf(request, programs=False), tuning or Tuning.of(request))
 
 
-def _build(request: Request, target: Target[P]) -> P:
+def _build(request: Request, target: Target[P], shelf: Shelf, tuning: Tuning) -> P:
     tell = request.progress or _silent
     stages = _Stages(tell)
-    tuning = Tuning.of(request)
-    shelf = open_shelf(request, target, tuning.key)
-    if (known := shelf.find()) is not None:
-        stages.finish("from the cache")
-        return known
 
     variants = request.variants
     work = Compilation(

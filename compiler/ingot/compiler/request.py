@@ -7,20 +7,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.ir.dims import UNBOUNDED
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.lower.weight_forms import Memory, WeightForms, Weights
-from ingot.compiler.ops.custom import CustomOp
-from ingot.compiler.passes.default import default_pipeline
-from ingot.compiler.pipeline import Pipeline
-from ingot.compiler.processing import NO_STEPS, Listed, Steps, read_steps
+from ingot.compiler.processing.steps import NO_STEPS, Listed, Steps, read_steps
 from ingot.compiler.targets.target import Denormals
 from ingot.compiler.variants import Case, read_variants
 from ingot.runtime.errors import InputError
 from ingot.runtime.manifest import MAX_NAME
+
+if TYPE_CHECKING:
+    from ingot.compiler.ops.custom import CustomOp
+    from ingot.compiler.pipeline import Pipeline
 
 Numerics: TypeAlias = Literal["default", "strict"]
 
@@ -82,11 +83,7 @@ class Request:
         if seconds is not None and not (is_number and 0 < seconds < float("inf")):
             raise InputError(f"tune is {self.tune!r}; it is a number of seconds above 0, or None")
         object.__setattr__(self, "tuning", None if self.tuning is None else Path(self.tuning))
-        if not isinstance(self.pipeline, Pipeline | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"pipeline is a {type(self.pipeline).__name__}; it is a Pipeline (see default_pipeline)")
-        for each in self.custom:
-            if not isinstance(each, CustomOp):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InputError(f"custom holds a {type(each).__name__}; it is a list of what @custom_op makes")
+        self._check_passes()
         for label, dims in (self.shapes or {}).items():
             if isinstance(dims, str) or not all(isinstance(d, str | Integral) for d in _items(dims)):
                 raise InputError(f"the shape of {label!r} is given as {dims!r}; it is a list of ints and names")
@@ -95,6 +92,23 @@ class Request:
                 raise InputError(f"the range of {label!r} is given as {ends!r}; it is (low, high), both whole numbers")
             if max(ends) > UNBOUNDED:
                 raise InputError(f"the range of {label!r} is given as {ends!r}; no dim is larger than 2**62")
+
+    def _check_passes(self) -> None:
+        """The modules of passes and operators are imported where some are given: a request that the cache answers does
+        without them."""
+        if self.pipeline is not None:
+            from ingot.compiler.pipeline import Pipeline
+
+            if not isinstance(self.pipeline, Pipeline):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(
+                    f"pipeline is a {type(self.pipeline).__name__}; it is a Pipeline (see default_pipeline)"
+                )
+        if self.custom:
+            from ingot.compiler.ops.custom import CustomOp
+
+            for each in self.custom:
+                if not isinstance(each, CustomOp):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise InputError(f"custom holds a {type(each).__name__}; it is a list of what @custom_op makes")
 
     @property
     def variants(self) -> Mapping[str, Request]:
@@ -119,6 +133,8 @@ class Request:
     @property
     def passes(self) -> Pipeline:
         """The pipeline, the default one where none is given."""
+        from ingot.compiler.passes.default import default_pipeline
+
         return self.pipeline if self.pipeline is not None else default_pipeline(self.numerics)
 
     @property

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.ir.dims import UNBOUNDED
-from ingot.compiler.ir.graph import Graph
 from ingot.runtime.manifest import MAX_VARIANTS
+
+if TYPE_CHECKING:
+    from ingot.compiler.ir.graph import Graph
 
 Ranges: TypeAlias = Mapping[str, tuple[int, int]]
 Case: TypeAlias = Mapping[str, int | tuple[int, int]]

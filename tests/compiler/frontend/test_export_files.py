@@ -14,7 +14,7 @@ from tests.compiler.frontend.test_export import run, same
 
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import ExportError, export_onnx, save_onnx
-from ingot.compiler.frontend.weights import map_file
+from ingot.compiler.frontend.mapping import map_file
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ingot.compiler import compile
 from ingot.compiler.cli import main
-from ingot.compiler.processing import ProcessingError
+from ingot.compiler.processing.errors import ProcessingError
 from ingot.runtime import RuntimeFault
 
 RANDOM = np.random.default_rng(5)

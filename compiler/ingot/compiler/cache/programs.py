@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from time import perf_counter
+from typing import TypeVar, cast
 
 from ingot.compiler.artifact import Artifact, open_artifact
 from ingot.compiler.cache import Cache, CacheWarning, open_cache
@@ -13,26 +15,30 @@ from ingot.compiler.cache.fingerprint import content_digest
 from ingot.compiler.environment import read_environment
 from ingot.compiler.frontend.content import model_content
 from ingot.compiler.frontend.errors import ModelError
-from ingot.compiler.passes.default import REGISTRY
 from ingot.compiler.request import Request
-from ingot.compiler.targets.target import Target
+from ingot.compiler.targets.registry import machine_text
 from ingot.runtime.errors import ArtifactError
 
 P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Shelf(Generic[P]):
-    """The cache as one request sees it: `key` is that of its artifact, None where none is looked for or kept."""
+class Shelf:
+    """The cache as one request sees it: `key` is that of its artifact, None where none is looked for or kept.
+    `opened` is when that was asked, on the clock of `perf_counter`."""
 
     cache: Cache | None
     key: str | None
+    opened: float
 
-    def find(self) -> P | None:
-        """What was made for the same request before, None when there is nothing."""
+    def find(self, tell: Callable[[str], None] | None) -> Artifact | None:
+        """What was made for the same request before, None when there is nothing. `tell` is told how long that took."""
         if self.cache is None or self.key is None:
             return None
-        return cast("P | None", find_program(self.cache, self.key))  # only targets that make artifacts have keys
+        found = find_program(self.cache, self.key)
+        if found is not None and tell is not None:
+            tell(f"from the cache: {perf_counter() - self.opened:.2f} s")
+        return found
 
     def keep(self, product: P) -> P:
         """`product`, kept for the next time where it can be, and the cache within its bounds."""
@@ -48,24 +54,25 @@ def _warn(message: str) -> None:
     warnings.warn(message, CacheWarning, stacklevel=2)
 
 
-def open_shelf(request: Request, target: Target[P], tuning: str = "") -> Shelf[P]:
-    """The cache that the environment and the request ask for; `tuning` stands for the schedules that are wanted."""
+def open_shelf(request: Request, schedules: str = "", *, programs: bool = True) -> Shelf:
+    """The cache that the environment and the request ask for; `schedules` stands for those that are wanted. Without
+    `programs` no artifact is looked for or kept: what is made is none."""
+    opened = perf_counter()
     cache = open_cache(read_environment(), _warn) if request.cache else None
     # Nothing tells what functions of the user's mean, or what will be measured.
-    unknown = cache is None or request.is_watched or request.custom or request.tune is not None
-    return Shelf(cache, None if unknown or cache is None else program_key(cache, request, target.text + tuning))
+    unknown = not programs or request.is_watched or request.custom or request.tune is not None
+    return Shelf(cache, None if unknown or cache is None else program_key(cache, request, schedules), opened)
 
 
-def program_key(cache: Cache, request: Request, target: str) -> str | None:
-    """The key of a request: the model's bytes, the passes, the target (its `Target.text`) and all options that change
-    the artifact.
+def program_key(cache: Cache, request: Request, schedules: str = "") -> str | None:
+    """The key of a request: the model's bytes, the passes, this machine where the target is one of its own, the
+    schedules that are wanted, and all options that change the artifact. It is made without what compiles.
 
     None where a key cannot say what is asked for: for a model that is not a file or its bytes, for passes that are not
     Ingot's own or have options (which may name files), and for a model that is not well formed.
     """
-    model, passes = request.model, request.passes
-    own = {id(item) for item in REGISTRY.values()}  # by identity: others may call themselves equal
-    if not isinstance(model, str | Path | bytes) or any(id(item) not in own for item in passes):
+    model, passes = request.model, _passes_text(request)
+    if not isinstance(model, str | Path | bytes) or passes is None:
         return None
     try:
         content = content_digest(model_content(model))
@@ -74,8 +81,23 @@ def program_key(cache: Cache, request: Request, target: str) -> str | None:
     shapes = sorted((name, tuple(shape)) for name, shape in (request.shapes or {}).items())
     ranges = sorted((name, tuple(pair)) for name, pair in (request.ranges or {}).items())
     variants = (list(request.variants), request.general)
-    options = (request.target, request.numerics, request.forms, request.name, request.before, request.after)
-    return cache.program_key(content, str(passes), target, repr(shapes), repr(ranges), repr(variants), repr(options))
+    target = (request.target, request.checked, request.denormals, machine_text(request.target))
+    options = (request.numerics, request.memory, request.weights, request.name, request.before, request.after)
+    parts = (target, shapes, ranges, variants, options)
+    return cache.program_key(content, passes, schedules, *map(repr, parts))
+
+
+def _passes_text(request: Request) -> str | None:
+    """What stands for the passes: nothing for the default ones, which the numerics name; None where nothing can."""
+    if request.pipeline is None:
+        return ""
+    from ingot.compiler.passes.default import REGISTRY, default_pipeline
+
+    own = {id(item) for item in REGISTRY.values()}  # by identity: others may call themselves equal
+    if any(id(item) not in own for item in request.pipeline):
+        return None
+    text = str(request.pipeline)
+    return "" if text == str(default_pipeline(request.numerics)) else text
 
 
 def find_program(cache: Cache, key: str) -> Artifact | None:

@@ -198,8 +198,9 @@ def survey(model: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The opsets of the model and how often each operator occurs in it, sub-graphs included; `unused` are nodes that no
     output needs. Second, the operators of nodes by the names that the user knows them by. Raises ModelError."""
     from ingot.compiler.frontend.errors import ModelError
+    from ingot.compiler.frontend.mapping import map_file
     from ingot.compiler.frontend.topology import label, live_order, own_names, producers, subgraphs
-    from ingot.compiler.frontend.weights import map_file, open_model
+    from ingot.compiler.frontend.weights import open_model
 
     proto = open_model(map_file(model), str(model), model.parent).proto
     counts: Counter[str] = Counter()

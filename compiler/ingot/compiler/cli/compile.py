@@ -273,7 +273,8 @@ def require_model(model: Path) -> None:
 
 def input_names(model: Path) -> frozenset[str]:
     """The names of the model's inputs. Raises ModelError."""
-    from ingot.compiler.frontend.weights import map_file, open_model
+    from ingot.compiler.frontend.mapping import map_file
+    from ingot.compiler.frontend.weights import open_model
 
     proto = open_model(map_file(model), str(model), model.parent).proto
     return frozenset(value.name for value in proto.graph.input)

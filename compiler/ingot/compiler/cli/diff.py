@@ -245,7 +245,8 @@ class _Sides:
         return EVALUATORS[self.options.reference](path, inputs)
 
     def _outputs(self, model: Path) -> list[str]:
-        from ingot.compiler.frontend.weights import map_file, open_model
+        from ingot.compiler.frontend.mapping import map_file
+        from ingot.compiler.frontend.weights import open_model
 
         proto = open_model(map_file(model), str(model), model.parent).proto
         return [value.name for value in proto.graph.output]
@@ -256,7 +257,8 @@ def _input_names(path: Path) -> tuple[list[str], set[str]]:
     if is_artifact(path):
         names = [each.name for each in read_artifact(path)[0].inputs]
         return names, set(names)
-    from ingot.compiler.frontend.weights import map_file, open_model
+    from ingot.compiler.frontend.mapping import map_file
+    from ingot.compiler.frontend.weights import open_model
 
     graph = open_model(map_file(path), str(path), path.parent).proto.graph
     names = [value.name for value in graph.input]

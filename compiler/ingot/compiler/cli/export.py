@@ -103,7 +103,8 @@ def _own_opset(path: Path) -> int:
     if path.suffix == ".ir":
         return 0
     from ingot.compiler.frontend.functions import opsets_of
-    from ingot.compiler.frontend.weights import map_file, open_model
+    from ingot.compiler.frontend.mapping import map_file
+    from ingot.compiler.frontend.weights import open_model
 
     return opsets_of(open_model(map_file(path), str(path), path.parent).proto.opset_import).get("", 0)
 

@@ -97,7 +97,8 @@ def read_data(path: Path | None, model: Path) -> Arrays | None:
     if path is None:
         return None
     from ingot.compiler.cli.artifacts import read_arrays
-    from ingot.compiler.frontend.weights import dtype_of, map_file, open_model
+    from ingot.compiler.frontend.mapping import map_file
+    from ingot.compiler.frontend.weights import dtype_of, open_model
     from ingot.runtime.inputs import TensorInfo
 
     inputs: list[TensorInfo] = []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-import onnx
+from ingot.compiler.frontend.mapping import map_file
+from ingot.compiler.frontend.wire import cut_payloads
 
-from ingot.compiler.frontend.topology import tensors_in
-from ingot.compiler.frontend.weights import map_file, open_model
+_LOCATION: Final = b"location"
+"""The key of `external_data` that names the file: without it nothing lies outside of the model's."""
 
 
 def model_content(model: str | Path | bytes) -> Iterator[memoryview]:
@@ -20,8 +22,19 @@ def model_content(model: str | Path | bytes) -> Iterator[memoryview]:
     path = Path(model)
     data = map_file(path)
     yield data
+    if _LOCATION in cut_payloads(data).data:
+        yield from _external_content(data, path)
+
+
+def _external_content(data: memoryview, path: Path) -> Iterator[memoryview]:
+    # Here, as most models are one file, whose bytes are all that is asked for.
+    from onnx import TensorProto
+
+    from ingot.compiler.frontend.topology import tensors_in
+    from ingot.compiler.frontend.weights import open_model
+
     opened = open_model(data, str(path), path.parent)
     for tensor in tensors_in(opened.proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == TensorProto.EXTERNAL:
             content = opened.raw(tensor)
             yield memoryview(b"") if content is None else content

@@ -16,6 +16,7 @@ from ingot.compiler.frontend.dispatch import Dispatch, Functions
 from ingot.compiler.frontend.errors import ModelError, ModelWarning, UnsupportedError
 from ingot.compiler.frontend.functions import domain_of, opsets_of
 from ingot.compiler.frontend.importer import Importer
+from ingot.compiler.frontend.mapping import map_file
 from ingot.compiler.frontend.nodes import GraphImport
 from ingot.compiler.frontend.operators import TABLE
 from ingot.compiler.frontend.operators.custom import with_custom
@@ -24,7 +25,7 @@ from ingot.compiler.frontend.signature import Ranges, Shapes, Signature, read_si
 from ingot.compiler.frontend.support import Survey, require_small_calls
 from ingot.compiler.frontend.table import Table
 from ingot.compiler.frontend.topology import own_names, require_text
-from ingot.compiler.frontend.weights import ModelData, map_file, open_model
+from ingot.compiler.frontend.weights import ModelData, open_model
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.graph import Graph, Input, Value, topological
 from ingot.compiler.ir.types import IrError, TensorType

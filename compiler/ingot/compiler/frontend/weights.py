@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ingot.compiler.frontend.errors import ModelError, UnsupportedError
+from ingot.compiler.frontend.mapping import map_file
 from ingot.compiler.frontend.wire import PAYLOAD_KEY, SMALLEST_PAYLOAD, cut_payloads
 from ingot.compiler.ir.graph import Array
 from ingot.runtime import dtypes
@@ -210,17 +210,6 @@ def _number(entries: dict[str, str], key: str, what: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise ModelError(f"{what} has the external data {key} {text!r}, which is not a byte count")
     return int(text)
-
-
-def map_file(path: Path) -> memoryview:
-    """The bytes of a file, memory-mapped read-only; ModelError when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise ModelError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
 
 
 def open_model(data: memoryview, name: str | None, folder: Path | None) -> ModelData:

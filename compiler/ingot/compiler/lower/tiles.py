@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, evaluate, maximum, minimum, symbols
-from ingot.compiler.ir.templates import Order
 from ingot.compiler.lower.machine import Machine
+
+if TYPE_CHECKING:
+    from ingot.compiler.ir.templates import Order
 
 CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
 BYTES_CHUNK_MICROSECONDS = 4  # the same for products of bytes: what is done to their sums takes as long again

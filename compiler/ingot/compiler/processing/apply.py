@@ -17,22 +17,12 @@ from ingot.compiler.ops.pointwise import Cast, Less, Sigmoid
 from ingot.compiler.ops.reduction import ArgMax
 from ingot.compiler.processing.errors import ProcessingError
 from ingot.compiler.processing.image import image
-from ingot.compiler.processing.steps import Step, parse_step
+from ingot.compiler.processing.steps import Listed, Step, parse_step
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import i64
 
-Steps: TypeAlias = Mapping[str, str | Sequence[str]]
-Listed: TypeAlias = Mapping[str, Sequence[str]]
 Outputs: TypeAlias = Sequence[tuple[str, Value]]
 T = TypeVar("T")
-
-
-NO_STEPS: Steps = MappingProxyType({})
-
-
-def read_steps(steps: Steps) -> Listed:
-    """`steps` with every name's as a list, in the order in which data meet them."""
-    return {name: [given] if isinstance(given, str) else list(given) for name, given in steps.items()}
 
 
 def prepended(graph: Graph, steps: Listed) -> Graph:

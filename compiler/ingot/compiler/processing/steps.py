@@ -1,12 +1,24 @@
-"""The text of a step: ``name``, ``name:value,..`` and ``name:key=value,..``."""
+"""Steps as they are asked for: by name, each as text: ``name``, ``name:value,..`` and ``name:key=value,..``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
 
 from ingot.compiler.processing.errors import ProcessingError
 from ingot.runtime.dtypes import ALL, DType
+
+Steps: TypeAlias = Mapping[str, str | Sequence[str]]
+Listed: TypeAlias = Mapping[str, Sequence[str]]
+
+NO_STEPS: Steps = MappingProxyType({})
+
+
+def read_steps(steps: Steps) -> Listed:
+    """`steps` with every name's as a list, in the order in which data meet them."""
+    return {name: [given] if isinstance(given, str) else list(given) for name, given in steps.items()}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -70,6 +71,16 @@ def find_library_target(
     if name in ("interpreter", "null"):
         raise TargetError(f"no library for C can be made for the target {name}: name a level, or cpu")
     return LibraryTarget(replace(_level(name), flushes=denormals == "flush"))
+
+
+def machine_text(name: str) -> str:
+    """What code for the target called `name` takes from the machine that compiles: its processor for native, its
+    architecture for cpu, nothing for levels, which are spelt out. Part of the cache's keys, and found without LLVM."""
+    from ingot.runtime.cpu import kernel_flags, processor_name
+
+    if name == "native":
+        return " ".join([processor_name(), *sorted(kernel_flags())])
+    return platform.machine() if name == "cpu" else ""
 
 
 def require_runnable(name: str) -> None:

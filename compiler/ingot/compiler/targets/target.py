@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
-from ingot.compiler.cache import Cache
-from ingot.compiler.ir.program import Program
-from ingot.compiler.labels import Labels
-from ingot.compiler.lower.machine import Machine
+if TYPE_CHECKING:
+    from ingot.compiler.cache import Cache
+    from ingot.compiler.ir.program import Program
+    from ingot.compiler.labels import Labels
+    from ingot.compiler.lower.machine import Machine
 
 Denormals: TypeAlias = Literal["keep", "flush"]
 
@@ -50,11 +51,6 @@ class Target(Protocol[P]):
     @property
     def machine(self) -> Machine:
         """What schedules are chosen for."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """All of the target that its product depends on, besides the compiler's sources: part of the cache's keys."""
         ...
 
     def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> P:

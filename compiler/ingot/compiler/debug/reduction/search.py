@@ -27,7 +27,8 @@ from ingot.compiler.debug.reduction.structure import (
     inlined,
     later_inputs,
 )
-from ingot.compiler.frontend.weights import map_file, open_model
+from ingot.compiler.frontend.mapping import map_file
+from ingot.compiler.frontend.weights import open_model
 from ingot.compiler.ir.graph import Array
 
 MUTATIONS: Sequence[Mutation] = (

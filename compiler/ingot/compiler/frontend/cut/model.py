@@ -15,8 +15,9 @@ from ingot.compiler.frontend.cut.extract import extract
 from ingot.compiler.frontend.cut.rename import rename as rename_ends
 from ingot.compiler.frontend.export.file import SUFFIX, alignment, refer, replacing
 from ingot.compiler.frontend.export.model import LARGEST
+from ingot.compiler.frontend.mapping import map_file
 from ingot.compiler.frontend.topology import require_text, tensors_in
-from ingot.compiler.frontend.weights import ModelData, map_file, open_model
+from ingot.compiler.frontend.weights import ModelData, open_model
 from ingot.compiler.frontend.wire import PAYLOAD_KEY
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ingot.compiler.artifact import Artifact, TargetDescription, build_artifact
+from ingot.compiler.artifact import Artifact
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import Machine
+from ingot.compiler.packaging import TargetDescription, build_artifact
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.c_interface.library import Library, build_library
 from ingot.compiler.targets.cpu.checked import checked_program
 from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.objects import KernelSymbols, level_text
+from ingot.compiler.targets.cpu.objects import KernelSymbols
 from ingot.compiler.targets.cpu.variants import numbered_tables
 from ingot.compiler.targets.errors import TargetError
 from ingot.compiler.targets.target import SERIAL, Compilation, Programs
@@ -28,11 +29,6 @@ class CpuTarget:
     def machine(self) -> Machine:
         """What schedules are chosen for."""
         return features.machine(self.level)
-
-    @property
-    def text(self) -> str:
-        """All of the target that code depends on, besides the compiler's sources."""
-        return f"{level_text(self.level)} {sorted(self.level.required)} {self.machine}"
 
     def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Artifact:
         """An artifact that holds the shared object of the programs under the level's name."""
@@ -66,11 +62,6 @@ class LibraryTarget:
     def machine(self) -> Machine:
         """What schedules are chosen for."""
         return features.machine(self.level)
-
-    @property
-    def text(self) -> str:
-        """All of the target that code depends on, besides the compiler's sources."""
-        return f"library {CpuTarget(self.level).text}"
 
     def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Library:
         """The library; its names begin with the model's. Raises TargetError for a model that cannot be one, and for

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import AVX2, Machine
+from ingot.compiler.packaging import TargetDescription, describe_programs, place_weights
 from ingot.compiler.targets.interpreter.session import Interpreted
 from ingot.compiler.targets.target import SERIAL, Compilation, Programs
 
@@ -18,11 +18,6 @@ class InterpreterTarget:
     """Programs as they are lowered for `machine`, run by `ir.execute`."""
 
     machine: Machine = AVX2
-
-    @property
-    def text(self) -> str:
-        """All of the target that its product depends on."""
-        return f"{NAME} {self.machine}"
 
     def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Interpreted:
         """The programs themselves; there are no kernels to compile, to count or to keep."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ingot.compiler.artifact import TargetDescription, describe_programs, place_weights
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.machine import Machine
+from ingot.compiler.packaging import TargetDescription, describe_programs, place_weights
 from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.variants import numbered_tables
@@ -26,11 +26,6 @@ class NullTarget:
     def machine(self) -> Machine:
         """What schedules are chosen for."""
         return features.machine(self.level)
-
-    @property
-    def text(self) -> str:
-        """All of the target that its product depends on."""
-        return f"{NAME} {self.level.name} {self.machine}"
 
     def build(self, programs: Programs, labels: Labels, compilation: Compilation = SERIAL) -> Outline:
         """What an artifact for the level would hold; no kernel is compiled."""

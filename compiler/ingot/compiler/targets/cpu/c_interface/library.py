@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from ingot.compiler.artifact import place_weights, program_symbols, stream_weights
+from ingot.compiler.artifact import stream_weights
 from ingot.compiler.ir.program import Program
 from ingot.compiler.labels import Labels
+from ingot.compiler.packaging import place_weights, program_symbols
 from ingot.compiler.targets import elf, elf_merge
 from ingot.compiler.targets.cpu.c_interface.emit import FUNCTIONS, WEIGHTS_SYMBOL, CFunctions
 from ingot.compiler.targets.cpu.c_interface.header import header_text
