@@ -24,7 +24,7 @@ from ingot.compiler.ops.custom import CustomOpError
 from ingot.compiler.ops.custom.reference import rebound
 from ingot.compiler.targets.cpu import c_library
 from ingot.compiler.targets.cpu.features import Level
-from ingot.compiler.targets.cpu.objects import new_module, target_machine
+from ingot.compiler.targets.cpu.objects import emitted, new_module, target_machine
 from ingot.compiler.targets.cpu.routine import routine_symbol
 from ingot.compiler.targets.elf_object import SHN_UNDEF, read_object
 
@@ -209,7 +209,7 @@ def _object(module: str, symbol: str, support: set[str], level: Level) -> bytes:
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(parsed, builder)
     parsed.get_function(symbol).visibility = "hidden"
-    return machine.emit_object(parsed)
+    return emitted(parsed, machine)
 
 
 def _library(names: Iterable[str], level: Level) -> ir.Module:

@@ -360,11 +360,19 @@ class MicroKernel:
             inner = self._steps(position, inner, UNROLL, fetch=True)
             return [flow.add(b, position, flow.multiply(b, stride, UNROLL)), *inner]
 
+        def counted(position: Value, carried: list[Value]) -> list[Value]:
+            return self._steps(position, carried, UNROLL, fetch=True)
+
         def single(_: Value, carried: list[Value]) -> list[Value]:
             position, *inner = carried
             return [flow.add(b, position, stride), *self._steps(position, inner, 1)]
 
-        position, *state = flow.loop(b, const(0), whole, UNROLL, [offset, *state], round_, rounds=HOT)
+        apart = as_constant(stride)
+        if as_constant(offset) == 0 and apart:  # the position counts the rounds
+            position = flow.multiply(b, whole, apart)
+            state = flow.loop(b, const(0), position, UNROLL * apart, state, counted, rounds=HOT)
+        else:
+            position, *state = flow.loop(b, const(0), whole, UNROLL, [offset, *state], round_, rounds=HOT)
         if steps is not None:
             return self._steps(position, state, steps % UNROLL)
         return flow.loop(b, whole, extent, 1, [position, *state], single, rounds=2)[1:]

@@ -2,7 +2,9 @@
 # llvmlite is untyped.
 """One kernel, one relocatable object: LLVM's code generator for a level.
 
-LLVM's mid-level passes are skipped: the emitters write what they would leave. For code that has little to do (the
+LLVM's mid-level passes are skipped: the emitters write what they would leave. So is the code generator's reduction of
+strength in loops for the templates with the most code, where it would take two fifths of the time to find the addresses
+that they are written with. For code that has little to do (the
 walk over the program, kernels that `effort` names) LLVM's fast selection of instructions does: it takes a third to a
 tenth of the time.
 """
@@ -11,16 +13,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from dataclasses import replace
 
 from llvmlite import binding as llvm
 from llvmlite import ir
 
 from ingot.compiler.ir.loops import Kernel
+from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu.assembly import module_text
 from ingot.compiler.targets.cpu.emit import emit_kernel
 from ingot.compiler.targets.cpu.features import Level
+
+_EMITTING = threading.Lock()
 
 
 def kernel_symbol(kernel: Kernel) -> str:
@@ -71,12 +77,26 @@ def new_module(name: str, level: Level) -> ir.Module:
     return module
 
 
-def object_code(module: ir.Module | str, level: Level, *, optimise: bool = True) -> bytes:
-    """A relocatable ELF object of a module or its text. Raises RuntimeError with LLVM's message when the module is
-    malformed."""
+def object_code(
+    module: ir.Module | str, level: Level, *, optimise: bool = True, reduce_strength: bool = True
+) -> bytes:
+    """A relocatable ELF object of a module or its text; without `reduce_strength` addresses in loops stay as they are
+    written. Raises RuntimeError with LLVM's message when the module is malformed."""
     parsed = llvm.parse_assembly(module if isinstance(module, str) else module_text(module))
     parsed.verify()
-    return target_machine(level, optimise=optimise).emit_object(parsed)
+    return emitted(parsed, target_machine(level, optimise=optimise), reduce_strength=reduce_strength)
+
+
+def emitted(module: llvm.ModuleRef, machine: llvm.TargetMachine, *, reduce_strength: bool = True) -> bytes:
+    """The object that `machine` makes of a module that was verified; `reduce_strength` as for `object_code`."""
+    with _EMITTING:  # one at a time anyway, as llvmlite sees to; what an option changes it changes for all threads
+        if reduce_strength:
+            return machine.emit_object(module)
+        llvm.set_option("ingot", "-disable-lsr=true")
+        try:
+            return machine.emit_object(module)
+        finally:  # other users of LLVM in this process have it again
+            llvm.set_option("ingot", "-disable-lsr=false")
 
 
 def compile_kernel(kernel: Kernel, level: Level, *, optimise: bool = True, name: str | None = None) -> bytes:
@@ -88,4 +108,6 @@ def compile_kernel(kernel: Kernel, level: Level, *, optimise: bool = True, name:
         emit_kernel(module, kernel, level, name)
     except IrError as error:
         raise IrError(f"kernel {kernel.name}: {error}") from error
-    return object_code(module, level, optimise=optimise)
+    # Where any load takes a register, a scaled one and a number, addresses are good as the templates write them.
+    written = level.arch == "x86-64" and isinstance(kernel.body, Contraction | Strassen)
+    return object_code(module, level, optimise=optimise, reduce_strength=not written)
