@@ -105,7 +105,11 @@ def assembly(kernel: Kernel, level: Level) -> str:
     emit.emit_kernel(module, kernel, level, "kernel")
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
-    return objects.target_machine(level).emit_assembly(parsed)
+    llvm.set_option("test", f"-disable-lsr={str(not objects.reduces_strength(kernel, level)).lower()}")
+    try:
+        return objects.target_machine(level).emit_assembly(parsed)
+    finally:
+        llvm.set_option("test", "-disable-lsr=false")
 
 
 def innermost_loops(text: str) -> list[list[str]]:

@@ -367,10 +367,10 @@ class MicroKernel:
             position, *inner = carried
             return [flow.add(b, position, stride), *self._steps(position, inner, 1)]
 
-        apart = as_constant(stride)
-        if as_constant(offset) == 0 and apart:  # the position counts the rounds
-            position = flow.multiply(b, whole, apart)
-            state = flow.loop(b, const(0), position, UNROLL * apart, state, counted, rounds=HOT)
+        if as_constant(stride) == 1:  # the position counts the steps
+            position, rounds = flow.add(b, offset, whole), HOT if steps is None else steps // UNROLL
+            known = steps is not None
+            state = flow.loop(b, offset, position, UNROLL, state, counted, nonempty=known, rounds=rounds)
         else:
             position, *state = flow.loop(b, const(0), whole, UNROLL, [offset, *state], round_, rounds=HOT)
         if steps is not None:

@@ -108,6 +108,16 @@ def compile_kernel(kernel: Kernel, level: Level, *, optimise: bool = True, name:
         emit_kernel(module, kernel, level, name)
     except IrError as error:
         raise IrError(f"kernel {kernel.name}: {error}") from error
-    # Where any load takes a register, a scaled one and a number, addresses are good as the templates write them.
-    written = level.arch == "x86-64" and isinstance(kernel.body, Contraction | Strassen)
-    return object_code(module, level, optimise=optimise, reduce_strength=not written)
+    return object_code(module, level, optimise=optimise, reduce_strength=reduces_strength(kernel, level))
+
+
+def reduces_strength(kernel: Kernel, level: Level) -> bool:
+    """Whether the loops of a kernel gain by other addresses than those they are written with: not those of products,
+    where any load takes a register, a scaled one and a number."""
+    match kernel.body:
+        case Strassen():
+            return level.arch != "x86-64"
+        case Contraction(dot=1):
+            return level.arch != "x86-64"
+        case _:
+            return True
