@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
 from ingot.runtime.container import Container
 from ingot.runtime.errors import ArtifactError
@@ -17,6 +17,7 @@ SCHEDULES_MEMBER = "schedules.json"
 """Name of the member that says what was chosen for the kernels, which no session reads; it may be absent."""
 
 _COPY_BYTES = 1 << 30  # the most that one system call copies
+_FEW_BYTES = 8 << 20  # digests of fewer take no longer than starting threads
 
 
 class StoredFile:
@@ -75,13 +76,21 @@ def check_digests(file: Container, manifest: Manifest) -> None:
         for index, expected in enumerate(digest.chunks):
             start = index * DIGEST_CHUNK
             chunks.append((name, start, data[start : start + DIGEST_CHUNK], expected))
+    for (name, start, data, expected), digest in zip(chunks, _digests([data for _, _, data, _ in chunks]), strict=True):
+        if digest != expected:
+            raise ArtifactError(
+                f"{file.path}: member {name!r} is damaged between bytes {start} and {start + len(data)}"
+            )
+
+
+def _digests(pieces: Sequence[memoryview]) -> Iterable[str]:
+    """The SHA-256 of each piece, in hexadecimal, by all processors where there is much to read."""
+    if sum(map(len, pieces)) < _FEW_BYTES:
+        return map(_sha256, pieces)
+    from concurrent.futures import ThreadPoolExecutor  # here, as it takes longer to import than small files to read
+
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = pool.map(_sha256, [data for _, _, data, _ in chunks])
-        for (name, start, data, expected), digest in zip(chunks, found, strict=True):
-            if digest != expected:
-                raise ArtifactError(
-                    f"{file.path}: member {name!r} is damaged between bytes {start} and {start + len(data)}"
-                )
+        return list(pool.map(_sha256, pieces))
 
 
 def _sha256(data: memoryview) -> str:

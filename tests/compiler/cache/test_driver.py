@@ -85,6 +85,23 @@ def test_the_second_time_nothing_is_done(model: Path, cache: Store, tmp_path: Pa
     assert second.manifest == first.manifest and second.code == first.code and second.costs == first.costs
 
 
+def test_what_the_cache_answers_needs_no_compiler(model: Path, cache: Store, tmp_path: Path) -> None:
+    """Importing what compiles takes longer than all else that such an answer takes."""
+    plain = bytes_of(compile(model, shapes={"x": (2, 4)}, target="native"), tmp_path)
+    lines = """
+import sys
+from ingot.compiler import compile
+compile(sys.argv[1], shapes={"x": (2, 4)}, target="native").save(sys.argv[2])
+print(*sys.modules)
+"""
+    arguments = [sys.executable, "-c", lines, str(model), str(tmp_path / "again.ingot")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert (tmp_path / "again.ingot").read_bytes() == plain
+    loaded = {name for name in done.stdout.split() if not name.startswith("ingot.runtime")}
+    parts = {name.removeprefix("ingot.compiler.").partition(".")[0] for name in loaded}
+    assert not parts & {"driver", "ops", "passes", "pipeline", "rewrite", "tuning", "onnx", "google", "llvmlite"}
+
+
 def test_kernels_alone(model: Path, cache: Store, tmp_path: Path) -> None:
     """A graph has no bytes to make a key of; its kernels have."""
     plain = bytes_of(compile(load_onnx(model), cache=False), tmp_path)

@@ -12,7 +12,6 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,6 +61,8 @@ def content_digest(pieces: Iterable[memoryview], *, threads: int | None = None) 
     if len(blocks) < 2:
         digests = map(_sha256, blocks)
     else:
+        from concurrent.futures import ThreadPoolExecutor  # here, as small models do without
+
         with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
             digests = list(pool.map(_sha256, blocks))
     for digest in digests:
