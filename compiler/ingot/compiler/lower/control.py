@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ingot.compiler.ir.dims import UNBOUNDED, Dim, product, substitute, symbol, symbols
+from ingot.compiler.ir.dims import UNBOUNDED, Dim, substitute, symbol, symbols
 from ingot.compiler.ir.graph import Graph, Node, Value, describe
-from ingot.compiler.ir.loops import Axis, Call, Const, Let, When
+from ingot.compiler.ir.loops import Axis, Call, Const, Let, Stmt, When
 from ingot.compiler.ir.program import Argument, Branch, Repeat, Step, Stop, Storage
 from ingot.compiler.ir.types import Shape, TensorType
 from ingot.compiler.lower.context import Context, LoweringError
-from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, zero
-from ingot.compiler.lower.pointwise import copy, fill, materialise
+from ingot.compiler.lower.nest import KernelBuilder, zero
+from ingot.compiler.lower.pointwise import Moved, copy, fill, materialise
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops import control as ops
 from ingot.compiler.ops.movement import DimValues
@@ -268,20 +268,13 @@ def _own(context: Context, value: Value, kept: set[Storage], node: Node) -> View
 
 def _store_row(context: Context, row: View, scan: View, counter: View, node: Node) -> None:
     """Copy `row` to row number `counter` of `scan`."""
-    from ingot.compiler.lower.movement import loops_over
-
     if len(scan.shape) != len(row.shape) + 1:
         raise LoweringError(
             f"{describe(node)}: a scan element of rank {len(row.shape)} for a rank {len(scan.shape)} scan"
         )
-    build = KernelBuilder(context.unique("scan"))
-    names = tuple(f"_i{a}" for a in range(len(row.shape)))
-    index = [symbol(n) for n in names]
-    value = build.load(row, row.at(index))
-    store = build.store(scan, scan.at([symbol("_row"), *index]), value)
-    start = Let("_row", build.load(counter, counter.offset))
-    grid, inner = Axis("_point", 1), row.shape
-    if len(inner) > 1:
-        grid, inner = Axis(names[0], inner[0], grain_for(product(inner[1:]), CHUNK)), inner[1:]
-    body = loops_over(names[len(names) - len(inner) :], inner, (store,))
-    context.run(build.launch((grid,), (start, *body), origin=node.origin))
+
+    def around(build: KernelBuilder, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        return (Let("_row", build.load(counter, counter.offset)), *body)
+
+    target = View(scan.storage, scan.shape[1:], scan.strides[1:], scan.offset)
+    copy(context, row, target, node.origin, "scan", Moved(around, target=symbol("_row") * scan.strides[0]))

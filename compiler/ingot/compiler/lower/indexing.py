@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
@@ -9,8 +11,8 @@ from ingot.compiler.ir.graph import Constant, Node, describe
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Stmt, When
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.movement import loops_over
-from ingot.compiler.lower.nest import CHUNK, grain_for, index_value, loop_names
-from ingot.compiler.lower.pointwise import copy
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names
+from ingot.compiler.lower.pointwise import Moved, copy
 from ingot.compiler.lower.tables import find_table
 from ingot.compiler.lower.tournament import Tournament
 from ingot.compiler.lower.views import View, dense_strides
@@ -51,8 +53,11 @@ def checked_index(raw: Expr, dtype: DType, extent: Dim, name: str) -> tuple[tupl
 def _gather(context: Context, node: Gather) -> None:
     """A row of what lies inside the axis for every index; indices known to be in range are not checked."""
     table, target = find_table(context, node.data, node.axis), context.destination(node)
-    axis, extent = node.axis, node.data.type.shape[node.axis]
+    axis = node.axis
     before, picks, after = node.data.type.shape[:axis], node.indices.type.shape, node.data.type.shape[axis + 1 :]
+    if table.width is None and all(extent == 1 for extent in picks):
+        _gather_one(context, node, table.view, target)
+        return
     names = loop_names(len(before) + len(picks) + len(after))
     where: list[Dim] = [symbol(n) for n in names]
     chosen, inner = where[len(before) : len(before) + len(picks)], where[len(where) - len(after) :]
@@ -62,23 +67,40 @@ def _gather(context: Context, node: Gather) -> None:
     if table.view.storage.dtype != target.storage.dtype:
         element = Call("cast", (element,), target.storage.dtype)
     body: tuple[Stmt, ...] = (build.store(target, target.at(where), element),)
-    outer = *before, *picks
-    if not outer and len(after) > 1:  # one index: the chunks are parts of what it picks
-        outer, after = after[:1], after[1:]
-    body = loops_over(names[len(outer) :], after, body)
-    known = _known_indices(context, node)
-    if known is not None:
-        statements: tuple[Stmt, ...] = (Let("_place", build.load(known, known.at(chosen))), *body)
-    else:
-        indices = context.view(node.indices)
-        raw = build.load(indices, indices.at(chosen))
-        status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
-        fetch, bad = checked_index(raw, node.indices.type.dtype, extent, "_place")
-        statements = (*fetch, When(bad, (build.store(status, 0, Const(number, i64)),), body))
-    grid = [Axis(n, e) for n, e in zip(names, outer, strict=False)]
+    body = loops_over(names[len(names) - len(after) :], after, body)
+    statements = _placed(context, node, build, chosen, body)
+    grid = [Axis(n, e) for n, e in zip(names, (*before, *picks), strict=False)]
     if grid:
         grid[-1] = Axis(grid[-1].var, grid[-1].extent, grain_for(product(after), CHUNK))
     context.run(build.launch(grid or (Axis("_point", 1),), statements, origin=node.origin))
+
+
+def _gather_one(context: Context, node: Gather, data: View, target: View) -> None:
+    """What lies at one index: a copy, in the order of loops that suits both sides."""
+    axis, chosen = node.axis, (0,) * node.indices.rank
+
+    def without(view: View, count: int) -> View:
+        shape, strides = ((*each[:axis], *each[axis + count :]) for each in (view.shape, view.strides))
+        return View(view.storage, shape, strides, view.offset)
+
+    moved = Moved(
+        lambda build, body: _placed(context, node, build, chosen, body), source=symbol("_place") * data.strides[axis]
+    )
+    copy(context, without(data, 1), without(target, node.indices.rank), node.origin, node.name, moved)
+
+
+def _placed(
+    context: Context, node: Gather, build: KernelBuilder, chosen: Sequence[Dim], body: tuple[Stmt, ...]
+) -> tuple[Stmt, ...]:
+    """`body` where the local `_place` is the index at `chosen`, which is checked unless it is known."""
+    known = _known_indices(context, node)
+    if known is not None:
+        return (Let("_place", build.load(known, known.at(chosen))), *body)
+    indices, axis = context.view(node.indices), node.axis
+    raw = build.load(indices, indices.at(chosen))
+    status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
+    fetch, bad = checked_index(raw, node.indices.type.dtype, node.data.type.shape[axis], "_place")
+    return (*fetch, When(bad, (build.store(status, 0, Const(number, i64)),), body))
 
 
 def _known_indices(context: Context, node: Gather) -> View | None:

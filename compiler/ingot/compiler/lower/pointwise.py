@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -231,24 +232,42 @@ def _at_least(extent: Dim, n: int) -> bool:
     return isinstance(extent, int) and extent >= n
 
 
-def copy(context: Context, source: View, target: View, origin: tuple[str, ...], stem: str = "copy") -> None:
+@dataclass(frozen=True)
+class Moved:
+    """Where a copy reads or writes that is known only when it runs: `source` and `target` are added to the offsets, in
+    terms of locals that `around` defines around the loops."""
+
+    around: Callable[[KernelBuilder, tuple[Stmt, ...]], tuple[Stmt, ...]]
+    source: Dim = 0
+    target: Dim = 0
+
+
+def copy(
+    context: Context,
+    source: View,
+    target: View,
+    origin: tuple[str, ...],
+    stem: str = "copy",
+    moved: Moved | None = None,
+) -> None:
     """A kernel that copies `source` to `target`, views of equal shape; converts where their types differ."""
     extents, strides = coalesce(target.shape, [target.strides, source.strides])
     nest = LoopOrder.choose(extents, strides)
     index = nest.index()
     build = KernelBuilder(context.unique(stem))
 
-    def offset(view: View, steps: Sequence[Dim]) -> Dim:
-        total = view.offset
+    def offset(view: View, steps: Sequence[Dim], total: Dim) -> Dim:
+        total = view.offset + total
         for i, stride in zip(index, steps, strict=True):
             total = total + i * stride
         return total
 
-    value: Expr = build.load(source, offset(source, strides[1]))
+    value: Expr = build.load(source, offset(source, strides[1], moved.source if moved else 0))
     if source.storage.dtype != target.storage.dtype:
         value = Call("cast", (value,), target.storage.dtype)
-    grid, body = nest.wrap((build.store(target, offset(target, strides[0]), value),), CHUNK)
-    context.run(build.launch(grid, body, origin=origin))
+    store = build.store(target, offset(target, strides[0], moved.target if moved else 0), value)
+    grid, body = nest.wrap((store,), CHUNK)
+    context.run(build.launch(grid, moved.around(build, body) if moved else body, origin=origin))
 
 
 def fill(context: Context, target: View, value: Const, origin: tuple[str, ...], stem: str = "fill") -> None:

@@ -275,7 +275,14 @@ class _Batch:
             else:
                 found.append((begin, place))
                 place = begin
-        return [each for each in reversed(found) if self._is_consistent(*each)]
+        found = [(self._behind_turns(begin, end), end) for begin, end in reversed(found)]
+        return [each for each in found if self._is_consistent(*each)]
+
+    def _behind_turns(self, begin: int, end: int) -> int:
+        """The place behind transposes at the beginning of a stretch: the copy of a sample turns it as well."""
+        while begin < end - 1 and isinstance(self.nodes[begin], Transpose):
+            begin += 1
+        return begin
 
     def _is_consistent(self, begin: int, end: int) -> bool:
         """Whether no node of a stretch needs whole what another has cut."""
@@ -288,6 +295,7 @@ class _Batch:
         for node in nodes:
             roles.take(node)
         sample, running = Input("sample", TensorType(i64, ())), Input("running", TensorType(boolean, ()))
+        place = Reshape(sample, (1,))
         inner: dict[Value, Value] = {}
         captures: list[Value] = []
         inputs: list[Input] = []
@@ -299,7 +307,7 @@ class _Batch:
             inputs.append(stand_in)
             inner[x] = stand_in
             if x in roles.cut:
-                inner[x] = Reshape(Gather(stand_in, sample, 0), (1, *x.shape[1:]))
+                inner[x] = Gather(stand_in, place, 0)
         for node in nodes:
             made = _of_one(node, inner, roles)
             inner.update(zip(node.results(), made.results(), strict=True))
