@@ -25,12 +25,12 @@ import onnx.parser
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from ingot.compiler import compile, default_pipeline
+from ingot.compiler import compile, default_pipeline, driver
 from ingot.compiler.artifact import Artifact
 from ingot.compiler.bench.interleave import Sampler, interleave_samplers
 from ingot.compiler.driver import explain
 from ingot.compiler.ir.dims import Dim
-from ingot.compiler.ir.graph import Graph, Input, constant
+from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower import convolution
 from ingot.compiler.lower.schedules import Algorithm
@@ -94,6 +94,20 @@ def residual(size: int, channels: int) -> Graph:
     weights, bias = constant(random(channels, channels, 1, 1)), constant(random(channels))
     made = Conv(x, weights, bias, (1, 1), (0,) * 4, (1, 1), 1, True, origin=("conv",))
     return Graph((x,), (("y", Relu(Add(made, x))),), "residual")
+
+
+def inverted(images: int, size: int, narrow: int, wide: int, count: int) -> Graph:
+    """`count` times x + conv 1x1(relu(depthwise 3x3(relu(conv 1x1(x))))), channels last."""
+    x = Input("x", TensorType(f32, (images, size, size, narrow)))
+
+    def layer(value: Value, out: int, taps: int, group: int = 1) -> Conv:
+        weights, bias = constant(random(out, int(value.shape[-1]) // group, taps, taps)), constant(random(out))
+        return Conv(value, weights, bias, (1, 1), (taps // 2,) * 4, (1, 1), group, True, origin=("conv",))
+
+    y: Value = x
+    for _ in range(count):
+        y = Add(layer(Relu(layer(Relu(layer(y, wide, 1)), wide, 3, wide)), narrow, 1), y)
+    return Graph((x,), (("y", y),), "inverted")
 
 
 def attention(heads: int, length: int, depth: int) -> Graph:
@@ -185,6 +199,10 @@ def _depthwise(graph: Graph) -> Ways:
     return {"depthwise": _native(graph), "a product for each channel": grouped}
 
 
+def _whole_batch(graph: Graph) -> Artifact:
+    return lowered_without(graph, driver, "by_samples", lambda graph, machine: graph)
+
+
 def _scheduled(algorithm: Algorithm, layer: str, graph: Callable[[], Graph]) -> Trial:
     return Trial(algorithm, layer, lambda: scheduled(graph(), algorithm))
 
@@ -200,6 +218,11 @@ TRIALS: tuple[Trial, ...] = (
         "fused epilogue",
         "relu(conv 1x1 + bias + x), 64-64 @56",
         lambda: {"fused": _native(g := residual(56, 64)), "each operator a kernel": _without_pass(g, "fuse")},
+    ),
+    Trial(
+        "sample by sample",
+        "8 images, twice 1x1, depthwise 3x3, 1x1, 24-144-24 @56",
+        lambda: {"a loop": _native(g := inverted(8, 56, 24, 144, 2)), "layer by layer": _whole_batch(g)},
     ),
     Trial(
         "attention",

@@ -12,6 +12,7 @@ from benchmarks.algorithms import (
     Ways,
     attention,
     conv,
+    inverted,
     lowered_without,
     lstm,
     matmul,
@@ -21,9 +22,12 @@ from benchmarks.algorithms import (
     table,
 )
 
-from ingot.compiler import compile, default_pipeline
+from ingot.compiler import compile, default_pipeline, driver
 from ingot.compiler.lower import convolution
+from ingot.compiler.lower.machine import AVX512
+from ingot.compiler.lower.samples import by_samples
 from ingot.compiler.lower.schedules import Algorithm
+from ingot.compiler.ops.control import Loop
 
 
 def results(ways: Ways) -> list[np.ndarray]:
@@ -65,6 +69,14 @@ def test_lowering_without() -> None:
     apart = lowered_without(graph, convolution, "DENSE_COLUMNS", 1 << 62)
     one, other = results({"a": compile(graph, target="native"), "b": apart})
     np.testing.assert_array_equal(one, other)
+
+
+def test_samples_and_the_whole_batch() -> None:
+    graph = inverted(8, 28, 16, 144, 2)
+    assert any(isinstance(node, Loop) for node in by_samples(default_pipeline().run(graph), AVX512).nodes())
+    whole = lowered_without(graph, driver, "by_samples", lambda graph, machine: graph)
+    one, other = results({"a": compile(graph, target="native", cache=False), "b": whole})
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_attention_and_its_parts() -> None:

@@ -31,6 +31,7 @@ from ingot.compiler.ir.graph import (
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.tiles import typical
+from ingot.compiler.ops.composite import Attention
 from ingot.compiler.ops.control import Loop
 from ingot.compiler.ops.fused import Fused
 from ingot.compiler.ops.linear import AveragePool, Conv, MatMul, MaxPool
@@ -39,11 +40,12 @@ from ingot.compiler.ops.pointwise import Pointwise
 from ingot.compiler.ops.reduction import Reduction
 from ingot.compiler.ops.resample import Resample
 from ingot.compiler.rewrite import rebuild
-from ingot.runtime.dtypes import boolean, i64
+from ingot.runtime.dtypes import boolean, i64, string
 
 LIKELY = 8  # samples of a batch whose size is not known, where there are several
 LAUNCH = 600  # cycles that a launch more costs
 LEAST_GAIN = 0.02  # of the arithmetic of a stretch: less is not worth it
+LONGEST = 256  # nodes of a stretch: the search takes so many steps for each node
 GROWTH = 2.5  # of the filters of 3x3 convolutions of stride 1 in Winograd's form, as it comes out
 
 
@@ -80,6 +82,8 @@ class _Roles:
         cut = self._cut_by(node)
         if not cut or any(isinstance(x, Constant) or not self.has_samples(x) for x in cut):
             return False
+        if any(x.dtype == string for x in (*operands_of(node), *node.results())):
+            return False
         if not all(self.has_samples(x) for x in node.results()):
             return False
         self.cut.update(cut, node.results())
@@ -93,6 +97,8 @@ class _Roles:
                 return [x for x in operands_of(node) if x.rank == node.rank and self.has_samples(x)]
             case Conv(x=x) | MaxPool(x=x) | AveragePool(x=x):
                 return [x]
+            case Attention():
+                return [x for x in operands_of(node) if x.rank == node.rank > 2 and self.has_samples(x)]
             case MatMul(a=a, b=b):
                 sides = [a] if node.rank == 2 else [a, b]
                 return [x for x in sides if x.rank == node.rank and self.has_samples(x)]
@@ -238,7 +244,7 @@ class _Batch:
         """For each place, bytes of a sample's values that are made before it and read from there on."""
         steps = [0] * (len(self.nodes) + 2)
         for value, last in self.last.items():
-            if isinstance(value, Constant) or not value.rank or value.shape[0] != self.count:
+            if isinstance(value, Constant) or value.dtype == string or not value.rank or value.shape[0] != self.count:
                 continue
             size = self._bytes(value)
             steps[self.place[node_of(value)] + 1 if node_of(value) in self.place else 0] += size
@@ -247,13 +253,17 @@ class _Batch:
 
     def _stretches(self) -> list[tuple[int, int]]:
         """The places of the first nodes of stretches, and of those behind them: the best choice of all by the model."""
-        count, likely, crossing = len(self.nodes), self.likely, self._crossing()
+        count, likely = len(self.nodes), self.likely
+        moved = [each.activations for each in self.costs if each is not None]
+        if not any(self._rate(likely * size) < self._rate(size) for size in moved):
+            return []
+        crossing = self._crossing()
         best = [0.0] * (count + 1)  # gain of the nodes before a place
         came: list[int | None] = [None] * (count + 1)
         for end in range(1, count + 1):
             best[end] = best[end - 1]
             saved = weights = arithmetic = widest = 0.0
-            for begin in range(end - 1, -1, -1):
+            for begin in range(end - 1, max(-1, end - 1 - LONGEST), -1):
                 cost = self.costs[begin]
                 if cost is None:
                     break
@@ -307,15 +317,20 @@ class _Batch:
             inputs.append(stand_in)
             inner[x] = stand_in
             if x in roles.cut:
-                inner[x] = Gather(stand_in, place, 0)
+                reader = next(node for node in nodes if x in operands_of(node))
+                inner[x] = Gather(stand_in, place, 0, origin=reader.origin)
         for node in nodes:
             made = _of_one(node, inner, roles)
             inner.update(zip(node.results(), made.results(), strict=True))
         results = [x for node in nodes for x in node.results() if self.last.get(x, -1) >= end]
         scans = [(f"y{i}", Reshape(inner[x], x.shape[1:])) for i, x in enumerate(results)]
         body = Graph((sample, running, *inputs), (("running", running), *scans), name="samples")
-        trip = DimValues((self.count,), True) if symbols(self.count) else constant(np.int64(evaluate(self.count, {})))
-        loop = Loop(trip, None, (), tuple(captures), body, (self.count,) * len(results))
+        origin = tuple(dict.fromkeys(name for x in results for name in node_of(x).origin))
+        if symbols(self.count):
+            trip: Value = DimValues((self.count,), scalar=True, origin=origin)
+        else:
+            trip = constant(np.int64(evaluate(self.count, {})))
+        loop = Loop(trip, None, (), tuple(captures), body, (self.count,) * len(results), origin=origin)
         return dict(zip(results, loop.results(), strict=True))
 
 
