@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -126,30 +126,38 @@ class Calibration:
 
     def outputs(self, sample: Mapping[str, NDArray[Any]]) -> Arrays:
         """The model's own outputs for a sample, by the code that has the observers. Nothing is counted."""
-        run = self._prepared()
-        found = run.session.run(run.inputs(sample, run.empty_windows()))
+        found = self._prepared().run(sample)
         return {name: found[name] for name, _ in self._graph.outputs}
 
     def _prepared(self) -> _Run:
         if self._run is None:
             self._run = _Run(observe(self._graph, self._points, self._observers), self._threads)
+            self._run.follow(self._states)
         return self._run
 
     def _add(self, sample: Sample) -> None:
         run = self._prepared()
-        windows = run.windows(self._states)
         try:
-            found = run.session.run(run.inputs(sample.arrays, windows))
+            found = run.run(sample.arrays)
             # Where a value lies outside of what is counted, the range grows and the sample is counted again.
-            if run.widen(windows, self._states, found):
-                found = run.session.run(run.inputs(sample.arrays, windows))
-        except RuntimeFault as error:
-            raise CalibrationError(f"{sample.name}: the model fails on it: {error}") from error
+            while run.widen(self._states, found):  # more than once where a model draws random numbers
+                found = run.run(sample.arrays)
+            told = self._told(run, sample, found)
+        except BaseException as error:
+            run.follow(self._states)
+            if isinstance(error, RuntimeFault):
+                raise CalibrationError(f"{sample.name}: the model fails on it: {error}") from error
+            raise
+        self._merge(told)
+        self._samples += 1
+
+    def _told(self, run: _Run, sample: Sample, found: Arrays) -> dict[Watched, State]:
+        """What a run on `sample` told."""
         told: dict[Watched, State] = {}
         for watched, reads in run.observation.reads.items():
-            outputs = {field: np.asarray(found[at] if isinstance(at, str) else at) for field, at in reads.items()}
+            outputs = {field: found[at] if isinstance(at, str) else np.asarray(at) for field, at in reads.items()}
             if (row := run.observation.rows.get(watched)) is not None:
-                outputs["window"] = words_of(windows[row])
+                outputs["window"] = words_of(run.windows[row])
             try:
                 told[watched] = watched[1].read(outputs)
             except NotFinite as error:
@@ -157,8 +165,7 @@ class Calibration:
                     f"{sample.name}: {watched[0]!r} holds {error} when the model runs on it; leave the sample out, or "
                     "the layers that this value is for"
                 ) from None
-        self._merge(told)
-        self._samples += 1
+        return told
 
     def _merge(self, told: Mapping[Watched, State]) -> None:
         for watched, state in told.items():
@@ -274,6 +281,8 @@ class Calibration:
             raise CalibrationError("calibrations of different models, values or observers cannot be put together")
         self._merge(other._states)
         self._samples += other._samples
+        if self._run is not None:
+            self._run.follow(self._states)
 
     def save(self, path: str | Path) -> None:
         """Write what is known to `path`, an .npz without Python objects; it appears complete or not at all."""
@@ -304,43 +313,51 @@ class Calibration:
 
 
 class _Run:
-    """The compiled model with its observers."""
+    """The compiled model with its observers. `windows` are those in which histograms are counted in the next run."""
 
     def __init__(self, observation: Observation, threads: int | None) -> None:
         self.observation = observation
         artifact = compile(observation.graph, target="native", pipeline=Pipeline(()))
         self.session: Session = artifact.session(threads=threads)
-        self._counted: dict[int, Watched] = {row: watched for watched, row in observation.rows.items()}
+        self._counted = dict(sorted((row, watched) for watched, row in observation.rows.items()))
+        reads = [observation.reads[watched] for watched in self._counted.values()]
+        self._lows, self._highs = ([str(each[end]) for each in reads] for end in ("low", "high"))
+        self.windows: list[Window] = []
+        self.follow({})
 
-    def empty_windows(self) -> list[Window]:
-        """Windows for nothing in particular."""
-        return [_bins(self._counted[row]).window_for(None, 0.0, 0.0) for row in range(self.observation.histograms)]
+    def follow(self, states: Mapping[Watched, State]) -> None:
+        """Count where these states did."""
+        self._count_in(
+            [
+                window_in(states[watched]) if watched in states else _bins(watched).window_for(None, 0.0, 0.0)
+                for watched in self._counted.values()
+            ]
+        )
 
-    def windows(self, states: Mapping[Watched, State]) -> list[Window]:
-        """The windows in which histograms are counted so far."""
-        found = self.empty_windows()
-        for row, watched in self._counted.items():
-            if watched in states:
-                found[row] = window_in(states[watched])
-        return found
+    def _count_in(self, windows: list[Window]) -> None:
+        self.windows = windows
+        self._words = np.array([(2.0**-each.exponent, each.first) for each in windows], np.float32)
+        self._ends = np.array([each.edges[[0, -1]] for each in windows]).reshape(-1, 2)
 
-    def widen(self, windows: list[Window], states: Mapping[Watched, State], found: Arrays) -> bool:
-        """Make `windows` hold the extremes of a run; whether one had to change."""
-        changed = False
-        for row, watched in self._counted.items():
-            reads = self.observation.reads[watched]
-            low, high = (float(found[str(reads[field])][0]) for field in ("low", "high"))
-            if np.isfinite(low) and np.isfinite(high) and not windows[row].covers(low, high):
-                windows[row] = _bins(watched).window_for(states.get(watched), low, high)
-                changed = True
-        return changed
+    def widen(self, states: Mapping[Watched, State], found: Arrays) -> bool:
+        """Make the windows hold the extremes of a run too; whether one had to change."""
+        if not self._counted:
+            return False
+        low, high = (np.concatenate([found[name] for name in names]) for names in (self._lows, self._highs))
+        outside = ((low < self._ends[:, 0]) | (high >= self._ends[:, 1])) & np.isfinite(low) & np.isfinite(high)
+        if not outside.any():
+            return False
+        windows = list(self.windows)
+        for row in np.flatnonzero(outside).tolist():
+            watched = self._counted[row]
+            windows[row] = _bins(watched).window_for(states.get(watched), float(low[row]), float(high[row]))
+        self._count_in(windows)
+        return True
 
-    def inputs(self, arrays: Mapping[str, NDArray[Any]], windows: Iterable[Window]) -> Arrays:
-        """What the code takes."""
-        if self.observation.windows is None:
-            return dict(arrays)
-        words = np.array([(2.0**-each.exponent, each.first) for each in windows], np.float32)
-        return {**arrays, self.observation.windows: words}
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+        """All outputs for a sample."""
+        windows = self.observation.windows
+        return self.session.run(arrays if windows is None else {**arrays, windows: self._words})
 
 
 def _silent(message: str) -> None:

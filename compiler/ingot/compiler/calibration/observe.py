@@ -1,21 +1,22 @@
 """Observers as operators: a graph with what observers read of its values as further outputs.
 
-The model itself is compiled as it would be without them. Passes follow the observed values (`Graph.watched`) without
-keeping them alive, so that none decides otherwise because somebody looks; the observers are put behind what has become
-of the values just before kernels are made, and are grouped into kernels of their own.
+The model itself is compiled as it would be without them, kernel by kernel. Passes follow the observed values
+(`Graph.watched`) without keeping them alive, so that none decides otherwise because somebody looks. When groups are
+formed, observers get kernels of their own that read what the model stores; a value that a kernel of the model never
+stores is computed again by those, because a kernel that stored it would round other values otherwise.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ingot.compiler.calibration.errors import CalibrationError
 from ingot.compiler.calibration.observers import Histogram, Observer
 from ingot.compiler.calibration.taps import WORDS, Tap
-from ingot.compiler.ir.graph import Graph, Input, Value, node_of
+from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, node_of, operands_of
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.movement import Reshape, Slice, Transpose
 from ingot.compiler.passes.default import default_pipeline
@@ -56,10 +57,8 @@ def observe(graph: Graph, points: Mapping[str, Value], observers: Mapping[str, S
     """
     for name, value in points.items():
         require_observable(graph, name, value, observers[name])
-    settled, found = _settled(graph, points)
-    tapped = fuse(dataclasses.replace(settled, outputs=(*settled.outputs, *found.items()), watched={}))
-    kept = len(settled.outputs)
-    return _observed(dataclasses.replace(tapped, outputs=tapped.outputs[:kept]), tapped.outputs[kept:], observers)
+    fused = fuse(_settled(graph, points))
+    return _observed(dataclasses.replace(fused, watched={}), fused.watched, observers)
 
 
 def require_observable(graph: Graph, name: str, value: Value, observers: Sequence[Observer]) -> None:
@@ -78,15 +77,15 @@ def require_observable(graph: Graph, name: str, value: Value, observers: Sequenc
             )
 
 
-def _settled(graph: Graph, points: Mapping[str, Value]) -> tuple[Graph, dict[str, Value]]:
-    """The graph after all passes but the last, and what has become of the points."""
+def _settled(graph: Graph, points: Mapping[str, Value]) -> Graph:
+    """The graph after all passes but the last; what has become of the points is watched."""
     passes = default_pipeline().without("fuse")
     plain = dataclasses.replace(graph, watched=dict(points))
     settled = passes.run(plain)
     live = set(settled.nodes())
     lost = [name for name, value in settled.watched.items() if node_of(_elements(value)) not in live]
     if not lost:
-        return settled, dict(settled.watched)
+        return settled
     # Something else is computed in their place: they are kept, and the model may be another one with them.
     names = {name: f"{name}:kept" for name in lost}
     while names.values() & dict(graph.outputs).keys():
@@ -94,9 +93,11 @@ def _settled(graph: Graph, points: Mapping[str, Value]) -> tuple[Graph, dict[str
     kept = tuple((other, points[name]) for name, other in names.items())
     settled = passes.run(dataclasses.replace(plain, outputs=(*graph.outputs, *kept)))
     outputs = dict(settled.outputs)
-    found = {name: outputs[names[name]] if name in names else value for name, value in settled.watched.items()}
-    shown = tuple((name, outputs[name]) for name, _ in graph.outputs)
-    return dataclasses.replace(settled, outputs=shown), found
+    return dataclasses.replace(
+        settled,
+        outputs=tuple((name, outputs[name]) for name, _ in graph.outputs),
+        watched={name: outputs[names.get(name, name)] if name in names else v for name, v in settled.watched.items()},
+    )
 
 
 def _elements(value: Value) -> Value:
@@ -106,30 +107,24 @@ def _elements(value: Value) -> Value:
     return value
 
 
-def _observed(
-    graph: Graph, points: Sequence[tuple[str, Value]], observers: Mapping[str, Sequence[Observer]]
-) -> Observation:
-    """`graph`, whose kernels are made, with observers of the points."""
-    order = {node: index for index, node in enumerate(Graph((), (*graph.outputs, *points), bound=graph.bound).nodes())}
-    points = sorted(points, key=lambda point: order[node_of(_elements(point[1]))])
-    watched = [(name, value, each.located(value.rank)) for name, value in points for each in observers[name]]
+def _observed(graph: Graph, points: Mapping[str, Value], observers: Mapping[str, Sequence[Observer]]) -> Observation:
+    """`graph`, whose kernels are chosen, with observers of the points, which are made of its values."""
+    order = {node: index for index, node in enumerate(graph.nodes())}
+    stored = {value: _stored(value, order) for value in points.values()}
+    ready = {value: max((order[node_of(x)] for x in below), default=0) for value, below in stored.items()}
+    named = sorted(points.items(), key=lambda point: ready[point[1]])
+    watched = [(name, value, each.located(value.rank)) for name, value in named for each in observers[name]]
     counted = {(_elements(v), each.bins): 0 for _, v, each in watched if isinstance(each, Histogram)}
     rows = {key: row for row, key in enumerate(counted)}
-    labels = {x.label for x in graph.inputs}
-    windows = Input(_unused("windows", labels), TensorType(f32, (len(rows), WORDS)))
-    stand_ins = {e: Input(f"x{i}", e.type) for i, e in enumerate(dict.fromkeys(_elements(v) for _, v in points))}
+    windows = Input(_unused("windows", {x.label for x in graph.inputs}), TensorType(f32, (len(rows), WORDS)))
+    read = dict.fromkeys(x for _, value in named for x in stored[value])
+    stand_ins: dict[Value, Value] = {x: Input(f"x{i}", x.type) for i, x in enumerate(read)}
 
     def window(elements: Value, bins: int) -> Value:
         return Reshape(Slice(windows, (rows[elements, bins], 0), (1, WORDS), (1, 1)), (WORDS,))
 
-    taps = {
-        value: Tap(
-            substitute((value,), {_elements(value): stand_ins[_elements(value)]})[0],
-            stand_ins[_elements(value)],
-            partial(window, _elements(value)),
-        )
-        for _, value in points
-    }
+    values = dict(zip(points.values(), substitute(tuple(points.values()), stand_ins), strict=True))
+    taps = {v: Tap(inside, _elements(inside), partial(window, _elements(v))) for v, inside in values.items()}
     outputs: dict[Value, str] = {}
     reads: dict[Watched, dict[str, str | int]] = {}
     taken = {name for name, _ in graph.outputs}
@@ -140,9 +135,9 @@ def _observed(
                 told[field] = outputs.setdefault(wanted, _unused(f"observed {len(outputs)}", taken))
             else:
                 told[field] = wanted
-    inside = Graph((*stand_ins.values(), windows), tuple((name, v) for v, name in outputs.items()), ranges=graph.ranges)
-    fused = fuse(inside)
-    results = substitute(fused.results, {stand_in: e for e, stand_in in stand_ins.items()})
+    given = (*(x for x in stand_ins.values() if isinstance(x, Input)), windows)
+    fused = fuse(Graph(given, tuple((name, value) for value, name in outputs.items()), ranges=graph.ranges))
+    results = substitute(fused.results, {stand_in: x for x, stand_in in stand_ins.items()})
     added = tuple((name, value) for (name, _), value in zip(fused.outputs, results, strict=True))
     return Observation(
         # Observers come first: what they read is then read soon after it is computed, and needs its memory no longer.
@@ -153,6 +148,21 @@ def _observed(
         {(name, each): rows[_elements(v), each.bins] for name, v, each in watched if isinstance(each, Histogram)},
         windows.label if rows else None,
     )
+
+
+def _stored(value: Value, live: Container[Node]) -> list[Value]:
+    """The results of `live` nodes that `value` is made of, constants left out."""
+    found: dict[Value, None] = {}
+    stack, seen = [value], {value}
+    while stack:
+        x = stack.pop()
+        if node_of(x) not in live:
+            below = [y for y in operands_of(node_of(x)) if y not in seen]
+            stack.extend(below)
+            seen.update(below)
+        elif not isinstance(x, Constant):
+            found[x] = None
+    return list(found)
 
 
 def _unused(name: str, taken: set[str]) -> str:

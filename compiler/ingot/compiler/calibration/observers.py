@@ -89,7 +89,7 @@ class Extremes(_OfChannels):
 
     def read(self, outputs: Mapping[str, Array]) -> State:
         low, high = outputs["low"], outputs["high"]
-        if low.size and _is_empty(low, high):
+        if _is_empty(low, high):
             return {"low": low[:0].reshape(0, low.size), "high": high[:0].reshape(0, high.size)}
         _require_finite(low, high)
         return {"low": low[None], "high": high[None]}
@@ -259,7 +259,7 @@ def _from_front(axis: int, rank: int) -> int:
 
 def _is_empty(low: Array, high: Array) -> bool:
     """Whether these are the extremes of no elements."""
-    return bool(np.all(low == np.inf) and np.all(high == -np.inf))
+    return bool(low.size) and bool((low == np.inf).all() and (high == -np.inf).all())
 
 
 def _require_finite(*arrays: Array) -> None:

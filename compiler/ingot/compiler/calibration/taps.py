@@ -11,13 +11,18 @@ import numpy as np
 
 from ingot.compiler.ir.dims import Dim, product
 from ingot.compiler.ir.graph import Value, constant
+from ingot.compiler.ops.bitwise import BitCast
 from ingot.compiler.ops.indexing import Scatter
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import DimValues, Expand, Reshape, Slice, Transpose
-from ingot.compiler.ops.pointwise import Abs, Cast, Floor, GreaterOrEqual, Min, Mul, Sub, Where
+from ingot.compiler.ops.pointwise import Abs, Add, Cast, Floor, GreaterOrEqual, Min, Mul, Sub, Where
 from ingot.compiler.ops.reduction import ReduceMax, ReduceMin, ReduceSum, Reduction
 from ingot.runtime.dtypes import f32, i32
 
+INTEGERS = 2.0**23  # the smallest f32 above which all are integers, and its bits
+INTEGERS_BITS = 0x4B000000
+LANES = 8  # parts in which large values are counted, so that several threads can
+LARGE = 1 << 17
 WORDS = 2  # of a histogram's window: the reciprocal of the width, and the place of the first bin
 
 
@@ -85,15 +90,18 @@ class Tap:
         self, name: str, reduction: type[Reduction], axis: int | None, of: Callable[[Value], Value] | None = None
     ) -> Value:
         def make() -> Value:
-            x, axes = (self._flat(), (0,)) if axis is None else self._by_channel(axis)
+            x, axes = (self._plane(), (0, 1)) if axis is None else self._by_channel(axis)
             found = reduction(x if of is None else of(x), axes, False)
             return Reshape(found, (self.channels(axis),))
 
         return self._once((name, axis), make)
 
-    def _flat(self) -> Value:
-        """All elements, f32 [n]."""
-        return self._once("flat", lambda: _as_f32(_reshaped(self.tensor, (product(self.tensor.shape),))))
+    def _plane(self) -> Value:
+        """All elements, f32 [rows, columns]: the last two axes are one, as they are in memory even where there is a
+        border around them."""
+        shape = self.tensor.shape
+        rows, columns = product(shape[:-2]), product(shape[-2:])
+        return self._once("plane", lambda: _as_f32(_reshaped(self.tensor, (rows, columns))))
 
     def _by_channel(self, axis: int) -> tuple[Value, tuple[int, ...]]:
         """f32 [outer, channels, inner] without the axes of extent 1 around the channels, and the axes around them."""
@@ -108,13 +116,21 @@ class Tap:
     def _counted(self, bins: int) -> Value:
         window = self._windows(bins)
         scale, first = (Reshape(Slice(window, (i,), (1,), (1,)), ()) for i in range(WORDS))
-        x = self._flat()
-        place = Sub(Floor(Mul(x, scale)), first)
-        # False for NaN, whose conversion to an integer could be anything.
+        place = Sub(Floor(Mul(self._plane(), scale)), first)
+        # False for NaN. An integer added to `INTEGERS` lies in the lowest bits of the sum: conversion takes longer.
         inside = Where(GreaterOrEqual(place, constant(0, f32)), Min(place, constant(bins - 1, f32)), constant(0, f32))
-        one = Expand(constant(np.ones(1, np.int32)), x.shape)
-        none = Expand(constant(np.zeros(1, np.int32)), (bins,))
-        return Scatter(none, Cast(inside, i32), one, 0, "add")
+        index = Sub(BitCast(Add(inside, constant(INTEGERS, f32)), i32), constant(INTEGERS_BITS, i32))
+        size = product(self.tensor.shape)
+        lanes = LANES if isinstance(size, int) and size >= LARGE and size % LANES == 0 else 1
+        each = Reshape(index, (lanes, size // lanes))
+        counted = Scatter(
+            Expand(constant(np.zeros((1, 1), np.int32)), (lanes, bins)),
+            each,
+            Expand(constant(np.ones((1, 1), np.int32)), each.shape),
+            1,
+            "add",
+        )
+        return ReduceSum(counted, (0,), False) if lanes > 1 else Reshape(counted, (bins,))
 
     def _product(self, axis: int) -> Value:
         source, at = _untransposed(self.value, axis)

@@ -34,7 +34,7 @@ from ingot.compiler.ops.pointwise import Pointwise
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.ops.reduction import Reduction
 from ingot.compiler.passes.recognise.spelling import keep_reduced_axes
-from ingot.compiler.rewrite import rebuild, rewrite
+from ingot.compiler.rewrite import rebuild, rewrite, substitute
 
 NODE_LIMIT = 48  # nodes a group: longer chains spill registers
 OPERAND_LIMIT = 14
@@ -257,7 +257,11 @@ class _Grouping:
                 _build(unit, mapping, self.users)
         outputs = tuple((name, mapping[value]) for name, value in self.graph.outputs)
         bound = {name: mapping[value] for name, value in self.graph.sizes().items()}
-        return dataclasses.replace(self.graph, outputs=outputs, bound=bound)
+        # What stays inside of a group becomes what its operators make of the results of other groups.
+        moved = {old: new for old, new in mapping.items() if new is not old} if self.graph.watched else {}
+        followed = substitute(tuple(self.graph.watched.values()), moved)
+        watched = dict(zip(self.graph.watched, followed, strict=True))
+        return dataclasses.replace(self.graph, outputs=outputs, bound=bound, watched=watched)
 
 
 def _users(graph: Graph) -> dict[Value, set[Node | None]]:
