@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.compiler.calibration.networks import Array, pictures, rows, values, whole
+from tests.compiler.calibration.networks import Array, rows, values, whole
 
 from ingot.compiler.array_files import load_arrays, write_arrays
 from ingot.compiler.calibration import (
@@ -98,19 +98,6 @@ def test_the_order_of_batches_does_not_matter_for_histograms() -> None:
         held, also = np.flatnonzero(counts), np.flatnonzero(others)
         np.testing.assert_array_equal(counts[held], others[also])
         np.testing.assert_array_equal(edges[held], other_edges[also])
-
-
-def test_threads_change_nothing() -> None:
-    graph, points = pictures(40)
-    samples = [whole((1, 3, 40, 40), seed) for seed in range(3)]
-    found: list[Calibration] = []
-    for threads in (1, 2):
-        calibration = Calibration(graph, points, [Extremes(), Histogram(256)], threads=threads)
-        calibration.update(samples)
-        found.append(calibration)
-    for name in points:
-        one, two = (each.histogram(name, 256)[0] for each in found)
-        np.testing.assert_array_equal(one, two)
 
 
 def test_parts_are_put_together() -> None:
@@ -210,6 +197,21 @@ def test_values_that_are_not_finite_are_named() -> None:
             with pytest.raises(CalibrationError, match=f"'log' holds {what} when the model runs"):
                 calibration.update(np.array(given, np.float32))
             assert calibration.samples == 0
+
+
+def test_a_sample_that_is_refused_leaves_no_trace() -> None:
+    """One that has first made the range of a histogram grow."""
+    x = Input("x", TensorType(f32, (3,)))
+    points = {"x": x, "log": Log(x)}
+    calibration = Calibration(Graph((x,), (("y", points["log"]),)), points, [Histogram(64)], threads=1)
+    good = np.array([1.0, 1.5, 2.0], np.float32)
+    calibration.update(good)
+    with pytest.raises(CalibrationError, match="'log' holds NaN"):
+        calibration.update(np.array([1e6, -1.0, 2.0], np.float32))
+    calibration.update(good)
+    counts, edges = calibration.histogram("x", 64)
+    np.testing.assert_array_equal(counts, 2 * np.histogram(good, edges)[0])
+    assert edges[1] - edges[0] == 2**-5  # 2 is the last of 33 bins
 
 
 def test_empty_samples_say_nothing() -> None:

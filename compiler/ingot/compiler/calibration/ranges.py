@@ -247,7 +247,7 @@ class SquaredError(_Fitted):
         shares = np.arange(1, ENDS + 1) / ENDS
         if self.symmetric:
             limits = max(abs(least), abs(most)) * shares
-            limit = limits[self._best(-limits, limits, x, weights)]
+            limit = float(limits[self._best(-limits, limits, x, weights)])
             return Range(min(max(least, -limit), most), max(min(most, limit), least))
         low, high = least, most
         for _ in range(ROUNDS):
