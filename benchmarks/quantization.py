@@ -190,14 +190,14 @@ def theirs(path: Path, feeds: Sequence[Arrays] | None, folder: Path, **options: 
 
 
 def noisy(path: Path, folder: Path) -> Path:
-    """The model with its weights moved by up to half a per cent of the largest of each."""
+    """The model with each of its weights moved by up to half a per cent."""
     model = onnx.load(path)
     random = np.random.default_rng(0)
     for each in model.graph.initializer:
         data = numpy_helper.to_array(each)
         if data.dtype == np.float32 and data.ndim > 1:
-            moved = data + random.uniform(-0.005, 0.005, data.shape).astype(np.float32) * np.abs(data).max()
-            each.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), each.name))
+            moved = data * random.uniform(0.995, 1.005, data.shape).astype(np.float32)
+            each.CopyFrom(numpy_helper.from_array(moved, each.name))
     onnx.save(model, folder / "noisy.onnx")
     return folder / "noisy.onnx"
 
