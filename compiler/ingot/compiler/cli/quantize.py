@@ -57,9 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     grids = parser.add_argument_group("grids")
     grids.add_argument("--activations", choices=("u8", "i8", "u16", "i16"), default="u8", help="the type of activations")
-    grids.add_argument(
-        "--symmetric", action=argparse.BooleanOptionalAction, help="zero in the middle of the activations' grids"
-    )
+    grids.add_argument("--symmetric", action="store_true", help="zero in the middle of the activations' grids")
     grids.add_argument(
         "--everywhere", action="store_true", help="quantise what Ingot keeps in registers, too, as other runtimes want it"
     )
@@ -69,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     grids.add_argument("--weight-bits", type=int, choices=range(2, 9), default=8, metavar="N", help="2 to 8 (default)")
     grids.add_argument("--per-tensor", action="store_true", help="one grid for all the weights of a layer")
     grids.add_argument("--clip-weights", action="store_true", help="cut weights off where that makes the error smaller")
+    grids.add_argument("--no-bias-correction", action="store_true", help="leave the biases of convolutions as they are")
     told = parser.add_argument_group("report")
     told.add_argument("--report", type=output_type, metavar="FILE", help="write the report, as JSON if FILE is .json")
     told.add_argument("--no-measure", action="store_true", help="do not compare the layers' results")
@@ -109,6 +108,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             weight_bits=options.weight_bits,
             per_channel=not options.per_tensor,
             clip_weights=options.clip_weights,
+            correct_biases=not options.no_bias_correction,
             measure=not options.no_measure,
             samples=options.samples,
             shapes=shapes,

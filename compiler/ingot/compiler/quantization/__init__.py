@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ingot.compiler.quantization.schemes import SCHEMES, Scheme, quantize
 from ingot.compiler.quantization.report import LayerReport, Report
 from ingot.compiler.quantization.result import Quantized
+from ingot.compiler.quantization.schemes import SCHEMES, Scheme, quantize
 
 __all__ = ["SCHEMES", "LayerReport", "Quantized", "Report", "Scheme", "quantize"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import hold_narrow
-from ingot.compiler.ir.graph import Graph
+from ingot.compiler.ir.graph import Array, Graph
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.quantised import Dequantize, Quantize
@@ -33,7 +33,7 @@ from ingot.compiler.quantization.result import Quantized
 from ingot.compiler.rewrite import rewrite
 
 if TYPE_CHECKING:
-    from ingot.compiler.calibration import Sample
+    from ingot.compiler.calibration import Observer, Sample
 
 Scheme: TypeAlias = Literal["int8", "int8-dynamic", "fp16", "bf16", "lossless"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
@@ -52,12 +52,13 @@ def quantize(
     exclude: Sequence[str] = (),
     ends: bool | None = None,
     activations: Activations = "u8",
-    symmetric: bool | None = None,
+    symmetric: bool = False,
     everywhere: bool = False,
     grain: Grain = "token",
     weight_bits: int = 8,
     per_channel: bool = True,
     clip_weights: bool = False,
+    correct_biases: bool = True,
     measure: bool = True,
     samples: int | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
@@ -78,7 +79,8 @@ def quantize(
     them; without `ends` the first and the last layers stay in floats (by default of "int8" alone). `activations`,
     `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without, for runtimes that want one on
     either side of an operator. `grain`: dynamic grids for each "token" or "tensor". `weight_bits`, `per_channel`,
-    `clip_weights`: the grids of weights. `measure`: measure the report's ratios and shares. `progress` is called with
+    `clip_weights`: the grids of weights. `correct_biases`: what rounded weights add to the means of convolutions, as
+    "int8" sees them in the samples, is taken off their biases. `measure`: measure the report's ratios and shares. `progress` is called with
     a line of text at each step.
 
     Raises QuantisationError (nothing to quantise, names of no layer, options that do not go together),
@@ -99,11 +101,11 @@ def quantize(
     read = _Samples(graph, data, preprocess, samples)
     match scheme:
         case "int8":
-            options = StaticOptions(activations, bool(symmetric), weights)
-            made = _static(graph, every, layers, options, read, method, everywhere, tell)
+            options = StaticOptions(activations, symmetric, weights)
+            made = _static(graph, every, layers, options, read, method, everywhere, correct_biases, tell)
         case "int8-dynamic":
             marked = _marked(graph, every)
-            after, stored = quantise_dynamic(marked, layers, DynamicOptions(grain, symmetric is not False, weights))
+            after, stored = quantise_dynamic(marked, layers, DynamicOptions(grain, symmetric, weights))
             made = Made(marked, rewrite(after, INTEGERS), every, stored, {})
         case "lossless":
             marked = _marked(graph, every)
@@ -162,18 +164,32 @@ def _static(
     samples: _Samples,
     method: str,
     everywhere: bool,
+    correct_biases: bool,
     tell: Callable[[str], None],
 ) -> Made:
-    from ingot.compiler.calibration import Calibration, Extremes, Histogram
+    from ingot.compiler.calibration import Calibration, Extremes, Histogram, Moments
 
     placement = placed(graph, layers, everywhere=everywhere)
+    corrected = [layer for layer in layers if correct_biases and isinstance(layer.node, Conv)]
+    points = placement.points
+    known = {value: name for name, value in points.items()}
+    operands = {layer: known.get(layer.x, f"operand of {layer.name}") for layer in corrected}
+    points |= {name: layer.x for layer, name in operands.items()}
+    channels = Moments(1)
+    observers: dict[str, list[Observer]] = {name: [Extremes(), Histogram()] for name in points}
+    for name in operands.values():
+        observers[name] = [Extremes(), Histogram(), channels]
     found: dict[str, Range] = {}
-    if placement.points:
-        calibration = Calibration(graph, placement.points, [Extremes(), Histogram()])
+    means: dict[Layer, Array] = {}
+    if points:
+        calibration = Calibration(graph, points, observers)
         calibration.update(samples.read(), progress=tell)
         found = calibration.ranges(method)
+        for layer, name in operands.items():
+            state = calibration.state(name, channels)
+            means[layer] = state["sum"] / max(int(state["count"]), 1)
     marked = _marked(graph, every)
-    static = quantise_static(marked, placement, found, options)
+    static = quantise_static(marked, placement, found, options, means=means)
     grids = {layer: static.grids[placement.of[layer.x]] for layer in layers if layer.x in placement.of}
     return Made(marked, static.graph, every, static.weights, grids)
 

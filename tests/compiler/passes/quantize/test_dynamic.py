@@ -48,8 +48,8 @@ def test_what_is_not_finite_is_not_hidden(value: float) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [DynamicOptions(), DynamicOptions("tensor"), DynamicOptions(symmetric=False)],
-    ids=["token", "tensor", "affine"],
+    [DynamicOptions(), DynamicOptions("tensor"), DynamicOptions(symmetric=True)],
+    ids=["token", "tensor", "symmetric"],
 )
 def test_transformer(options: DynamicOptions) -> None:
     proto, feeds = transformer_layer(np.random.default_rng(0))

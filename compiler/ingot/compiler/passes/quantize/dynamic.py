@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -28,7 +27,7 @@ class DynamicOptions:
     With `symmetric` zero lies in the middle of a grid, else where the range has it."""
 
     grain: Grain = "token"
-    symmetric: bool = True
+    symmetric: bool = False
     weights: WeightOptions = field(default_factory=WeightOptions)
 
 

@@ -10,16 +10,23 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Constant, Graph, Value, constant, node_of, with_operands
+from ingot.compiler.ir.graph import Array, Constant, Graph, Value, constant, node_of, with_operands
+from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Pad
 from ingot.compiler.ops.pointwise import Clip, Relu
 from ingot.compiler.passes.constants import splat
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.flow import moved
 from ingot.compiler.passes.quantize.grid import Grid, Range
+from ingot.compiler.passes.quantize.layers import Layer, weights_of
 from ingot.compiler.passes.quantize.points import Group, Placement
-from ingot.compiler.passes.quantize.layers import Layer
-from ingot.compiler.passes.quantize.weights import WeightOptions, Weights, quantised_bias, quantised_weights
+from ingot.compiler.passes.quantize.weights import (
+    WeightOptions,
+    Weights,
+    moved_mean,
+    quantised_bias,
+    quantised_weights,
+)
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import BY_NAME
 
@@ -47,10 +54,17 @@ class Static:
 
 
 def quantise_static(
-    graph: Graph, placement: Placement, ranges: Mapping[str, Range], options: StaticOptions | None = None
+    graph: Graph,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    options: StaticOptions | None = None,
+    *,
+    means: Mapping[Layer, Array] | None = None,
 ) -> Static:
     """`graph` with the layers of `placement` between `Quantize` and `Dequantize`; `ranges` has one for each of its
-    points. Movement between grids moves integers; a Relu or Clip that a grid's ends imply goes.
+    points. Movement between grids moves integers; a Relu or Clip that a grid's ends imply goes. What the rounding of
+    weights adds to the means of results is taken off the biases of convolutions for which `means` has the mean of each
+    input channel.
 
     Raises QuantisationError for a point without a range and weights that are not finite.
     """
@@ -68,20 +82,31 @@ def quantise_static(
     weights: dict[Layer, Weights] = {}
     shared: dict[tuple[Value, int | None], Weights] = {}
     layers = {layer.node: layer for layer in placement.layers}
-    for node in graph.nodes():
+    for old in graph.nodes():
+        node = old
         changes = {value: numbers[value] for value in placement.read.get(node, ())}
         if (layer := layers.get(node)) is not None:
             key = layer.w, layer.channels
             weights[layer] = shared[key] = shared.get(key) or quantised_weights(layer, options.weights)
             changes[layer.w] = weights[layer].value
-            bias = getattr(node, "bias", None)
-            if bias is not None and layer.x in placement.of:
-                grid = grids[placement.of[layer.x]]
-                if (whole := quantised_bias(bias, grid, weights[layer].grid)) is not None:
-                    changes[bias] = whole
+            if (bias := _bias(layer, weights[layer], (means or {}).get(layer))) is not None:
+                grid = grids[placement.of[layer.x]] if layer.x in placement.of else None
+                whole = None if grid is None else quantised_bias(bias, grid, weights[layer].grid)
+                made = constant(bias, layer.node.dtype) if whole is None else whole
+                node = dataclasses.replace(layer.node, bias=made)
         if changes:
-            mapping |= dict(zip(node.results(), with_operands(node, changes).results(), strict=True))
+            mapping |= dict(zip(old.results(), with_operands(node, changes).results(), strict=True))
     return Static(rebuild(graph, mapping), grids, weights)
+
+
+def _bias(layer: Layer, weights: Weights, mean: Array | None) -> Array | None:
+    """The bias of a layer, less what the rounding of its weights adds to the means of its results."""
+    bias = None if isinstance(layer.node, MatMul) else layer.node.bias
+    data = None if bias is None else weights_of(bias)
+    moved = None if mean is None else moved_mean(layer, weights, mean)
+    if moved is None or not moved.any():
+        return data
+    return np.asarray((0.0 if data is None else data.astype(np.float64)) - moved)
 
 
 def _grid(group: Group, placement: Placement, ranges: Mapping[str, Range], options: StaticOptions) -> Grid:

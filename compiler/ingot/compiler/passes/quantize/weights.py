@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ingot.compiler.ir.graph import Array, Value, constant
+from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.quantize.grid import Grid
 from ingot.compiler.passes.quantize.grids import exact_grid
-from ingot.compiler.passes.quantize.layers import Layer, weights_of
+from ingot.compiler.passes.quantize.layers import Layer
 from ingot.runtime.dtypes import f32, i8, i32
 
 LARGEST_BIAS = 2**30  # leaves as much of an i32 to the products
@@ -80,11 +82,22 @@ def _grid(data: Array, channels: int | None, options: WeightOptions) -> Grid:
     return grid(parts)
 
 
-def quantised_bias(bias: Value, x: Grid, w: Grid) -> Value | None:
+def moved_mean(layer: Layer, weights: Weights, mean: Array) -> Array | None:
+    """What the rounding of the weights of a convolution adds to the mean of each output channel, where `mean` is that of
+    each input channel (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
+    section 4.2); padding counts as if it had the mean. None for other layers."""
+    if not isinstance(layer.node, Conv):
+        return None
+    data, grid = layer.weights(), weights.grid
+    change = grid.dequantised(grid.quantised(data)).astype(np.float64) - data
+    taps = change.reshape(layer.node.group, -1, data.shape[1], math.prod(data.shape[2:])).sum(-1)
+    return np.einsum("gok,gk->go", taps, mean.reshape(layer.node.group, -1)).reshape(-1)
+
+
+def quantised_bias(data: Array, x: Grid, w: Grid) -> Value | None:
     """A bias in i32, whose unit is the product of the scales of the activations, one grid, and of the weights. None
     where it does not fit, or is not finite."""
-    data = weights_of(bias)
-    if data is None or not np.isfinite(data).all():
+    if not np.isfinite(data).all():
         return None
     unit = (x.scale.astype(np.float64) * w.scale.astype(np.float64)).astype(np.float32).reshape(-1)
     if not (unit >= np.finfo(np.float32).tiny).all():
