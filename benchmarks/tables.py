@@ -17,14 +17,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import algorithms, compare, comparison, footprint, neighbour, quantization, roofline, support, tasks
+from benchmarks import (
+    algorithms,
+    compare,
+    comparison,
+    footprint,
+    neighbour,
+    quantization,
+    roofline,
+    support,
+    tasks,
+    weights,
+)
 from benchmarks.entrants import GATING, TITLES
 from benchmarks.models import Case, cases, further, missing, short
 from benchmarks.peers.catalogue import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
 README, MODELS, PERFORMANCE = ROOT / "README.md", ROOT / "docs/models.md", ROOT / "docs/performance.md"
-QUANTIZATION = ROOT / "docs/quantization.md"
+QUANTIZATION, WEIGHTS = ROOT / "docs/quantization.md", ROOT / "docs/weights.md"
 RESULTS = ROOT / "benchmarks/results"
 # Beside those of the README, the models whose compile time, start and memory are measured: each takes half a minute.
 SIZED = ("mobilenet_v2_tf2_qdq", "yolox_nano", "zoo/resnet50", "zoo/vgg19", "zoo/bert_base")
@@ -100,6 +111,7 @@ TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "support": (README, support.table),
     "tasks": (README, tasks.table),
     "quantization": (QUANTIZATION, quantization.table),
+    "weights": (WEIGHTS, weights.table),
     "models agreement": (MODELS, lambda: agreement(cases())),
     "models neighbour": (MODELS, lambda: beside(short(), OTHERS, 5)),
     "models footprint": (MODELS, lambda: sizes(sized())),

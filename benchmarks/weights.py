@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from benchmarks.models import models_folder
 from benchmarks.tasks import Outputs, Runner, harness
-from ingot.compiler import compile, default_pipeline
+from ingot.compiler import compile
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.passes.quantize.groups import WeightForm
-from ingot.compiler.passes.quantize.statistics import observed
 from ingot.compiler.passes.quantize.weight_only import (
     METHODS,
     WITH_DATA,
@@ -35,12 +34,12 @@ from ingot.compiler.passes.quantize.weight_only import (
     mixed_forms,
     weight_only,
 )
-from ingot.compiler.pipeline import Pipeline
+from ingot.compiler.quantization.activations import activation_statistics
+from ingot.compiler.quantization.schemes import core
 
 Array = NDArray[Any]
 NAME = "minilm_l6_v2_fp16w"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-STAGES = ("simplify", "recognise", "fold_norm")
 SENTENCES = 128  # for calibration
 FORMS = (
     WeightForm(8, 128),
@@ -61,12 +60,6 @@ class Row:
     metric: float
     distance: float
     seconds: float
-
-
-def core() -> Graph:
-    """The model at the stage at which it is quantised."""
-    passes = [item for item in default_pipeline() if item.name in STAGES]
-    return Pipeline(passes).run(load_onnx(models_folder() / NAME / "model.onnx"))
 
 
 def sentences() -> Iterator[str]:
@@ -120,10 +113,10 @@ def scored(graph: Graph) -> tuple[float, Array]:
 
 def measured(methods: Sequence[Method]) -> Iterator[Row]:
     """A row for the model as it is, and one for each form and method."""
-    graph = core()
+    graph = core(load_onnx(models_folder() / NAME / "model.onnx"))
     metric, vectors = scored(graph)
     yield Row("f32", 1.0, metric, 0.0, 0.0)
-    statistics = observed(graph, samples(SENTENCES), compiled=session_of)
+    statistics = activation_statistics(graph, samples(SENTENCES), threads=1)
 
     def row(what: str, make: Callable[[], tuple[Graph, tuple[StoredWeight, ...]]]) -> Row:
         started = time.process_time()
@@ -160,7 +153,6 @@ def table(methods: Sequence[Method] = METHODS) -> str:
         lines.append(
             f"| {row.what} | {row.part:.3f} | {row.metric:.4f} | {drop} | {row.distance:.2e} | {row.seconds:.1f} |"
         )
-        print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
@@ -169,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(METHODS))
     names = parser.parse_args(arguments).methods.split(",")
-    table([method for method in METHODS if method in names])
+    print(table([method for method in METHODS if method in names]))
 
 
 if __name__ == "__main__":

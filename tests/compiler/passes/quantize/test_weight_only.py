@@ -15,16 +15,20 @@ from tests.compiler.passes.quantize.layered import Array, encoder, language, sam
 from ingot.compiler import compile
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import export_onnx, save_onnx
-from ingot.compiler.ir.graph import Graph
+from ingot.compiler.ir.graph import Graph, constant
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.text.graph import show_graph
+from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.quantised import Dequantize
+from ingot.compiler.passes.default import REGISTRY
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.groups import WeightForm
 from ingot.compiler.passes.quantize.products import products
 from ingot.compiler.passes.quantize.statistics import observed
 from ingot.compiler.passes.quantize.weight_only import METHODS, Method, WeightOnly, mixed_forms, weight_only
+from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.rewrite import rebuild
+from ingot.runtime.dtypes import f16, f32
 
 FORMS = [
     WeightForm(4, 32), WeightForm(4, 16, False), WeightForm(3, 32, False), WeightForm(8, 64), WeightForm(8, 0, False),
@@ -169,6 +173,19 @@ def test_the_pass() -> None:
     item = WeightOnly(bits=8, group=64, method="hqq", exclude=("q",))
     expected, _ = weight_only(graph, WeightForm(8, 64), method="hqq", exclude=("q",))
     assert show_graph(item(graph)) == show_graph(expected)
+    reference = "ingot.compiler.passes.quantize.weight_only:WeightOnly"
+    (parsed,) = Pipeline.parse(f"{reference}{{bits=8,group=64,method=hqq,exclude=(q)}}", REGISTRY)
+    assert show_graph(parsed(graph)) == show_graph(expected)
+
+
+def test_weights_that_are_stored_as_halves() -> None:
+    graph = encoder(np.random.default_rng(13), width=32)
+    halves = {p.node: p.with_operands(p.x, Cast(constant(p.weight(), f16), f32)) for p in products(graph).values()}
+    made, stored = weight_only(rebuild(graph, dict(halves)), WeightForm(8, 16))
+    assert len(stored) == 6
+    expected, _ = weight_only(graph, WeightForm(8, 16))
+    for one, other in zip(products(made).values(), products(expected).values(), strict=True):
+        assert np.allclose(one.weight(), other.weight(), atol=1e-2)
 
 
 def test_forms_for_a_budget() -> None:

@@ -25,7 +25,7 @@ SINCE: dict[DType, int] = {i8: 21, u8: 21, i4: 21, u4: 21, i2: 25, u2: 25}  # th
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DequantizeBlocks(Node):
+class DequantizeLinear(Node):
     """``(x - zero_point) * scale`` with parameters for blocks of `block` elements along `axis`: constants, or a
     constant scale that is cast. A block of 0 means one for each index of `axis`, or one for all."""
 
@@ -40,8 +40,8 @@ class DequantizeBlocks(Node):
         return (self.declared,)
 
 
-@TABLE.exports(DequantizeBlocks)
-def dequantize_blocks(scope: Scope, node: DequantizeBlocks) -> Written:
+@TABLE.exports(DequantizeLinear)
+def dequantize_blocks(scope: Scope, node: DequantizeLinear) -> Written:
     zero = None if node.zero_point is None else scope.name(node.zero_point)
     names = scope.name(node.x), scope.name(node.scale), zero
     return scope.add("DequantizeLinear", *names, axis=node.axis, block_size=node.block or None)
@@ -56,7 +56,7 @@ def whole_blocks(graph: Graph, opset: int) -> Graph:
     return rebuild(graph, mapping) if mapping else graph
 
 
-def _whole(node: Dequantize, opset: int) -> DequantizeBlocks | None:
+def _whole(node: Dequantize, opset: int) -> DequantizeLinear | None:
     x = _stored(node.x)
     if x is None or x.dtype not in SINCE or SINCE[x.dtype] > opset or node.scale.dtype not in (f32, f16):
         return None
@@ -73,7 +73,7 @@ def _whole(node: Dequantize, opset: int) -> DequantizeBlocks | None:
         return None
     if not scale.block and x.dtype in (i8, u8):  # the row of Dequantize writes these
         return None
-    return DequantizeBlocks(x, scale.value, codes, scale.axis, scale.block, node.type, origin=node.origin)
+    return DequantizeLinear(x, scale.value, codes, scale.axis, scale.block, node.type, origin=node.origin)
 
 
 @dataclass(frozen=True)

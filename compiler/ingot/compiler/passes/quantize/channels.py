@@ -19,6 +19,7 @@ from ingot.compiler.ops.linear import AveragePool, MaxPool
 from ingot.compiler.ops.movement import Reshape, Transpose
 from ingot.compiler.ops.pointwise import Add, Clip, Mul, Relu, Sub
 from ingot.compiler.passes.constants import users
+from ingot.compiler.passes.quantize.layers import weights_of
 from ingot.compiler.passes.quantize.products import Array, Product, products
 from ingot.compiler.rewrite import rebuild
 
@@ -125,7 +126,7 @@ class _Division:
     def layer(self, value: Value, factor: Array) -> Value | None:
         """A product, whose output channels are divided."""
         product = self.products.get(value)
-        if product is None or not isinstance(product.w, Constant) or not _is_along(factor, product.out_axis):
+        if product is None or weights_of(product.w) is None or not _is_along(factor, product.out_axis):
             return None
         return product.outputs_scaled(1 / factor.reshape(-1))
 

@@ -22,6 +22,7 @@ from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.gptq import Factor, factor, gptq
 from ingot.compiler.passes.quantize.groups import Array, Grouped, WeightForm, nearest, output_error
 from ingot.compiler.passes.quantize.hqq import hqq
+from ingot.compiler.passes.quantize.layers import weights_of
 from ingot.compiler.passes.quantize.products import Product, chosen
 from ingot.compiler.passes.quantize.spelling import dequantised
 from ingot.compiler.passes.quantize.statistics import Statistics
@@ -34,8 +35,8 @@ WITH_DATA: tuple[Method, ...] = ("gptq", "awq")
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """How one weight is stored: its name and shape, its form, its bytes before and after, and the part of its output's
-    energy (without statistics: its own) that is error."""
+    """How one weight is stored: its name and shape, its form, its bytes in the type that it is computed in and those
+    that it takes now, and the part of its output's energy (without statistics: its own) that is error."""
 
     name: str
     shape: tuple[int, ...]
@@ -187,9 +188,9 @@ class _Rounding:
 
 
 def _matrix_products(graph: Graph, only: Collection[str] | None, exclude: Collection[str]) -> dict[str, Product]:
-    """The chosen products of matrices whose weights are floats as they are."""
+    """The chosen products of matrices whose weights are floats, which may be stored as halves."""
     found = chosen(graph, only, exclude)
-    return {n: p for n, p in found.items() if isinstance(p.node, MatMul) and isinstance(p.w, Constant)}
+    return {n: p for n, p in found.items() if isinstance(p.node, MatMul) and weights_of(p.w) is not None}
 
 
 def _readers(wanted: Mapping[str, Product]) -> dict[Value, list[str]]:
