@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.compiler.passes.quantize.layered import encoder, samples
 
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.statistics import observed
 from ingot.compiler.quantization.activations import activation_statistics
-from tests.compiler.passes.quantize.layered import encoder, samples
 
 
 def test_observers_tell_what_the_interpreter_has() -> None:
