@@ -54,6 +54,15 @@ def test_gptq_is_optimal_brain_quantisation_in_order(form: WeightForm, depth: in
     assert np.allclose(found.upper.T @ found.upper, inverse[np.ix_(found.order, found.order)], rtol=1e-6)
 
 
+def test_more_rows_than_are_changed_at_once() -> None:
+    random = np.random.default_rng(9)
+    form, x, w = WeightForm(4, 32), rows(300, 160, random), random.standard_normal((160, 2))
+    moment, grid = x.T @ x / len(x), fit(blocks_of(w, form), form)
+    made = gptq(w, factor(moment), form, grid=grid)
+    expected = obq(w, moment, form, list(range(160)), grid, 0.01)
+    assert np.allclose(made.values(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("by_activation", [False, True])
 @pytest.mark.parametrize("form", [WeightForm(4, 32), WeightForm(3, 16, False), WeightForm(4, 0), WeightForm(2, 32)])
 def test_the_output_is_nearer_than_that_of_rounding_to_nearest(form: WeightForm, by_activation: bool) -> None:

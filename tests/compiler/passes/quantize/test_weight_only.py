@@ -15,7 +15,7 @@ from tests.compiler.passes.quantize.layered import Array, encoder, language, sam
 from ingot.compiler import compile
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import export_onnx, save_onnx
-from ingot.compiler.ir.graph import Graph, constant
+from ingot.compiler.ir.graph import Graph, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.text.graph import show_graph
 from ingot.compiler.ops.pointwise import Cast
@@ -27,6 +27,7 @@ from ingot.compiler.passes.quantize.products import products
 from ingot.compiler.passes.quantize.statistics import observed
 from ingot.compiler.passes.quantize.weight_only import METHODS, Method, WeightOnly, mixed_forms, weight_only
 from ingot.compiler.pipeline import Pipeline
+from ingot.compiler.quantization.schemes import core
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import f16, f32
 
@@ -64,6 +65,7 @@ def test_exported_weights_are_read_back_as_they_were(form: WeightForm, tmp_path:
     agree(ReferenceEvaluator(model).run(None, sample), expected)
     again = load_onnx(tmp_path / "q.onnx")
     agree([evaluate_graph(again, sample)["y"]], expected)
+    assert products(again).keys() == products(made).keys()
     for one, other in zip(products(made).values(), products(again).values(), strict=True):
         assert isinstance(other.w, Dequantize) and np.array_equal(one.weight(), other.weight())
     if form.bits != 2:
@@ -72,6 +74,19 @@ def test_exported_weights_are_read_back_as_they_were(form: WeightForm, tmp_path:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # activations stay f32
         session = onnxruntime.InferenceSession(model.SerializeToString(), options)
         agree(session.run(None, sample), expected)
+
+
+@pytest.mark.parametrize("form", [WeightForm(4, 32, False), WeightForm(4, 16), WeightForm(4, 0, False)], ids=spelt)
+@pytest.mark.parametrize("width", [16, 64])
+def test_simplified_models_keep_large_weights_in_blocks(form: WeightForm, width: int) -> None:
+    random = np.random.default_rng(14)
+    graph = encoder(random, width=width)
+    made, _ = weight_only(graph, form)
+    again = load_onnx(export_onnx(core(load_onnx(export_onnx(made)))))
+    (sample,) = samples(graph, 1, random)
+    agree([evaluate_graph(again, sample)["y"]], evaluate_graph(made, sample)["y"])
+    kept = [p.w for p in products(again).values() if isinstance(p.w, Dequantize)]
+    assert len(kept) == (6 if width == 64 else 0)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=spelt)
@@ -180,8 +195,10 @@ def test_the_pass() -> None:
 
 def test_weights_that_are_stored_as_halves() -> None:
     graph = encoder(np.random.default_rng(13), width=32)
-    halves = {p.node: p.with_operands(p.x, Cast(constant(p.weight(), f16), f32)) for p in products(graph).values()}
-    made, stored = weight_only(rebuild(graph, dict(halves)), WeightForm(8, 16))
+    halves: dict[Value, Value] = {}
+    for product in products(graph).values():
+        halves[product.node] = product.with_operands(product.x, Cast(constant(product.weight(), f16), f32))
+    made, stored = weight_only(rebuild(graph, halves), WeightForm(8, 16))
     assert len(stored) == 6
     expected, _ = weight_only(graph, WeightForm(8, 16))
     for one, other in zip(products(made).values(), products(expected).values(), strict=True):

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ingot.compiler.frontend.export.quantised import broadcast_axis
 from ingot.compiler.frontend.export.scope import Scope
 from ingot.compiler.frontend.export.table import Table, Written
-from ingot.compiler.ir.graph import Constant, Graph, Node, Value, constant
+from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, constant, topological
+from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.bitwise import BitAnd, BitCast, ShiftLeft, ShiftRight
 from ingot.compiler.ops.movement import Expand, Reshape, Slice
 from ingot.compiler.ops.quantised import Dequantize
-from ingot.compiler.rewrite import rebuild, substitute
+from ingot.compiler.ops.random import Entropy
+from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import DType, f16, f32, i2, i4, i8, u2, u4, u8
 
 TABLE = Table()
@@ -65,15 +69,12 @@ def _whole(node: Dequantize, opset: int) -> DequantizeLinear | None:
     scale = _blocks(node.scale, x)
     if scale is None:
         return None
-    zero = None if node.zero_point is None else _blocks(node.zero_point, x)
-    if node.zero_point is not None and (zero is None or (zero.axis, zero.block) != (scale.axis, scale.block)):
-        return None
-    codes = None if zero is None else _stored(zero.value)
-    if zero is not None and (codes is None or codes.dtype != x.dtype):
+    zero = None if node.zero_point is None else _zeros(node.zero_point, x, scale)
+    if node.zero_point is not None and zero is None:
         return None
     if not scale.block and x.dtype in (i8, u8):  # the row of Dequantize writes these
         return None
-    return DequantizeLinear(x, scale.value, codes, scale.axis, scale.block, node.type, origin=node.origin)
+    return DequantizeLinear(x, scale.value, zero, scale.axis, scale.block, node.type, origin=node.origin)
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,27 @@ def _blocks(parameter: Value, x: Value) -> _Blocks | None:
     if isinstance(parameter, Slice) and (any(parameter.starts) or any(s != 1 for s in parameter.steps)):
         return None
     match whole:
-        case Reshape(x=Expand(x=Reshape(x=value) as column) as spread) if parameter.type.shape == shape:
-            if value.rank != len(shape) or column.rank != value.rank + 1 or spread.rank != column.rank:
-                return None
-            grown = [i for i in range(column.rank) if column.shape[i] != spread.shape[i]]
-            places = [i for i in range(1, column.rank) if column.shape[i] == 1 and (grown == [i] or not grown)]
-            for place in places:
-                axis, extents = place - 1, value.type.static_shape()
-                block = spread.type.static_shape()[place]
-                expected = (*extents[: axis + 1], block, *extents[axis + 1 :])
+        case Reshape(x=Expand(x=column) as spread) if parameter.type.shape == shape and column.rank == len(shape) + 1:
+            for place in range(1, column.rank):
+                axis, block = place - 1, spread.type.static_shape()[place]
+                extents = (*column.type.static_shape()[:place], *column.type.static_shape()[place + 1 :])
+                grown = (*extents[: axis + 1], block, *extents[axis + 1 :])
                 joined = (*extents[:axis], extents[axis] * block, *extents[axis + 1 :])
-                if spread.shape == expected and whole.shape == joined:
-                    return _Blocks(value, axis, block)
+                if column.shape[place] == 1 and spread.shape == grown and whole.shape == joined:
+                    return _Blocks(_reshaped(column, extents), axis, block)
             return None
         case _:
             return _channels(parameter, x)
+
+
+def _reshaped(value: Value, shape: tuple[int, ...]) -> Value:
+    match value:
+        case Reshape(x=x) if x.shape == shape:
+            return x
+        case Constant(data=data):
+            return constant(data.reshape(shape), origin=value.origin)
+        case _:
+            return Reshape(value, shape)
 
 
 def _channels(parameter: Value, x: Value) -> _Blocks | None:
@@ -116,11 +123,7 @@ def _channels(parameter: Value, x: Value) -> _Blocks | None:
     shape = () if axis < 0 else (x.type.static_shape()[axis],)
     if source.shape == shape:
         return _Blocks(source, max(axis, 0), 0)
-    stored = _stored(source)
-    if stored is None:
-        return _Blocks(Reshape(source, shape), max(axis, 0), 0)
-    flat = constant(stored.data.reshape(shape), origin=stored.origin)
-    return _Blocks(flat if source is stored else substitute((source,), {stored: flat})[0], max(axis, 0), 0)
+    return _Blocks(_reshaped(source, shape), max(axis, 0), 0)
 
 
 def _stored(value: Value) -> Constant | None:
@@ -136,6 +139,25 @@ def _stored(value: Value) -> Constant | None:
             return x if x.dtype in (i4, i2) and _number(left) == _number(right) == 8 - _bits(x) else None
         case _:
             return None
+
+
+def _zeros(zero: Value, x: Constant, scale: _Blocks) -> Constant | None:
+    """The zero points, known at compile time in whatever way they are spread, as a constant of the scale's shape and
+    the type of the elements; None where they differ within a block or do not fit the type."""
+    if any(isinstance(node, Input | Entropy) for node in topological([zero])):
+        return None
+    whole = np.broadcast_to(evaluate_graph(Graph((), (("zero", zero),)), {})["zero"], x.data.shape)
+    if scale.block:
+        few = whole.take(range(0, whole.shape[scale.axis], scale.block), scale.axis)
+        again = np.repeat(few, scale.block, scale.axis).take(range(whole.shape[scale.axis]), scale.axis)
+    else:
+        shape = [1] * whole.ndim
+        shape[scale.axis] = -1
+        few = np.moveaxis(whole, scale.axis, 0).reshape(whole.shape[scale.axis], -1)[:, 0]
+        again = few.reshape(shape)
+        few = few if scale.value.rank else few[0]
+    narrow = few.astype(x.data.dtype)
+    return constant(narrow) if bool((again == whole).all()) and bool((narrow.astype(few.dtype) == few).all()) else None
 
 
 def _bits(x: Constant) -> int:

@@ -16,7 +16,7 @@ from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.rewrite import rebuild
 
-SMALLEST = 4096  # elements from which a cast constant is kept; widening fewer costs nothing
+SMALLEST = 4096  # elements from which a constant that is cast or unpacked is kept; widening fewer costs nothing
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Held:
 
 
 def hold_narrow(graph: Graph) -> Held:
-    """Make inputs of the constants that a Dequantize or a widening Cast reads, and of those of less than a byte an
-    element."""
+    """Make inputs of the constants that a Dequantize or a widening Cast reads, and the large ones of less than a
+    byte an element."""
     taken = {i.label for i in graph.inputs}
     weights: dict[str, Constant] = {}
     values: dict[Value, Value] = {}
@@ -55,7 +55,7 @@ def _narrow(node: Node) -> Constant | None:
     match node:
         case Dequantize(x=Constant() as weight):
             return weight
-        case BitCast(x=Constant() as weight) if weight.dtype in PACKED:
+        case BitCast(x=Constant() as weight) if weight.dtype in PACKED and weight.data.size >= SMALLEST:
             return weight
         case Cast(x=Constant() as weight, to=to) if to.bits > weight.dtype.bits and weight.data.size >= SMALLEST:
             return weight

@@ -71,7 +71,7 @@ def gptq(w: Array, found: Factor, form: WeightForm, *, grid: Fit | None = None) 
     rows = form.rows(depth)
     upper = found.upper.astype(w.dtype)
     importance = blocks_of(found.importance[:, None].astype(w.dtype), form)[:, :, 0]
-    in_order = np.array_equal(found.order, np.arange(depth))
+    in_order = found.order.tolist() == list(range(depth))
     if grid is None and not in_order:
         grid = fit(blocks_of(w, form), form, importance)
     fixed = grid is not None

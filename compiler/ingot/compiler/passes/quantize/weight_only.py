@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Constant, Graph, Node, Value
+from ingot.compiler.ir.graph import Constant, Graph, Node, Value, node_of
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Gather
 from ingot.compiler.passes.constants import users
@@ -113,7 +113,7 @@ def weight_only(
         seen = _merged([statistics[name] for name in names if name in statistics]) if statistics else None
         w = _finite(product.matrices()[0], names[0])
         made = rounding.of(w, own, seen)
-        new = dequantised(made, product.w.dtype, origin=product.node.origin)
+        new = dequantised(made, product.w.dtype, origin=node_of(value).origin)
         for name in names:
             mapping[wanted[name].node] = wanted[name].with_operands(wanted[name].x, new)
         stored.append(_report(names[0], value, made, w, seen))
