@@ -188,9 +188,9 @@ class Context:
         return replace(self, steps=[], placements={}, halos={}, views=dict(self.views))
 
 
-def kernel(context: Context, node: Node) -> KernelBuilder:
-    """A kernel builder named after `node`."""
-    return KernelBuilder(context.unique(node.name))
+def kernel(context: Context, node: Node, form: str = "") -> KernelBuilder:
+    """A kernel builder named after `node`, and after the `form` of its weights where there is something to say."""
+    return KernelBuilder(context.unique(node.name + form))
 
 
 def body_of(node: Node) -> tuple[Graph, tuple[Value, ...]]:

@@ -46,7 +46,7 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     tile = choose_tile(context, group, products, b_value, rows=rows, columns=n, depth=depth, batch=batch)
     axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
     index: list[Dim] = [symbol(axis.var) for axis in axes]
-    build = kernel(context, group.node)
+    build = kernel(context, group.node, f"_u{b_value.bits}" if isinstance(b_value, DequantizeBlocks) else "")
     if isinstance(b_value, DequantizeBlocks):
         packed = packed_words(context, b_value, tile.width)
     elif isinstance(b_value, Constant):

@@ -103,6 +103,29 @@ class BlockKernel:
             found[p][r][v] = value
         return found
 
+    def unpack(self, first: Value, steps: int, target: Value) -> None:
+        """Write the weights of the only panel, scaled, from the step `first` on, which begins a word, to the f32 array
+        `target`: `steps` steps and those that fill up the last word."""
+        b, per = self.b, self.blocks.per_word
+
+        def word(number: Value, _: list[Value]) -> list[Value]:
+            k = flow.add(b, first, flow.multiply(b, number, per))
+            place = flow.multiply(b, b.udiv(k, const(self.size)), self.width)
+            self.biases = self._biases(place)
+            self.scales = [self._load(self.panels[p].scales, place, v, F32) for p, v in self.columns]
+            at = flow.multiply(b, b.udiv(k, const(per)), self.width)
+            words = [self._load(self.panels[p].words, at, v, I32) for p, v in self.columns]
+            high = [b.lshr(each, constant(UPPER, self.word)) for each in words]
+            to = b.gep(target, [flow.multiply(b, number, per * self.width)], source_etype=F32)
+            for step in range(per):
+                chosen = high if self._lies(step)[0] else words
+                for i, each in enumerate(chosen):
+                    place_ = const(step * self.width + i * self.tile.lanes)
+                    b.store(self._weight(each, step, i), b.gep(to, [place_], source_etype=F32), align=4)
+            return []
+
+        flow.loop(b, const(0), const(-(-steps // per)), 1, [], word)
+
     def _place(self, number: int) -> Value:
         """Where the total number `number` lies."""
         return self.b.gep(self.scratch, [const(number * self.tile.lanes)], source_etype=F32)

@@ -162,6 +162,12 @@ class Blocking:
             return False
         return not (isinstance(rows, int) and rows < PREFETCH_ROWS)
 
+    @property
+    def unpacks(self) -> bool:
+        """Whether panels of weights of a few bits are written out as f32 for the tiles of a block of rows."""
+        rows = self.template.row_count
+        return self.template.blocks is not None and not (isinstance(rows, int) and rows <= self.most)
+
     def digits(self, rows: int) -> tuple[Plan, Multiplier] | None:
         """How a tile of `rows` rows is multiplied digit by digit; None where it is not."""
         blocks, depth = self.template.blocks, self.template.depth

@@ -30,11 +30,12 @@ from ingot.compiler.targets.cpu.epilogue import PANEL, TAIL, Epilogue, Span
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
-from ingot.compiler.targets.cpu.functions import memory_type
+from ingot.compiler.targets.cpu.functions import F32, memory_type, widened
 from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, Prefetch, over_axes
 from ingot.compiler.targets.cpu.rows import RowOffsets
 
 MOSTLY = (1000, 1)  # odds that rows are finite
+UNPACKED = 256  # steps of the depth that weights of a few bits are written out for: they stay in the first-level cache
 
 
 def emit_body(
@@ -87,9 +88,17 @@ class _Body:
         self.block_rows, self.sizes = blocking.block_rows, blocking.sizes
         inner = (*template.segments, template.run, template.columns)
         self.rows = RowOffsets(template.rows, frozenset(axis.var for axis in inner))
-        self.digits: Rows | None = None  # of the rows of the tile that is emitted, where weights are of a few bits
+        # Where weights are of a few bits: what the rows of the tile that is emitted are in digits, steps of the last part
+        # of the depth while a panel is multiplied part by part, and where it and the sums lie then.
+        self.digits: Rows | None = None
+        self.last: int | None = None
+        self.unpacked: Value | None = None
+        self.partial: Value | None = None
+        if blocking.unpacks:
+            self.unpacked = flow.stack(b, F32, UNPACKED * template.width)
+            self.partial = flow.stack(b, F32, self.block_rows * template.width)
         self._separate_a()
-        self.panels_inside = blocking.order == "tiles"
+        self.panels_inside = blocking.order == "tiles" and template.blocks is None
         group = max(blocking.grouped_panels(rows) for rows in (1, 2, 3))
         if blocking.tiles:
             group = max(group, amx.PANELS)
@@ -241,6 +250,9 @@ class _Body:
 
         def body(number: Value, _: list[Value]) -> list[Value]:
             panel = self._panel(inner, number, group)
+            if panel.streams and self.unpacked is not None and sizes != (1,):
+                self._unpacked(inner, block, panel, sizes)
+                return []
             ahead = self._fetch_ahead(block, panel)
             tiles = inner.child(self.b)
 
@@ -361,21 +373,7 @@ class _Body:
             self._multiply_in(self.tiles, scope.child(b), panel, span)
             self.epilogue.finish_staged(scope.child(b), panel.number, panel.group, span)
             return
-        scopes = [scope.child(b) for _ in sizes]
-        if len(sizes) == 1:
-            self._tile(scopes[0], sizes[0], panel, span, fetch, ahead)
-        else:
-            joined = b.append_basic_block("joined")
-            blocks = [b.append_basic_block(f"rows{count}") for count in sizes]
-            # The row counts are among `sizes` by construction; the last stands for "else".
-            choice = b.switch(span.rows, blocks[-1])
-            for count, target in zip(sizes[:-1], blocks[:-1], strict=True):
-                choice.add_case(const(count), target)
-            for count, target, inner in zip(sizes, blocks, scopes, strict=True):
-                b.position_at_end(target)
-                self._tile(inner, count, panel, span, fetch, ahead)
-                b.branch(joined)
-            b.position_at_end(joined)
+        self._by_size(scope, span, sizes, lambda inner, count: self._tile(inner, count, panel, span, fetch, ahead))
         after = scope.child(b)
         if self.epilogue.staged:
             self.epilogue.finish_staged(after, panel.number, panel.group, span)
@@ -388,6 +386,102 @@ class _Body:
                 TAIL,
             )
 
+    def _by_size(
+        self, scope: Scope, span: Span, sizes: tuple[int, ...], emit: Callable[[Scope, int], None]
+    ) -> None:
+        """``emit(scope, rows)`` for the number of rows that a tile has, one of `sizes`."""
+        b = self.b
+        scopes = [scope.child(b) for _ in sizes]
+        if len(sizes) == 1:
+            emit(scopes[0], sizes[0])
+            return
+        joined = b.append_basic_block("joined")
+        blocks = [b.append_basic_block(f"rows{count}") for count in sizes]
+        # The row counts are among `sizes` by construction; the last stands for "else".
+        choice = b.switch(span.rows, blocks[-1])
+        for count, target in zip(sizes[:-1], blocks[:-1], strict=True):
+            choice.add_case(const(count), target)
+        for count, target, inner in zip(sizes, blocks, scopes, strict=True):
+            b.position_at_end(target)
+            emit(inner, count)
+            b.branch(joined)
+        b.position_at_end(joined)
+
+    # -- weights of a few bits ----------------------------------------------------------------------------------------
+
+    def _unpacked(self, scope: Scope, block: _Block, panel: _Panel, sizes: tuple[int, ...]) -> None:
+        """A panel of weights of a few bits for all tiles of a block of rows: written out as f32 a part of the depth
+        after the other, which the tiles multiply; their sums lie on the stack between two parts."""
+        b, template, width = self.b, self.template, self.template.width
+        depth = template.depth
+        assert isinstance(depth, int) and template.blocks is not None
+        last = depth - max(depth - 1, 0) // UNPACKED * UNPACKED
+        exact = replace(template.blocks, factored=False)
+        kernel = BlockKernel(
+            b, self._plan(1, 1), exact, [], panel.streams, depth, const(1), resident=True
+        )
+        if depth > last:
+
+            def clear(at: Value, _: list[Value]) -> list[Value]:
+                b.store(F32(0.0), b.gep(self.partial, [at], source_etype=F32), align=4)
+                return []
+
+            flow.loop(b, const(0), flow.multiply(b, block.count, width), 1, [], clear)
+
+        def part(first: Value, _: list[Value]) -> list[Value]:
+            kernel.unpack(first, UNPACKED, self.unpacked)
+            inner = scope.child(b)
+
+            def tile(_: Value, span: Span) -> None:
+                def emit(rows: Scope, count: int) -> None:
+                    sums = self._of_part(rows, count, span, first, UNPACKED, starts=True)
+                    for at, value in zip(self._partial_places(count, span), _flat(sums), strict=True):
+                        b.store(value, at, align=4)
+
+                self._by_size(inner, span, sizes, emit)
+
+            self._tile_loop(block, sizes, tile)
+            return []
+
+        flow.loop(b, const(0), const(depth - last), UNPACKED, [], part)
+        kernel.unpack(const(depth - last), last, self.unpacked)
+        self.last = last
+
+        def tile(_: Value, span: Span) -> None:
+            self._variants(scope.child(b), panel, span, sizes, None, span.rows)
+
+        self._tile_loop(block, sizes, tile)
+        self.last = None
+
+    def _partial_places(self, count: int, span: Span) -> list[Value]:
+        """Where the vectors of a tile's sums lie between two parts of the depth, row by row."""
+        b, width = self.b, self.template.width
+        start = b.gep(self.partial, [flow.multiply(b, span.slot, width)], source_etype=F32)
+        return [b.gep(start, [const(at)], source_etype=F32) for at in range(0, count * width, self.lanes)]
+
+    def _of_part(
+        self, scope: Scope, count: int, span: Span, first: Value, steps: int, *, starts: bool
+    ) -> list[list[list[Value]]]:
+        """The sums of a tile over `steps` steps from `first` on, on top of those so far where it `starts` with any."""
+        b, stride = self.b, self.depth.run[1]
+        element = memory_type(self.a_dtype)
+        skip = flow.multiply(b, stride, first) if as_constant(stride) is None else flow.multiply(b, first, stride)
+        rows = [
+            Operand(b.gep(each.pointer, [skip], source_etype=element), each.displacement)
+            for each in self._row_operands(scope, count, span)
+        ]
+        tile = self._plan(count, 1)
+        types = self.a_dtype, self.template.accumulator, self.template.accumulator
+        depth = Depth((), (const(steps), stride))
+        kernel = MicroKernel(b, tile, types, rows, [Operand(self.unpacked)], depth, apart=self.epilogue.is_long)
+        if not starts:
+            return kernel.emit()
+        vector = widened(F32, tile.lanes if tile.lanes > 1 else None)
+        loaded = [b.load(at, align=4, typ=vector) for at in self._partial_places(count, span)]
+        return kernel.emit([[loaded[i * tile.vectors : (i + 1) * tile.vectors] for i in range(count)]])
+
+    # -- the sums of a tile -------------------------------------------------------------------------------------------
+
     def _tile(
         self, scope: Scope, count: int, panel: _Panel, span: Span, fetch: Prefetch | None, ahead: Value | None
     ) -> None:
@@ -397,7 +491,7 @@ class _Body:
         if panel.group == 1:
             epilogue.touch(scope.child(b), count, span, next_panel=ahead is None)
         if panel.streams:
-            sums = self._of_blocks(tile, operands, panel)
+            sums = self._of_blocks(scope.child(b), tile, operands, panel, span)
         else:
             kernel = MicroKernel(
                 b,
@@ -422,11 +516,16 @@ class _Body:
             )
 
     def _of_blocks(
-        self, tile: microkernel.Tile, operands: list[Operand], panel: _Panel
+        self, scope: Scope, tile: microkernel.Tile, operands: list[Operand], panel: _Panel, span: Span
     ) -> list[list[list[Value]]]:
         """The sums of products with weights of a few bits."""
         template, found = self.template, self.blocking.digits(tile.rows)
         assert template.blocks is not None and isinstance(template.depth, int)
+        if self.last is not None:
+            depth = template.depth
+            return self._of_part(
+                scope, tile.rows, span, const(depth - self.last), self.last, starts=depth > self.last
+            )
         if self.digits is not None and found is not None:
             return DigitKernel(self.b, tile, template.blocks, self.digits, panel.streams, found[1]).emit()
         sums = tile.rows * tile.panels * tile.vectors
@@ -484,3 +583,7 @@ class _Body:
         element = memory_type(self.b_dtype)
         shifts = [flow.multiply(self.b, self.panel_size, i) for i in range(panel.group)]
         return [Operand(self.b.gep(panel.start, [shift], source_etype=element)) for shift in shifts]
+
+
+def _flat(sums: list[list[list[Value]]]) -> list[Value]:
+    return [value for panel in sums for row in panel for value in row]

@@ -25,7 +25,7 @@ from ingot.compiler.targets.cpu.dots import ArmQuads, Quads
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, const
 from ingot.compiler.targets.cpu.functions import F32, I8, I16, I32, constant, widened
-from ingot.compiler.targets.cpu.microkernel import HOT, Tile, multiply_add
+from ingot.compiler.targets.cpu.microkernel import HOT, LINE, Tile, multiply_add, prefetch
 from ingot.runtime.dtypes import f32
 
 DIGITS = 3
@@ -263,6 +263,7 @@ class DigitKernel:
         sums = list(sums)
         self._words(k, word, words, sums)
         scales = [self._load(self.panels[p].scales, place, v, F32) for p, v in self.columns]
+        self._fetch([panel.scales for panel in self.panels], place, 0, -(-plan.depth // self.blocks.size))
         found: list[Value] = []
         for r in range(tile.rows):
             power = functions.splat(b, b.load(self.rows.power(r, part), align=4, typ=F32), tile.lanes)
@@ -295,6 +296,8 @@ class DigitKernel:
         mask = constant((2**bits - 1) * 0x01010101, self.word)
         for number in range(count):
             words = [self._load(self.panels[p].words, word, v, I32, number * self.width) for p, v in self.columns]
+            rows = self.plan.filled // self.plan.per
+            self._fetch([panel.words for panel in self.panels], word, number * self.width, rows)
             for quad in range(self.plan.per // 4):
                 x = [b.lshr(each, constant(quad * bits, self.word)) if quad else each for each in words]
                 x = x if bits == 8 else [b.and_(each, mask) for each in x]
@@ -305,6 +308,16 @@ class DigitKernel:
                         for c, each in enumerate(x):
                             place = DIGITS * (r * len(self.columns) + c) + i
                             sums[place] = self.by.add(b, each, y, sums[place])
+
+    def _fetch(self, starts: Sequence[Value], index: Value, more: int, rows: int) -> None:
+        """Fetch ahead what the next group of panels, each of `rows` rows, reads where this one reads the row `more`
+        elements behind `index`."""
+        b = self.b
+        for start in starts:
+            at = b.gep(start, [index], source_etype=I32)
+            for line in range(0, 4 * self.width, LINE):
+                distance = 4 * (len(self.panels) * rows * self.width + more) + line
+                prefetch(b, b.gep(at, [const(distance)], source_etype=I8), locality=2)
 
     def _number(self, digits: Sequence[Value], steps: int) -> Value:
         """The sums of the digits as one number."""
