@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ingot.compiler.passes.default import default_pipeline as default_pipeline
     from ingot.compiler.passes.quantize.errors import QuantisationError as QuantisationError
     from ingot.compiler.pipeline import Pipeline as Pipeline
-    from ingot.compiler.quantization.schemes import quantize as quantize
     from ingot.compiler.quantization.result import Quantized as Quantized
+    from ingot.compiler.quantization.schemes import quantize as quantize
     from ingot.compiler.rewrite import Patch as Patch
     from ingot.compiler.single_pass import PassError as PassError
     from ingot.compiler.single_pass import rules as rules

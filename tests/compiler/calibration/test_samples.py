@@ -15,7 +15,7 @@ from ingot.compiler.calibration import CalibrationError, CalibrationWarning, Sam
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Graph, Input
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.processing import ProcessingError
+from ingot.compiler.processing.errors import ProcessingError
 from ingot.runtime.dtypes import DType, bf16, f32, i64, u8
 
 

@@ -11,7 +11,9 @@ from ingot.compiler.api import compile
 from ingot.compiler.array_files import Arrays
 from ingot.compiler.calibration.interface import interface_of
 from ingot.compiler.ir.graph import Graph
-from ingot.compiler.processing import ProcessingError, Steps, prepended, read_steps
+from ingot.compiler.processing.apply import prepended
+from ingot.compiler.processing.errors import ProcessingError
+from ingot.compiler.processing.steps import Steps, read_steps
 
 
 class Preprocessing:

@@ -18,7 +18,7 @@ from ingot.compiler.calibration.images import PICTURES, Fit, Pictures
 from ingot.compiler.calibration.interface import GraphInterface, interface_of
 from ingot.compiler.calibration.preprocessing import Preprocessing
 from ingot.compiler.ir.graph import Graph
-from ingot.compiler.processing import NO_STEPS, Steps
+from ingot.compiler.processing.steps import NO_STEPS, Steps
 from ingot.runtime.errors import InputError
 from ingot.runtime.inputs import collect, solve
 from ingot.runtime.manifest import Manifest

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.compiler.passes.quantize.activations import Array, rows
 
 from ingot.compiler.passes.quantize.awq import POWERS, channel_factors
 from ingot.compiler.passes.quantize.groups import WeightForm, nearest
-from tests.compiler.passes.quantize.activations import Array, rows
 
 
 def error(x: Array, w: Array, factor: Array, form: WeightForm) -> float:
