@@ -11,80 +11,98 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from tests.compiler.networks import dense_network, image_network, model_of, transformer_layer
+from tests.compiler.networks import dense_network, model_of
 from tests.compiler.passes.quantize.test_static import byte_products, decibels, runtime
 
-from ingot.compiler import QuantisationError, load_onnx, quantize
+from ingot.compiler import QuantisationError, export_onnx, load_onnx, quantize
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ops.quantised import Dequantize, Quantize
+from ingot.compiler.quantization import Scheme
 from ingot.runtime import Session
 
 
-def image_samples(count: int = 4) -> list[dict[str, Any]]:
+def network() -> onnx.ModelProto:
+    """Three convolutions, of which the second is neither the first nor the last."""
+    text = """g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {
+        c1 = Conv (x, w1)
+        r1 = Relu (c1)
+        c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2, b2)
+        r2 = Relu (c2)
+        y = Conv (r2, w3) }"""
+    weights = {"w1": (8, 4, 1, 1), "w2": (8, 8, 3, 3), "b2": (8,), "w3": (4, 8, 1, 1)}
+    return model_of(text, weights, np.random.default_rng(0))
+
+
+def samples_of(count: int = 4) -> list[dict[str, Any]]:
     random = np.random.default_rng(5)
-    return [{"x": random.standard_normal((2, 3, 12, 12)).astype(np.float32)} for _ in range(count)]
+    return [{"x": random.standard_normal((1, 4, 6, 6)).astype(np.float32)} for _ in range(count)]
 
 
 def test_int8_as_onnx_and_as_artifact(tmp_path: Path) -> None:
-    proto, _ = image_network(np.random.default_rng(0))
-    samples = image_samples()
+    proto, samples = network(), samples_of()
     told: list[str] = []
     done = quantize(proto, iter(samples), progress=told.append)
-    assert told and byte_products(done.graph) == 3  # the first and the last layer stay
+    assert told and byte_products(done.graph) == 1
     done.save(tmp_path / "q.onnx")
     done.save(tmp_path / "q.ingot")
     exported = onnx.load(tmp_path / "q.onnx")
     onnx.checker.check_model(exported, full_check=True)
-    want = evaluate_graph(load_onnx(proto), samples[0])["y"]
     have = evaluate_graph(done.graph, samples[0])["y"]
     np.testing.assert_array_equal(evaluate_graph(load_onnx(exported), samples[0])["y"], have)
     with Session(tmp_path / "q.ingot") as session:
         np.testing.assert_allclose(session.run(samples[0])["y"], have, rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(runtime(exported, samples[0])[0], have, rtol=1e-2, atol=1e-2)
-    assert decibels(want, have) > 25
 
-    report = done.report
-    assert [layer.weights.split(",")[0] for layer in report.layers] == ["as they are", "i8", "i8", "i8", "as they are"]
+    report, before = done.report, load_onnx(proto)
+    assert [layer.weights.split(",")[0] for layer in report.layers] == ["as they are", "i8", "as they are"]
     assert report.samples == 4 and report.bytes_after < report.bytes_before
-    assert report.outputs["y"] == pytest.approx(decibels(want, have), abs=6)
+    both = [np.stack([evaluate_graph(g, sample)["y"] for sample in samples]) for g in (before, done.graph)]
+    assert report.outputs["y"] == pytest.approx(decibels(*both), abs=0.5) and report.outputs["y"] > 30
     inner = report.layers[1]
-    assert inner.low == 0 and inner.high is not None and inner.snr is not None and 15 < inner.snr < 60
+    assert inner.low == 0 and inner.high is not None and inner.snr is not None and 30 < inner.snr < 60
     assert inner.clipped is not None and 0 <= inner.clipped < 0.05
     assert inner.bytes_before == 8 * 8 * 9 * 4 and inner.bytes_after == 8 * 8 * 9 + 8 * 5
     assert report.layers[0].snr == math.inf  # nothing before it is quantised
     lines = report.text().splitlines()
-    assert lines[0].split()[:3] == ["layer", "operator", "weights"] and len(lines) > 7
+    assert lines[0].split()[:3] == ["layer", "operator", "weights"] and len(lines) > 5
     report.save(tmp_path / "report.json")
     record = json.loads((tmp_path / "report.json").read_text())
     assert record["layers"][1]["snr"] == pytest.approx(inner.snr) and record["layers"][0]["snr"] is None
 
 
+def test_biases_make_up_for_rounded_weights() -> None:
+    """Operands that are far from 0 meet weights that are rounded coarsely: the mean of the result moves."""
+    random = np.random.default_rng(3)
+    samples = [{"x": random.uniform(3, 4, (1, 4, 6, 6)).astype(np.float32)} for _ in range(4)]
+    text = "g (float[1, 4, 6, 6] x) => (float[1, 8, 6, 6] y) { y = Conv (x, w) }"
+    proto = model_of(text, {"w": (8, 4, 1, 1)}, random)
+    want = np.stack([evaluate_graph(load_onnx(proto), sample)["y"] for sample in samples])
+
+    def moved(correct: bool) -> float:
+        done = quantize(proto, samples, ends=True, weight_bits=4, correct_biases=correct, measure=False)
+        have = np.stack([evaluate_graph(done.graph, sample)["y"] for sample in samples])
+        return float(np.abs((have - want).mean((0, 1, 3, 4))).max())
+
+    assert moved(True) < 0.01 < 0.1 < moved(False)
+
+
 def test_all_layers_and_those_by_name() -> None:
-    proto, _ = image_network(np.random.default_rng(0))
-    samples = image_samples(2)
-    whole = quantize(proto, samples, ends=True, measure=False)
-    assert byte_products(whole.graph) == 5 and whole.report.outputs == {}
-    some = quantize(proto, samples, only=("c2", "c3"), exclude=("c3",), measure=False)
+    whole = quantize(network(), samples_of(2), ends=True, measure=False)
+    assert byte_products(whole.graph) == 3 and whole.report.outputs == {}
+    some = quantize(network(), samples_of(2), only=("c*",), exclude=("c2",), ends=True, measure=False)
     assert byte_products(some.graph) == 1
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
-def test_methods(method: str) -> None:
-    proto, _ = image_network(np.random.default_rng(0))
-    done = quantize(proto, image_samples(2), method=method, ends=True)
-    assert done.report.outputs["y"] > 15
-
-
 def test_dynamic() -> None:
-    proto, feeds = transformer_layer(np.random.default_rng(0))
+    proto, feeds = dense_network(np.random.default_rng(0))
     done = quantize(proto, feeds, scheme="int8-dynamic")
-    assert byte_products(done.graph) == 6
-    assert all(layer.snr is not None and layer.snr > 25 for layer in done.report.layers)
+    assert byte_products(done.graph) == 2
+    assert all(layer.snr is not None and layer.snr > 30 for layer in done.report.layers)
     assert quantize(proto, scheme="int8-dynamic").report.samples == 0
 
 
 @pytest.mark.parametrize("scheme", ["fp16", "bf16"])
-def test_halves(scheme: str, tmp_path: Path) -> None:
+def test_halves(scheme: Scheme, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     text = "g (float[n, 80] x) => (float[n, 70] y) { y = MatMul (x, w) }"
     proto = model_of(text, {"w": (80, 70)}, random)
@@ -115,16 +133,11 @@ def test_lossless() -> None:
 
 
 def test_quantised_parts_stay_and_whole_models_are_refused() -> None:
-    proto, _ = image_network(np.random.default_rng(0))
-    samples = image_samples(2)
-    half = quantize(proto, samples, only=("c2",), measure=False)
-    from ingot.compiler import export_onnx
-
-    again = quantize(export_onnx(half.graph), samples, ends=True, measure=False)
-    assert byte_products(again.graph) == 5
-    whole = quantize(proto, samples, ends=True, measure=False)
+    half = quantize(network(), samples_of(2), measure=False)
+    again = quantize(export_onnx(half.graph), samples_of(2), ends=True, measure=False)
+    assert byte_products(again.graph) == 3
     with pytest.raises(QuantisationError, match="quantised throughout: compile it as it is"):
-        quantize(export_onnx(whole.graph), samples, ends=True)
+        quantize(export_onnx(again.graph), samples_of(2), ends=True)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +151,16 @@ def test_quantised_parts_stay_and_whole_models_are_refused() -> None:
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
-    proto, _ = image_network(np.random.default_rng(0))
     with pytest.raises(QuantisationError, match=message):
-        quantize(proto, options.pop("data", None), **options)
+        quantize(network(), options.pop("data", None), **options)
 
 
 def test_models_without_layers() -> None:
     proto = model_of("g (float[n, 4] x) => (float[n, 4] y) { y = Relu (x) }", {}, np.random.default_rng(0))
     with pytest.raises(QuantisationError, match="nothing to quantise"):
         quantize(proto, {"x": np.ones((2, 4), np.float32)})
-    single = model_of("g (float[n, 4] x) => (float[n, 4] y) { y = MatMul (x, w) }", {"w": (4, 4)}, np.random.default_rng(0))
+    text = "g (float[n, 4] x) => (float[n, 4] y) { y = MatMul (x, w) }"
+    single = model_of(text, {"w": (4, 4)}, np.random.default_rng(0))
     with pytest.raises(QuantisationError, match="all 1 layers are first or last ones"):
         quantize(single, {"x": np.ones((2, 4), np.float32)})
     with pytest.raises(QuantisationError, match="says no format"):

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--samples", type=_count, metavar="N", help="take this many at most")
     data.add_argument(
-        "--preprocess", action="append", default=[], metavar="INPUT=STEP", help="what is done to samples: image:imagenet"
+        "--preprocess", action="append", default=[], metavar="INPUT=STEP", help="steps for samples: image:imagenet, ..."
     )
     data.add_argument(
         "--method", default="mse", metavar="NAME", help="how ranges follow: minmax, average, percentile, entropy, mse"
@@ -56,10 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ends", action=argparse.BooleanOptionalAction, help="the first and last layers too (default: all but int8)"
     )
     grids = parser.add_argument_group("grids")
-    grids.add_argument("--activations", choices=("u8", "i8", "u16", "i16"), default="u8", help="the type of activations")
+    grids.add_argument("--activations", choices=("u8", "i8", "u16", "i16"), default="u8", help="their type (u8)")
     grids.add_argument("--symmetric", action="store_true", help="zero in the middle of the activations' grids")
     grids.add_argument(
-        "--everywhere", action="store_true", help="quantise what Ingot keeps in registers, too, as other runtimes want it"
+        "--everywhere", action="store_true", help="quantise what Ingot keeps in registers, too, for other runtimes"
     )
     grids.add_argument(
         "--grain", choices=("token", "tensor"), default="token", help="of int8-dynamic: a grid a row, or one for all"

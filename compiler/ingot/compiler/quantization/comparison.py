@@ -35,7 +35,9 @@ class _Ratio:
         """Infinite without noise, NaN where values are not finite."""
         if self.noise == 0:
             return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else (-math.inf if self.signal == 0 else math.nan)
+        if not (math.isfinite(self.noise) and math.isfinite(self.signal)):
+            return math.nan
+        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
 
 
 def compared(

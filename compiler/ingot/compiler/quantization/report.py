@@ -15,9 +15,9 @@ from ingot.runtime.replacement import replaced
 @dataclass(frozen=True)
 class LayerReport:
     """One layer. `weights` says how they are stored, or why the layer stays as it is. `low` and `high` are the ends of
-    its operand's grid, `clipped` is the share of values beyond them, `snr` the ratio of the squares of its result to
-    those of what the quantisation of the model changes in it, in decibels (infinite where nothing changes): None where
-    they are not known. Bytes are those of the weights with their scales."""
+    its operand's grid, `clipped` is the share of values beyond them by more than half a step, `snr` the ratio of the
+    squares of its result to those of what the quantisation of the model changes in it, in decibels (infinite where
+    nothing changes): None where they are not known. Bytes are those of the weights with their scales."""
 
     name: str
     operator: str
@@ -58,7 +58,8 @@ class Report:
         lines.append("")
         share = f" ({self.bytes_after / self.bytes_before:.1%})" if self.bytes_before else ""
         lines.append(f"{self.scheme}: constants {self.bytes_before} -> {self.bytes_after} bytes{share}")
-        lines += [f"output {name}: SNR {_decibels(snr)} dB, {self.samples} samples" for name, snr in self.outputs.items()]
+        for name, snr in self.outputs.items():
+            lines.append(f"output {name}: SNR {_decibels(snr)} dB, {self.samples} samples")
         lines += self.notes
         return "\n".join(lines) + "\n"
 
@@ -81,7 +82,8 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
     ends = ("" if end is None else f"{end:.4g}" for end in (layer.low, layer.high))
     clipped = "" if layer.clipped is None else f"{layer.clipped:.2%}"
     snr = "" if layer.snr is None else _decibels(layer.snr)
-    return (layer.name, layer.operator, layer.weights, *ends, clipped, snr, f"{layer.bytes_before}", f"{layer.bytes_after}")
+    sizes = f"{layer.bytes_before}", f"{layer.bytes_after}"
+    return (layer.name, layer.operator, layer.weights, *ends, clipped, snr, *sizes)
 
 
 def _decibels(ratio: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ingot.compiler.ir.graph import Constant, Graph, Value, node_of, topological
+from ingot.compiler.passes.quantize.grid import Grid, Range
 from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.weights import Weights
 from ingot.compiler.quantization.comparison import compared
@@ -29,10 +30,11 @@ def reported(
             for layer in made.layers
             if node_of(after := made.after.watched[layer.name]) in computed
         }
-        ranges = {layer.name: (layer.x, grid.range) for layer, grid in made.grids.items()}
+        ranges = {layer.name: (layer.x, _reach(grid)) for layer, grid in made.grids.items()}
         outputs, ratios, shares = compared(made.before, made.after, pairs, ranges, samples, progress)
     exact = sum(weights.is_exact for weights in made.weights.values())
-    notes = [f"the weights of {exact} of {len(made.weights)} layers lie on a grid as they are: stored exactly"] if exact else []
+    count = f"{exact} of {len(made.weights)} layers"
+    notes = [f"the weights of {count} lie on a grid as they are: stored exactly"] if exact else []
     return Report(
         scheme,
         tuple(_layer(layer, made, ratios, shares) for layer in made.layers),
@@ -42,6 +44,12 @@ def reported(
         _bytes(made.after),
         (*made.notes, *notes),
     )
+
+
+def _reach(grid: Grid) -> Range:
+    """The values that a grid rounds to no further than half a step."""
+    half = float(grid.scale.max()) / 2
+    return Range(grid.range.low - half, grid.range.high + half)
 
 
 def _layer(layer: Layer, made: Made, ratios: Mapping[str, float], shares: Mapping[str, float]) -> LayerReport:

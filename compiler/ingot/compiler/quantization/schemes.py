@@ -75,13 +75,13 @@ def quantize(
 
     `data`: samples as `ingot.compiler.calibration.read_samples` takes them (files, folders, arrays by input, a
     function), `samples` of them at most, with `preprocess` for pictures; only "int8" needs them, others measure the
-    report on them. `method`: how ranges follow from what was seen (see docs/calibration.md). `only` and `exclude`: names of layers, or patterns of
-    them; without `ends` the first and the last layers stay in floats (by default of "int8" alone). `activations`,
-    `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without, for runtimes that want one on
-    either side of an operator. `grain`: dynamic grids for each "token" or "tensor". `weight_bits`, `per_channel`,
-    `clip_weights`: the grids of weights. `correct_biases`: what rounded weights add to the means of convolutions, as
-    "int8" sees them in the samples, is taken off their biases. `measure`: measure the report's ratios and shares. `progress` is called with
-    a line of text at each step.
+    report on them. `method`: how ranges follow from what was seen (see docs/calibration.md). `only` and `exclude`:
+    names of layers, or patterns of them; without `ends` the first and the last layers stay in floats (by default of
+    "int8" alone). `activations`, `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without,
+    for runtimes that want one on either side of an operator. `grain`: dynamic grids for each "token" or "tensor".
+    `weight_bits`, `per_channel`, `clip_weights`: the grids of weights. `correct_biases`: what rounded weights add to
+    the means of convolutions, as "int8" sees them in the samples, is taken off their biases. `measure`: measure the
+    report's ratios and shares. `progress` is called with a line of text at each step.
 
     Raises QuantisationError (nothing to quantise, names of no layer, options that do not go together),
     CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.

@@ -42,7 +42,7 @@ def test_grids_follow_from_the_values(by_row: bool, symmetric: bool) -> None:
 def test_what_is_not_finite_is_not_hidden(value: float) -> None:
     x = Input("x", TensorType(f32, (2, 3)))
     graph = Graph((x,), (("y", quantised_now(x, by_row=True, symmetric=True)),))
-    found = evaluate_graph(graph, {"x": np.float32([[value, 1, 2], [1, 2, 3]])})["y"]
+    found = evaluate_graph(graph, {"x": np.array([[value, 1, 2], [1, 2, 3]], np.float32)})["y"]
     assert np.isnan(found[0]).any() and np.isfinite(found[1]).all()
 
 
@@ -59,13 +59,12 @@ def test_transformer(options: DynamicOptions) -> None:
     want, have = evaluate_graph(graph, feeds)["y"], evaluate_graph(after, feeds)["y"]
     assert 30 < decibels(want, have) < 90
     whole = rewrite(dataclasses.replace(after, watched={}), INTEGERS)
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    np.testing.assert_allclose(evaluate_graph(whole, feeds)["y"], have, **close)
+    np.testing.assert_allclose(evaluate_graph(whole, feeds)["y"], have, rtol=1e-4, atol=1e-4)
     exported = export_onnx(whole)
     onnx.checker.check_model(exported, full_check=True)
     assert [n.op_type for n in exported.graph.node].count("MatMulInteger") == 6
     np.testing.assert_allclose(runtime(exported, feeds)[0], have, rtol=1e-3, atol=0.05)
-    np.testing.assert_allclose(evaluate_graph(load_onnx(exported), feeds)["y"], have, **close)
+    np.testing.assert_allclose(evaluate_graph(load_onnx(exported), feeds)["y"], have, rtol=1e-4, atol=1e-4)
     if options == DynamicOptions():
         with compile(whole).session(threads=1) as session:
             assert decibels(have, session.run(dict(feeds))["y"]) > 40

@@ -43,14 +43,14 @@ def test_ends_of_known_grids() -> None:
     assert Grid.of(Range(-2.55, 0.0)).zero_point == 255
     assert Grid.of(Range(-1.0, 1.27), i8, symmetric=True).scale == np.float32(0.01)
     seven = Grid.of(Range(-0.63, 0.1), i8, symmetric=True, bits=7)
-    assert seven.quantised(np.float32([-0.63, 0.63, 5, -5])).tolist() == [-63, 63, 63, -64]
+    assert seven.quantised(np.array([-0.63, 0.63, 5, -5], np.float32)).tolist() == [-63, 63, 63, -64]
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e-42, 3e38])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_ranges_without_width(value: float, symmetric: bool) -> None:
     grid = Grid.of(Range(value, value), i8, symmetric=symmetric)
-    back = grid.dequantised(grid.quantised(np.float32([value]))).item()
+    back = grid.dequantised(grid.quantised(np.array([value], np.float32))).item()
     assert back == pytest.approx(value, rel=1e-6, abs=1e-38)
 
 

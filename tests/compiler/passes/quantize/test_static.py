@@ -1,4 +1,5 @@
-"""Static quantisation: what the graph computes beside its floats, ONNX Runtime's opinion on it, and what runs in integers."""
+"""Static quantisation: what the graph computes beside its floats, what ONNX Runtime makes of it, and what is computed
+in integers."""
 
 from __future__ import annotations
 
@@ -144,7 +145,8 @@ def test_convolutions_against_products_of_rounded_operands(form: str) -> None:
     """The quantised result is that of the layer on operands that were rounded to their grids, in f64."""
     node, shape, out = CONVOLUTIONS[form]
     random = np.random.default_rng(3)
-    proto = model_of(f"g (float[2, 6, 7, 5] x) => (float[n, c, h, k] y) {{ y = {node} }}", {"w": shape, "b": (out,)}, random)
+    text = f"g (float[2, 6, 7, 5] x) => (float[n, c, h, k] y) {{ y = {node} }}"
+    proto = model_of(text, {"w": shape, "b": (out,)}, random)
     feeds = {"x": random.uniform(-1, 2, (2, 6, 7, 5)).astype(np.float32)}
     graph = loaded(proto)
     static = quantised(graph, feeds)
@@ -231,7 +233,7 @@ def test_a_bias_that_does_not_fit_stays() -> None:
     proto = model_of(text, {"w": (4, 4, 1, 1), "b": (4,)}, random)
     for each in proto.graph.initializer:
         if each.name == "b":
-            each.CopyFrom(onnx.numpy_helper.from_array(np.float32([1e9, 1, 2, 3]), "b"))
+            each.CopyFrom(onnx.numpy_helper.from_array(np.array([1e9, 1, 2, 3], np.float32), "b"))
     feeds = {"x": random.standard_normal((1, 4, 6, 6)).astype(np.float32)}
     graph = loaded(proto)
     static = quantised(graph, feeds)

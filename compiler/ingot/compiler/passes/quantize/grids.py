@@ -1,5 +1,5 @@
-"""Grids of 8 bits on which floats lie as they are, such as the weights of models that were quantised once and then written
-as floats."""
+"""Grids of 8 bits on which floats lie as they are, such as the weights of models that were quantised once and then
+written as floats."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ def store_half(graph: Graph, name: Literal["f16", "bf16"]) -> tuple[Graph, float
     dtype = BY_NAME[name]
     mapping: dict[Value, Value] = {}
     for node in graph.nodes():
-        if isinstance(node, Constant) and node.dtype == f32 and node.data.size >= LARGE:
-            if exact_type(node.data, (dtype,)) == dtype:
-                mapping[node] = Cast(constant(node.data.astype(dtype.to_numpy()), origin=node.origin), f32)
+        if not isinstance(node, Constant) or node.dtype != f32 or node.data.size < LARGE:
+            continue
+        if exact_type(node.data, (dtype,)) == dtype:
+            mapping[node] = Cast(constant(node.data.astype(dtype.to_numpy()), origin=node.origin), f32)
     return (rebuild(graph, mapping) if mapping else graph), error

@@ -27,8 +27,8 @@ Product: TypeAlias = Conv | ConvTranspose | MatMul
 class Layer:
     """A convolution or product of `x` with the constant weights `w`, both f32.
 
-    `names` are those that the user knows it by, `name` is one of its own. `is_first`: nothing but elementwise operators,
-    pools and movement lie between an input of the model and it; `is_last`: between it and an output.
+    `names` are those that the user knows it by, `name` is one of its own. `is_first`: nothing but elementwise
+    operators, pools and movement lie between an input of the model and it; `is_last`: between it and an output.
     """
 
     name: str
@@ -62,7 +62,8 @@ class Layer:
         data = weights_of(self.w)
         assert data is not None
         if not np.isfinite(data).all():
-            raise QuantisationError(f"the weights of {self.name} have NaN or infinities: mend them or exclude the layer")
+            what = f"the weights of {self.name} have NaN or infinities"
+            raise QuantisationError(f"{what}: mend them or exclude the layer")
         return data
 
 

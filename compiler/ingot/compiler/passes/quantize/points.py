@@ -1,8 +1,8 @@
 """Which values lie on grids of integers, and which of them have one grid together.
 
-A layer reads its operand from a grid. What lies between layers is quantised where it is stored: there bytes move instead
-of floats. One kernel computes a product and the elementwise operators behind it, so that what these hand on to each
-other is never stored, and stays as it is.
+A layer reads its operand from a grid. What lies between layers is quantised where it is stored: there bytes move
+instead of floats. One kernel computes a product and the elementwise operators behind it, so that what these hand on to
+each other is never stored, and stays as it is.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def placed(graph: Graph, layers: Collection[Layer], *, everywhere: bool = False)
     With `everywhere` the result of each layer, after a Relu or Clip, is quantised before elementwise operators too, as
     other tools do: there are runtimes that compute products on integers only between two grids.
     """
-    chosen = {layer.node: layer for layer in layers}
+    chosen: dict[Node, Layer] = {layer.node: layer for layer in layers}
     stored = _stored(graph)
     if everywhere:
         stored |= {_activated(graph, layer.node) for layer in layers}
@@ -97,7 +97,7 @@ def _may_lie_on_grid(value: Value) -> bool:
 def _stored(graph: Graph) -> set[Value]:
     """The values that lie in memory when one kernel computes what is no elementwise operator and all the elementwise
     ones behind it that have no other readers."""
-    reading, kept = users(graph), set((*graph.results, *graph.sizes().values()))
+    reading, kept = users(graph), {*graph.results, *graph.sizes().values()}
     home: dict[Value, Value] = {}  # the last value of the kernel
     for node in reversed(graph.nodes()):
         for value in node.results():

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Array, Constant, Graph, Value, constant, node_of, with_operands
+from ingot.compiler.ir.graph import Array, Constant, Graph, Node, Value, constant, node_of, with_operands
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Pad
 from ingot.compiler.ops.pointwise import Clip, Relu
@@ -81,7 +81,7 @@ def quantise_static(
     mapping: dict[Value, Value] = {}
     weights: dict[Layer, Weights] = {}
     shared: dict[tuple[Value, int | None], Weights] = {}
-    layers = {layer.node: layer for layer in placement.layers}
+    layers: dict[Node, Layer] = {layer.node: layer for layer in placement.layers}
     for old in graph.nodes():
         node = old
         changes = {value: numbers[value] for value in placement.read.get(node, ())}

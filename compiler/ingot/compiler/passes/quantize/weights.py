@@ -73,18 +73,20 @@ def _grid(data: Array, channels: int | None, options: WeightOptions) -> Grid:
     best = grid(np.ones_like(most))
     if not options.clip:
         return best
-    parts, least = np.ones_like(most), np.full(most.shape, np.inf)
+    parts: Array = np.ones_like(most)
+    least: Array = np.full_like(most, np.inf, np.float64)
     for part in PARTS:
         tried = grid(np.full_like(most, part))
         error = tried.dequantised(tried.quantised(data)).astype(np.float64) - data
         total = np.square(error).sum(axes, keepdims=channels is not None)
-        parts, least = np.where(total < least, part, parts), np.minimum(total, least)
+        parts = np.where(total < least, part, parts)
+        least = np.minimum(total, least)
     return grid(parts)
 
 
 def moved_mean(layer: Layer, weights: Weights, mean: Array) -> Array | None:
-    """What the rounding of the weights of a convolution adds to the mean of each output channel, where `mean` is that of
-    each input channel (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
+    """What the rounding of the weights of a convolution adds to the mean of each output channel, where `mean` is that
+    of each input channel (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
     section 4.2); padding counts as if it had the mean. None for other layers."""
     if not isinstance(layer.node, Conv):
         return None
