@@ -11,7 +11,8 @@ from ingot.compiler.ir.graph import Graph, Value
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.groups import WeightForm, blocks_of, fit, nearest, output_error
-from ingot.compiler.passes.quantize.products import products
+from ingot.compiler.passes.quantize.layers import layers_of
+from ingot.compiler.passes.quantize.products import known, products
 from ingot.compiler.passes.quantize.rounding import (
     SWEEPS,
     descend,
@@ -20,6 +21,7 @@ from ingot.compiler.passes.quantize.rounding import (
     solved_scales,
 )
 from ingot.compiler.passes.quantize.statistics import observed
+from ingot.compiler.passes.quantize.weights import WeightOptions, quantised_weights
 from ingot.compiler.rewrite import rebuild
 
 
@@ -107,6 +109,16 @@ def test_convolutions_with_rounded_weights() -> None:
         for filters in values.T if name == "head" else values.reshape(len(w), -1):
             assert len(np.unique(filters)) <= 16  # on a grid of four bits
     assert error(rounded) < 0.8 * error(rebuild(graph, mapping))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_static_quantisation_keeps_the_grids(bits: int) -> None:
+    random = np.random.default_rng(7)
+    graph = convolutions(random)
+    rounded = round_weights_to_outputs(graph, observed(graph, samples(graph, 3, random)), bits=bits)
+    for layer in layers_of(rounded):
+        found = quantised_weights(layer, WeightOptions())
+        assert found.is_exact and np.array_equal(known(found.value), layer.weights()), layer.name
 
 
 def test_bits_that_there_are_not() -> None:

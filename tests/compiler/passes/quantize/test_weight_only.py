@@ -15,9 +15,11 @@ from tests.compiler.passes.quantize.layered import Array, encoder, language, sam
 from ingot.compiler import compile
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import export_onnx, save_onnx
-from ingot.compiler.ir.graph import Graph, Value, constant
+from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.text.graph import show_graph
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.default import REGISTRY
@@ -29,7 +31,7 @@ from ingot.compiler.passes.quantize.weight_only import METHODS, Method, WeightOn
 from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.quantization.schemes import core
 from ingot.compiler.rewrite import rebuild
-from ingot.runtime.dtypes import f16, f32
+from ingot.runtime.dtypes import DType, bf16, f16, f32, f64
 
 FORMS = [
     WeightForm(4, 32), WeightForm(4, 16, False), WeightForm(3, 32, False), WeightForm(8, 64), WeightForm(8, 0, False),
@@ -203,6 +205,24 @@ def test_weights_that_are_stored_as_halves() -> None:
     expected, _ = weight_only(graph, WeightForm(8, 16))
     for one, other in zip(products(made).values(), products(expected).values(), strict=True):
         assert np.allclose(one.weight(), other.weight(), atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [f16, bf16, f64], ids=str)
+def test_products_of_other_floats(dtype: DType) -> None:
+    random = np.random.default_rng(15)
+    x = Input("x", TensorType(dtype, (3, 64)))
+    w = constant(random.standard_normal((64, 8)), dtype)
+    graph = Graph((x,), (("y", MatMul(x, w, origin=("fc",))),))
+    made, (stored,) = weight_only(graph, WeightForm(8, 16))
+    assert stored.before == 64 * 8 * dtype.bytes
+    sample = {"x": random.standard_normal((3, 64)).astype(dtype.to_numpy())}
+    expected, found = (evaluate_graph(each, sample)["y"].astype(np.float64) for each in (graph, made))
+    assert np.square(found - expected).sum() < (2e-4 if dtype != bf16 else 1e-3) * np.square(expected).sum()
+    if dtype == f16:
+        model = export_onnx(made)
+        onnx.checker.check_model(model, full_check=True)
+        again = load_onnx(model)
+        assert np.array_equal(evaluate_graph(again, sample)["y"], evaluate_graph(made, sample)["y"])
 
 
 def test_forms_for_a_budget() -> None:

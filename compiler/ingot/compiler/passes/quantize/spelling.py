@@ -10,7 +10,7 @@ from ingot.compiler.ops.movement import Expand, Reshape, Slice
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.quantize.groups import Array, Grouped
-from ingot.runtime.dtypes import DType, f16, i2, i4, i8, u2, u4, u8
+from ingot.runtime.dtypes import DType, f16, f32, i2, i4, i8, u2, u4, u8
 
 BITS = {i4: 4, u4: 4, i2: 2, u2: 2}
 
@@ -18,9 +18,10 @@ BITS = {i4: 4, u4: 4, i2: 2, u2: 2}
 def dequantised(weight: Grouped, dtype: DType, *, transposed: bool = False, origin: Origin = ()) -> Value:
     """`weight` [K, N] as a value of the float type `dtype`, or its transpose, in blocks along K.
 
-    Codes of less than 8 bits are constants of a type of as many bits. Scales are constants of `dtype`, or of f16 and
-    cast to it where the weight's form says so.
+    Codes of less than 8 bits are constants of a type of as many bits. Scales are constants of f32, or of f16 where the
+    weight's form says so. What is computed in f16 has a weight of that type, all else one of f32, which is then cast.
     """
+    computed = f16 if dtype == f16 else f32
 
     def laid(data: Array) -> Array:
         return np.ascontiguousarray(data.T) if transposed else data
@@ -37,12 +38,13 @@ def dequantised(weight: Grouped, dtype: DType, *, transposed: bool = False, orig
             return Reshape(value, (*value.shape, 1) if transposed else value.shape)
         return _spread(value, 1 if transposed else 0, weight.group, extents)
 
-    scale: Value = parameter(weight.scale.astype((f16 if weight.form.scale == "f16" else dtype).to_numpy()))
-    if scale.dtype != dtype:
-        scale = Cast(scale, dtype)
+    scale: Value = parameter(weight.scale.astype(np.float16 if weight.form.scale == "f16" else np.float32))
+    if scale.dtype != computed:
+        scale = Cast(scale, computed)
     zero = None if weight.zero is None else spread(readable(parameter(weight.zero.astype(stored))))
     codes = constant(laid(weight.codes).astype(stored), origin=origin)
-    return Dequantize(readable(codes), spread(scale), zero, origin=origin)
+    made = Dequantize(readable(codes), spread(scale), zero, origin=origin)
+    return made if made.dtype == dtype else Cast(made, dtype)
 
 
 def readable(x: Constant) -> Value:

@@ -7,7 +7,7 @@ DequantizeLinear with block_size is imported, and are exported so (opset 21; 25 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +27,7 @@ from ingot.compiler.passes.quantize.products import Product, chosen
 from ingot.compiler.passes.quantize.spelling import dequantised
 from ingot.compiler.passes.quantize.statistics import Statistics
 from ingot.compiler.rewrite import rebuild
+from ingot.runtime.dtypes import f16
 
 Method: TypeAlias = Literal["nearest", "gptq", "awq", "hqq"]
 METHODS: tuple[Method, ...] = ("nearest", "gptq", "awq", "hqq")
@@ -108,8 +109,8 @@ def weight_only(
     mapping: dict[Value, Value] = {}
     stored: list[StoredWeight] = []
     for value, names in _readers(wanted).items():
-        own = forms.get(names[0], form)
         product = wanted[names[0]]
+        own = _for_type(forms.get(names[0], form), value)
         seen = _merged([statistics[name] for name in names if name in statistics]) if statistics else None
         w = _finite(product.matrices()[0], names[0])
         made = rounding.of(w, own, seen)
@@ -123,7 +124,7 @@ def weight_only(
         if (only is not None and name not in only) or name in exclude or table in mapping:
             continue
         w = _finite(table.data.T, name)
-        made = nearest(np.ascontiguousarray(w), forms.get(name, form))
+        made = nearest(np.ascontiguousarray(w), _for_type(forms.get(name, form), table))
         mapping[table] = dequantised(made, table.dtype, transposed=True, origin=table.origin)
         stored.append(_report(name, table, made, w, None))
     return rebuild(graph, mapping), tuple(stored)
@@ -231,6 +232,11 @@ def _require_statistics(
                 f"the statistics of {name} have a moment of shape {statistics[name].moment.shape}, "
                 f"({1}, {depth}, {depth}) is needed: they are those of another product"
             )
+
+
+def _for_type(form: WeightForm, weight: Value) -> WeightForm:
+    """The form for a weight: products of halves have scales of halves."""
+    return replace(form, scale="f16") if weight.dtype == f16 else form
 
 
 def _merged(found: Sequence[Statistics]) -> Statistics:
