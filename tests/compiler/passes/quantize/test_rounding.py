@@ -118,7 +118,8 @@ def test_static_quantisation_keeps_the_grids(bits: int) -> None:
     rounded = round_weights_to_outputs(graph, observed(graph, samples(graph, 3, random)), bits=bits)
     for layer in layers_of(rounded):
         found = quantised_weights(layer, WeightOptions())
-        assert found.is_exact and np.array_equal(known(found.value), layer.weights()), layer.name
+        data = known(found.value)
+        assert found.is_exact and data is not None and np.array_equal(data, layer.weights()), layer.name
 
 
 def test_bits_that_there_are_not() -> None:
