@@ -38,6 +38,7 @@ from ingot.compiler.ops.composite import Softmax
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Transpose
 from ingot.compiler.ops.pointwise import Add, Mul, Relu
+from ingot.compiler.ops.quantised import DequantizeBlocks
 from ingot.compiler.request import Request
 from ingot.compiler.targets.registry import find_level, find_target
 from ingot.compiler.tuning.record import Machine, Record
@@ -86,6 +87,15 @@ def matmul(rows: Dim, depth: int, columns: int, dtypes: tuple[DType, DType] = (f
     if dtypes[1] == i8:
         w = np.random.default_rng(0).integers(-128, 128, w.shape, np.int8)
     return Graph((x,), (("y", MatMul(x, constant(w), origin=("matmul",))),), "matmul")
+
+
+def narrow(rows: int, depth: int, columns: int) -> Graph:
+    """x @ w with weights of 4 bits, 32 rows a block."""
+    x, rng = Input("x", TensorType(f32, (rows, depth))), np.random.default_rng(0)
+    scales = constant(random(depth // 32, columns))
+    numbers = constant(rng.integers(0, 16, (depth, columns), np.uint8))
+    w = DequantizeBlocks(numbers, scales, constant(np.full((1, 1), 8, np.uint8)), 4, 32)
+    return Graph((x,), (("y", MatMul(x, w, origin=("matmul",))),), "matmul")
 
 
 def residual(size: int, channels: int) -> Graph:
@@ -233,6 +243,11 @@ TRIALS: tuple[Trial, ...] = (
         "f16 weights",
         "matmul 1 x 2048 x 8192",
         lambda: {"f16": _native(g := matmul(1, 2048, 8192), weights="f16"), "f32": _native(g, weights="f32")},
+    ),
+    Trial(
+        "weights of 4 bits",
+        "matmul 1 x 2048 x 8192",
+        lambda: {"u4": _native(g := narrow(1, 2048, 8192)), "f32": _native(g, weights="f32")},
     ),
     Trial(
         "products of bytes",

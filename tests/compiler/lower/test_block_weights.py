@@ -98,11 +98,10 @@ FORMS = [
     Weights(4, 32, 131, 33, zeros=True),
     Weights(4, 16, 67, 129, zeros=True),
     Weights(4, 1000, 77, 80),
-    Weights(8, 16, 83, 96),
+    Weights(8, 16, 523, 96),
     Weights(8, 64, 200, 47, zeros=True),
     Weights(8, 1000, 131, 40, zeros=True),
     Weights(2, 128, 300, 17, zeros=True),
-    Weights(2, 16, 64, 64),
     Weights(2, 1000, 101, 1),
     Weights(4, 8, 8, 100),
 ]
@@ -123,14 +122,14 @@ def test_products_of_all_numbers_of_rows(form: Weights, target: str) -> None:
             close(session.run({"x": x})["y"], form.wanted(x))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7])
-@pytest.mark.parametrize("numerics", ["default", "strict"])
+@pytest.mark.parametrize(("rows", "numerics"), [(2, "default"), (3, "default"), (1, "strict"), (7, "strict")])
 def test_products_of_few_rows(rows: int, numerics: Any) -> None:
-    for form in (Weights(4, 32, 160, 150, zeros=True), Weights(8, 1000, 90, 64)):
-        x = random(rows, len(form.x))
-        for threads in (1, 2):
-            with compile(form.graph(rows), jobs=1, numerics=numerics).session(threads=threads) as session:
-                close(session.run({"x": x})["y"], form.wanted(x))
+    form = Weights(4, 32, 160, 150, zeros=True)
+    x = random(rows, len(form.x))
+    artifact = compile(form.graph(rows), jobs=1, numerics=numerics)
+    for threads in (1, 2):
+        with artifact.session(threads=threads) as session:
+            close(session.run({"x": x})["y"], form.wanted(x))
 
 
 @pytest.mark.parametrize("form", FORMS[1::3], ids=name_of)
@@ -143,27 +142,38 @@ def test_the_program_means_the_same(form: Weights) -> None:
     assert parse_kernel(show_kernel(kernel)) == kernel
 
 
-def test_results_do_not_depend_on_the_number_of_rows() -> None:
-    form = Weights(4, 32, 160, 150, zeros=True)
-    x = random(29, 160)
-    with compile(form.graph(N), jobs=1).session(threads=1) as session:
-        whole = session.run({"x": x})["y"]
-        for rows in (1, 2, 3, 5, 13):
-            np.testing.assert_array_equal(session.run({"x": x[:rows]})["y"], whole[:rows])
-
-
-@pytest.mark.parametrize("target", ["cpu", "native"])
-def test_what_is_not_finite_stays_in_its_row(target: str) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_what_is_not_finite_stays_in_its_row(rows: int) -> None:
     form = Weights(4, 32, 96, 70)
     x = random(7, 96)
     x[1, 3], x[3, 40], x[5, 95] = np.nan, np.inf, -np.inf
-    with compile(form.graph(7), jobs=1, target=target).session(threads=1) as session:
-        have = session.run({"x": x})["y"]
+    with compile(form.graph(rows), jobs=1, target="native").session(threads=1) as session:
+        parts = [session.run({"x": x[i : i + rows]})["y"] for i in range(8 - rows)]
+    have = parts[0] if rows == 7 else np.concatenate([part[:1] for part in parts])
+    x = x[: len(have)]
     with np.errstate(invalid="ignore"):
         want = form.wanted(x)
     np.testing.assert_array_equal(np.isnan(have), np.isnan(want))
     np.testing.assert_array_equal(np.isposinf(have), np.isposinf(want))
-    close(have[::2][[0, 1]], want[::2][[0, 1]])
+    close(have[[0, 2, 4]], want[[0, 2, 4]])
+
+
+def test_rows_of_all_magnitudes() -> None:
+    """Elements far below the largest of their block, and rows near the ends of f32's range."""
+    form = Weights(8, 32, 96, 70)
+    x = random(5, 96) * np.float32(10.0) ** np.random.default_rng(1).integers(-9, 4, (5, 96)).astype(np.float32)
+    x[1] *= np.float32(1e-30)
+    x[2] *= np.float32(1e28)
+    x[3] = 0
+    x[4, ::2] = 0
+    bias = np.linspace(-1, 1, 70, dtype=np.float32)
+    with compile(form.graph(1), jobs=1, target="native").session(threads=1) as session:
+        for row in x:
+            want = np.maximum(row.astype(np.float64) @ form.numbers + bias, 0)
+            wide = np.abs(row).astype(np.float64)
+            largest = np.repeat(wide.reshape(3, 32).max(1), 32)  # of each block
+            bound = (2.0**-22 * largest + 2e-7 * wide) @ np.abs(form.numbers) + 1e-6
+            assert (np.abs(session.run({"x": row[None]})["y"][0] - want) <= bound).all()
 
 
 def test_scales_that_are_not_finite() -> None:

@@ -47,7 +47,7 @@ def model_of(kind: str, block: int, *, zeros: bool, transposed: bool) -> tuple[o
     shape = (COLUMNS, DEPTH) if transposed else (DEPTH, COLUMNS)
     along = 1 if transposed else 0
     w = rng.integers(low, high + 1, shape)
-    each = list(shape)
+    each: list[int] = list(shape)
     each[along] = -(-DEPTH // block) if block else 1
     scale = (0.01 + rng.random(each)).astype(np.float32)
     zero = rng.integers(low, high + 1, each) if zeros else np.zeros(each, np.int64)
@@ -56,7 +56,7 @@ def model_of(kind: str, block: int, *, zeros: bool, transposed: bool) -> tuple[o
     parameters = {"scale": numpy_helper.from_array(scale if block else scale.reshape(-1), "scale")}
     if zeros:
         parameters["zero"] = tensor("zero", code, zero if block else zero.reshape(-1))
-    attributes = {"axis": along, "block_size": block} if block else {"axis": 1 - along}
+    attributes: dict[str, Any] = {"axis": along, "block_size": block} if block else {"axis": 1 - along}
     nodes = [helper.make_node("DequantizeLinear", ["w", *parameters], ["d"], **attributes)]
     if transposed:
         nodes.append(helper.make_node("Transpose", ["d"], ["t"], perm=[1, 0]))
@@ -135,8 +135,9 @@ def test_mat_mul_n_bits(bits: int, zeros: bool, depth: int) -> None:
     model.graph.node[0].attribute.remove(next(a for a in model.graph.node[0].attribute if a.name == "accuracy_level"))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = np.random.default_rng(2).standard_normal((5, depth)).astype(np.float32)
-    want = session.run(None, {"x": x})[0]
-    np.testing.assert_allclose(evaluate_graph(graph, {"x": x})["y"], want, rtol=1e-4, atol=2e-4 * float(np.abs(want).max()))
+    want: Any = session.run(None, {"x": x})[0]
+    close = 2e-4 * float(np.abs(want).max())
+    np.testing.assert_allclose(evaluate_graph(graph, {"x": x})["y"], want, rtol=1e-4, atol=close)
 
 
 def test_zero_points_that_are_floats_are_computed_with() -> None:
@@ -153,7 +154,8 @@ def dequantised(scale: Array, dtype: Any = np.int8, rows: int = DEPTH) -> Dequan
 
 def by_blocks(block: int) -> Array:
     """Scales [DEPTH, COLUMNS] that change every `block` rows."""
-    return np.repeat(np.random.default_rng(4).random((-(-DEPTH // block), COLUMNS)), block, 0)[:DEPTH].astype(np.float32)
+    scales = np.random.default_rng(4).random((-(-DEPTH // block), COLUMNS), np.float32)
+    return np.repeat(scales, block, 0)[:DEPTH]
 
 
 def optimised(value: Value, *inputs: Input) -> Graph:

@@ -25,6 +25,7 @@ from ingot.compiler.lower.pointwise import copy, translate_node
 from ingot.compiler.lower.schedules import Schedule
 from ingot.compiler.lower.strassen import choose_strassen, gated, launch_strassen
 from ingot.compiler.lower.tiles import (
+    BLOCKS_CHUNK_MICROSECONDS,
     BYTES_CHUNK_MICROSECONDS,
     CHUNK_MICROSECONDS,
     WIDTHS,
@@ -33,6 +34,7 @@ from ingot.compiler.lower.tiles import (
 )
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
+from ingot.compiler.ops.quantised import DequantizeBlocks
 from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
 
 TILE_WIDTH = 16  # columns of a panel that a machine with tiles multiplies in them
@@ -192,6 +194,9 @@ class Products:
         among: tuple[int, ...] = WIDTHS,
     ) -> ContractionTile:
         """The schedule of a contraction with the second operand `b` in panels of one of the widths `among`."""
+        chunk = CHUNK_MICROSECONDS if self.dot == 1 else BYTES_CHUNK_MICROSECONDS
+        if isinstance(b, DequantizeBlocks):
+            chunk = BLOCKS_CHUNK_MICROSECONDS
         return choose_contraction(
             machine_for(context, self.dot),
             rows=rows,
@@ -200,7 +205,7 @@ class Products:
             batch=batch,
             ranges=context.ranges,
             widths=widths_for(context, b, columns, self.dot, among),
-            chunk=CHUNK_MICROSECONDS if self.dot == 1 else BYTES_CHUNK_MICROSECONDS,
+            chunk=chunk,
         )
 
     def filled(self, depth: int) -> int:

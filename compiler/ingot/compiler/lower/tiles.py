@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHUNK_MICROSECONDS = 8  # of work, at least, before a launch is cut
 BYTES_CHUNK_MICROSECONDS = 4  # the same for products of bytes: what is done to their sums takes as long again
+BLOCKS_CHUNK_MICROSECONDS = 24  # and where weights are of a few bits, of f32's work: a row of them takes a third of it
 BYTES_DEPTHWISE_MICROSECONDS = 6  # and where each channel has a filter of its own
 MOST_CHUNKS = 64  # of one launch with constant extents: eight for each of eight threads
 TYPICAL = 128  # what symbolic extents are assumed to come to, within their ranges

@@ -154,15 +154,15 @@ def keep_table_narrow(node: Gather, graph: Graph) -> Patch | None:
         found: Value = Gather(constant(np.ascontiguousarray(table)), node.indices, 0)
         return Reshape(found, (*split[:-1], 1))
 
-    number = moved.flat[0]
+    number = moved.min()
     zeros = constant(np.uint8(number)) if bool((moved == number).all()) else row(moved.astype(np.uint8))
     x = Reshape(_looked_up((numbers.astype(np.int16) + offset).astype(np.uint8), bits, node.indices), split)
     return {node: Reshape(Dequantize(x, row(scale[:, ::block]), zeros, origin=node.origin), node.shape)}
 
 
 def _looked_up(table: Array, bits: int, indices: Value) -> Value:
-    """Rows of a table of numbers of `bits` bits, of which as many lie in a byte as it holds: the parts of a row one upon
-    the other, the first in the lowest bits."""
+    """Rows of a table of numbers of `bits` bits, of which as many lie in a byte as it holds: the parts of a row one
+    upon the other, the first in the lowest bits."""
     per = 8 // bits
     if table.shape[1] % per:
         per, bits = 1, 8

@@ -88,8 +88,8 @@ class _Body:
         self.block_rows, self.sizes = blocking.block_rows, blocking.sizes
         inner = (*template.segments, template.run, template.columns)
         self.rows = RowOffsets(template.rows, frozenset(axis.var for axis in inner))
-        # Where weights are of a few bits: what the rows of the tile that is emitted are in digits, steps of the last part
-        # of the depth while a panel is multiplied part by part, and where it and the sums lie then.
+        # Where weights are of a few bits: what the rows of the tile that is emitted are in digits, steps of the last
+        # part of the depth while a panel is multiplied part by part, and where it and the sums lie then.
         self.digits: Rows | None = None
         self.last: int | None = None
         self.unpacked: Value | None = None
