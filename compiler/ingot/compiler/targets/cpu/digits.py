@@ -38,19 +38,24 @@ LEAST = 23  # the least biased exponent that a block is given: the power of two 
 INFINITE = 0xFF << EXPONENT
 ROUNDING = 1.5 * 2**EXPONENT  # added to a number it leaves an integer in the lowest bits
 WORDS = 8  # written out, at most
+_PAIRS = {
+    8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+    16: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
+}
 
 
 @dataclass(frozen=True)
 class Nibbles:
-    """Products of bytes below 16 by signed bytes, in AVX2: sums of two never saturate 16 bits."""
+    """Products of bytes below 16 by signed bytes, where x86-64 has no VNNI: sums of two never saturate 16 bits."""
 
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """total + x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3 in every lane"""
         lanes = total.type.count
         bytes_, halves = ir.VectorType(I8, 4 * lanes), ir.VectorType(I16, 2 * lanes)
         operands = [b.bitcast(x, bytes_), b.bitcast(y, bytes_)]
-        pairs = declarations.call(b, "llvm.x86.avx2.pmadd.ub.sw", halves, operands)
-        sums = declarations.call(b, "llvm.x86.avx2.pmadd.wd", total.type, [pairs, constant(1, halves)])
+        of_bytes, of_halves = _PAIRS[lanes]
+        pairs = declarations.call(b, of_bytes, halves, operands)
+        sums = declarations.call(b, of_halves, total.type, [pairs, constant(1, halves)])
         return b.add(total, sums)
 
 
@@ -63,7 +68,7 @@ def multiplier(level: Level, bits: int, lanes: int) -> Multiplier | None:
     if level.arch == "x86-64":
         if level.dot == 4:
             return Quads() if lanes in (4, 8, 16) else None
-        return Nibbles() if bits < 8 and lanes == 8 else None
+        return Nibbles() if bits < 8 and lanes in _PAIRS else None
     if level.dot != 4 or (level.signed_dot and bits == 8):
         return None
     return ArmQuads(signed=level.signed_dot)
