@@ -11,6 +11,7 @@ import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import gcd
 from typing import Literal, TypeAlias, Union
 
 from ingot.runtime.dims import UNBOUNDED as UNBOUNDED
@@ -325,6 +326,11 @@ def largest_constant(dim: Dim) -> int:
         return abs(dim)
     inner = (side for monomial, _ in dim.terms for a in monomial if isinstance(a, Opaque) for side in (a.left, a.right))
     return max(*(abs(factor) for _, factor in dim.terms), 0, *map(largest_constant, inner))
+
+
+def divisor(dim: Dim) -> int:
+    """A number that divides `dim` whatever its symbols are: the greatest that divides all coefficients, 0 for 0."""
+    return gcd(*_terms(dim).values())
 
 
 def symbol_name(dim: Dim) -> str | None:

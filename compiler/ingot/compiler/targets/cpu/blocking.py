@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 
-from ingot.compiler.ir.dims import coefficient
+from ingot.compiler.ir.dims import coefficient, divisor
 from ingot.compiler.ir.templates import Contraction, Order
 from ingot.compiler.targets.cpu import amx, microkernel
 from ingot.compiler.targets.cpu.digits import Multiplier, Plan, multiplier
@@ -109,9 +110,13 @@ class Blocking:
     def sizes(self) -> tuple[int, ...]:
         """The row counts that tiles may have, ascending."""
         total, chunk = self.template.row_count, self.template.row_block
-        if not isinstance(total, int) or not isinstance(chunk, int) or chunk < 1:
+        if not isinstance(chunk, int) or chunk < 1 or (self.tiles and not isinstance(total, int)):
             return tuple(range(1, self.most + 1))
-        chunks = {min(chunk, total), total % chunk}
+        if isinstance(total, int):
+            chunks = {min(chunk, total), total % chunk}
+        else:  # of 196 rows an image, say, no chunk is left with a single one
+            step = gcd(divisor(total), chunk)
+            chunks = set(range(step, chunk + 1, step))
         blocks = {min(c, self.block_rows) for c in chunks} | {c % self.block_rows for c in chunks}
         sizes: set[int] = set()
         for count in blocks - {0}:

@@ -189,11 +189,14 @@ class _Body:
             else:
                 self._panel_loop(scope, block, begin, end, 1, self.sizes)
             return
-        single = self.b.icmp_signed("==", block.count, const(1))
-        inner = scope.child(self.b)
         order = self._tiles_outside if self.panels_inside else self._tiles_inside
         if self.tiles is not None:
             order = self._in_tiles
+        if 1 not in self.sizes:
+            order(scope, block, begin, end)
+            return
+        single = self.b.icmp_signed("==", block.count, const(1))
+        inner = scope.child(self.b)
         flow.branch(
             self.b,
             single,
