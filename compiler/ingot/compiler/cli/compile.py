@@ -145,9 +145,11 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     progress = console.progress()
     try:
         with working_directory_importable(options.pipeline, *options.passes):
-            pipeline = build_pipeline(
-                options.numerics, text=options.pipeline, passes=options.passes, without=options.without
-            )
+            pipeline = None  # the default one, whose modules are not needed where the cache has the artifact
+            if options.pipeline is not None or options.passes or options.without:
+                pipeline = build_pipeline(
+                    options.numerics, text=options.pipeline, passes=options.passes, without=options.without
+                )
             progress(f"compiling {model}")
             from ingot.compiler.api import compile, compile_library
 
@@ -155,10 +157,12 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             if options.target == "null":
                 return report_outline(compile(model, target="null", **asked), console)
             levels: list[str] = []
+            passes: object = None if pipeline is None else str(pipeline)
             if "ingot" in outputs:
                 artifact = compile(model, target=target, **asked)
                 artifact.save(outputs["ingot"])
                 levels = [code.level for code in artifact.manifest.code]
+                passes = artifact.manifest.provenance["pipeline"]
             if libraries := [output for kind, output in outputs.items() if kind != "ingot"]:
                 asked["name"] = libraries[0].stem.removeprefix("lib")
                 library = compile_library(model, target=target, **asked)
@@ -176,7 +180,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         "seconds": progress.seconds,
         "target": options.target,
         "levels": levels,
-        "pipeline": str(pipeline),
+        "pipeline": str(build_pipeline(options.numerics)) if passes is None else passes,
         "numerics": options.numerics,
     }
     written = [f"{output}: {bytes_text(sizes[kind])}" for kind, output in outputs.items()]
@@ -185,7 +189,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _asked(options: argparse.Namespace, pipeline: Pipeline, console: Console, progress: Progress) -> Options:
+def _asked(options: argparse.Namespace, pipeline: Pipeline | None, console: Console, progress: Progress) -> Options:
     """What `compile` is asked for. Raises CommandError, ModelError."""
     from ingot.compiler.api import Options
 
