@@ -115,9 +115,7 @@ def reduces_strength(kernel: Kernel, level: Level) -> bool:
     """Whether the loops of a kernel gain by other addresses than those they are written with: not those of products,
     where any load takes a register, a scaled one and a number."""
     match kernel.body:
-        case Strassen():
-            return level.arch != "x86-64"
-        case Contraction(dot=1):
+        case Strassen() | Contraction(dot=1, blocks=None):
             return level.arch != "x86-64"
         case _:
             return True
