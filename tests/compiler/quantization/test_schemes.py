@@ -101,6 +101,28 @@ def test_dynamic() -> None:
     assert quantize(proto, scheme="int8-dynamic").report.samples == 0
 
 
+def test_weights_alone(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    text = "g (float[n, 80] x) => (float[n, 70] y) { m = MatMul (x, w1)\n r = Relu (m)\n y = MatMul (r, w2) }"
+    proto = model_of(text, {"w1": (80, 64), "w2": (64, 70)}, random)
+    feeds = {"x": random.standard_normal((90, 80)).astype(np.float32)}
+    want = evaluate_graph(load_onnx(proto), feeds)["y"]
+    found: dict[str, float] = {}
+    ways: list[tuple[Scheme, Any]] = [("int8-weights", None), ("int4-weights", None), ("int4-weights", feeds)]
+    made = [quantize(proto, data, scheme=scheme, measure=False) for scheme, data in ways]
+    for done in made:
+        assert all(layer.bytes_after < 0.3 * layer.bytes_before for layer in done.report.layers)
+        found[done.report.layers[0].weights] = decibels(want, evaluate_graph(done.graph, feeds)["y"])
+    eight, nearest, gptq = found.values()
+    assert eight > 35 and 15 < nearest < gptq
+    made[-1].save(tmp_path / "w.onnx")
+    np.testing.assert_allclose(runtime(onnx.load(tmp_path / "w.onnx"), feeds)[0], want, atol=0.5)
+    left = quantize(proto, scheme="int4-weights", exclude=("y",), measure=False).report.layers
+    assert [layer.bytes_after < layer.bytes_before for layer in left] == [True, False]
+    with pytest.raises(QuantisationError, match="awq needs samples"):
+        quantize(proto, scheme="int4-weights", rounding="awq")
+
+
 @pytest.mark.parametrize("scheme", ["fp16", "bf16"])
 def test_halves(scheme: Scheme, tmp_path: Path) -> None:
     random = np.random.default_rng(0)

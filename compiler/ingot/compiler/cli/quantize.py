@@ -15,7 +15,7 @@ from ingot.compiler.cli.shapes import for_compile
 
 HELP = "quantise a model (.onnx) and write it as ONNX or as an artifact"
 
-SCHEMES = ("int8", "int8-dynamic", "fp16", "bf16", "lossless")
+SCHEMES = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless")
 SUFFIXES = (".onnx", ".ingot")
 
 
@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=SCHEMES,
         default="int8",
         help="int8: activations and weights, with ranges from --data; int8-dynamic: products, with ranges found as the "
-        "model runs; fp16, bf16: weights rounded; lossless: weights that lie on a grid of 8 bits",
+        "model runs; int8-weights, int4-weights: weights of products alone; fp16, bf16: weights rounded; lossless: "
+        "weights that lie on a grid of 8 bits",
     )
     data = parser.add_argument_group("samples (see docs/calibration.md)")
     data.add_argument(
@@ -68,6 +69,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     grids.add_argument("--per-tensor", action="store_true", help="one grid for all the weights of a layer")
     grids.add_argument("--clip-weights", action="store_true", help="cut weights off where that makes the error smaller")
     grids.add_argument("--no-bias-correction", action="store_true", help="leave the biases of convolutions as they are")
+    alone = parser.add_argument_group("weights alone (see docs/weights.md)")
+    alone.add_argument(
+        "--rounding", choices=("nearest", "gptq", "awq", "hqq"), help="gptq with --data, nearest without (default)"
+    )
+    alone.add_argument("--group", type=int, metavar="N", help="how many rows have one scale; 0: all (32; 128 for int8)")
+    alone.add_argument("--tables", action="store_true", help="tables that rows are looked up in, too")
     told = parser.add_argument_group("report")
     told.add_argument("--report", type=output_type, metavar="FILE", help="write the report, as JSON if FILE is .json")
     told.add_argument("--no-measure", action="store_true", help="do not compare the layers' results")
@@ -109,6 +116,9 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             per_channel=not options.per_tensor,
             clip_weights=options.clip_weights,
             correct_biases=not options.no_bias_correction,
+            rounding=options.rounding,
+            group=options.group,
+            tables=options.tables,
             measure=not options.no_measure,
             samples=options.samples,
             shapes=shapes,

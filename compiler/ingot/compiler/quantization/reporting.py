@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ingot.compiler.ir.graph import Constant, Graph, Value, node_of, topological
 from ingot.compiler.passes.quantize.grid import Grid, Range
 from ingot.compiler.passes.quantize.layers import Layer
-from ingot.compiler.passes.quantize.weights import Weights
 from ingot.compiler.quantization.comparison import compared
 from ingot.compiler.quantization.made import Made
 from ingot.compiler.quantization.report import LayerReport, Report
@@ -54,29 +53,26 @@ def _reach(grid: Grid) -> Range:
 
 def _layer(layer: Layer, made: Made, ratios: Mapping[str, float], shares: Mapping[str, float]) -> LayerReport:
     weights, grid = made.weights.get(layer), made.grids.get(layer)
-    before = _stored(layer.w)
+    before = _bytes_of(layer.w)
     bounds = None if grid is None else grid.range
     return LayerReport(
         layer.name,
         layer.node.name,
-        _said(layer, weights),
+        _left(layer) if weights is None else weights.how,
         None if bounds is None else bounds.low,
         None if bounds is None else bounds.high,
         shares.get(layer.name),
         ratios.get(layer.name),
         before,
-        before if weights is None else _stored(weights.value),
+        before if weights is None else weights.bytes,
     )
 
 
-def _said(layer: Layer, weights: Weights | None) -> str:
-    if weights is None:
-        return "as they are, first" if layer.is_first else "as they are, last" if layer.is_last else "as they are"
-    grain = "a channel" if weights.grid.scale.ndim else "a layer"
-    return f"i{weights.grid.bits}, {'exact' if weights.is_exact else 'rounded'}, one grid {grain}"
+def _left(layer: Layer) -> str:
+    return "as they are, first" if layer.is_first else "as they are, last" if layer.is_last else "as they are"
 
 
-def _stored(value: Value) -> int:
+def _bytes_of(value: Value) -> int:
     """The bytes of the constants that a value is made of."""
     return sum(node.data.nbytes for node in topological([value]) if isinstance(node, Constant))
 

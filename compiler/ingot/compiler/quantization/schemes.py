@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import hold_narrow
-from ingot.compiler.ir.graph import Array, Graph
+from ingot.compiler.ir.graph import Array, Graph, Node
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.quantised import Dequantize, Quantize
@@ -20,14 +21,18 @@ from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.quantize.dynamic import DynamicOptions, Grain, quantise_dynamic
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.grid import Range
+from ingot.compiler.passes.quantize.groups import WeightForm
 from ingot.compiler.passes.quantize.half import store_half
 from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of
 from ingot.compiler.passes.quantize.lossless import store_exactly
 from ingot.compiler.passes.quantize.points import placed
+from ingot.compiler.passes.quantize.products import products
 from ingot.compiler.passes.quantize.static import Activations, StaticOptions, quantise_static
-from ingot.compiler.passes.quantize.weights import WeightOptions
+from ingot.compiler.passes.quantize.weight_only import WITH_DATA, Method, weight_only
+from ingot.compiler.passes.quantize.weights import WeightOptions, Weights
 from ingot.compiler.pipeline import Pipeline
-from ingot.compiler.quantization.made import Made
+from ingot.compiler.quantization.activations import activation_statistics
+from ingot.compiler.quantization.made import Made, Stored
 from ingot.compiler.quantization.reporting import reported
 from ingot.compiler.quantization.result import Quantized
 from ingot.compiler.rewrite import rewrite
@@ -35,7 +40,9 @@ from ingot.compiler.rewrite import rewrite
 if TYPE_CHECKING:
     from ingot.compiler.calibration import Observer, Sample
 
-Scheme: TypeAlias = Literal["int8", "int8-dynamic", "fp16", "bf16", "lossless"]
+Scheme: TypeAlias = Literal["int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless"]
+WEIGHTS: Mapping[str, tuple[int, int]] = MappingProxyType({"int8-weights": (8, 128), "int4-weights": (4, 32)})
+"""The bits of weights of the schemes for weights alone, and how many rows have one scale."""
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 COMPARED = 8  # samples that the report is measured on
 CORE = ("simplify", "recognise", "fold_norm")
@@ -59,6 +66,9 @@ def quantize(
     per_channel: bool = True,
     clip_weights: bool = False,
     correct_biases: bool = True,
+    rounding: Method | None = None,
+    group: int | None = None,
+    tables: bool = False,
     measure: bool = True,
     samples: int | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
@@ -70,7 +80,7 @@ def quantize(
     """Quantise an ONNX model: what `load_onnx` takes, with `shapes`, `ranges` and `custom` as there.
 
     `scheme`: "int8", activations and weights in 8 bits with grids from `data`; "int8-dynamic", the same for products,
-    with grids from each run's own values; "fp16" and "bf16", large weights rounded to halves; "lossless", the weights
+    with grids from each run's own values; "int8-weights" and "int4-weights", weights of products alone; "fp16" and "bf16", large weights rounded to halves; "lossless", the weights
     that lie on a grid of 8 bits stored so, every result unchanged.
 
     `data`: samples as `ingot.compiler.calibration.read_samples` takes them (files, folders, arrays by input, a
@@ -80,8 +90,10 @@ def quantize(
     "int8" alone). `activations`, `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without,
     for runtimes that want one on either side of an operator. `grain`: dynamic grids for each "token" or "tensor".
     `weight_bits`, `per_channel`, `clip_weights`: the grids of weights. `correct_biases`: what rounded weights add to
-    the means of convolutions, as "int8" sees them in the samples, is taken off their biases. `measure`: measure the
-    report's ratios and shares. `progress` is called with a line of text at each step.
+    the means of convolutions, as "int8" sees them in the samples, is taken off their biases. `rounding`, `group` and
+    `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how many rows have one scale,
+    and whether tables that rows are looked up in are, too (see docs/weights.md). `measure`: measure the report's ratios
+    and shares. `progress` is called with a line of text at each step.
 
     Raises QuantisationError (nothing to quantise, names of no layer, options that do not go together),
     CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.
@@ -93,7 +105,7 @@ def quantize(
     every = layers_of(graph)
     selection = Selection(tuple(only), tuple(exclude), scheme != "int8" if ends is None else ends)
     layers = selection.among(every)
-    if scheme == "int8-dynamic":
+    if scheme == "int8-dynamic" or scheme in WEIGHTS:
         layers = tuple(layer for layer in layers if isinstance(layer.node, MatMul))
     if scheme not in ("fp16", "bf16"):
         _require_layers(graph, every, layers, scheme)
@@ -106,11 +118,13 @@ def quantize(
         case "int8-dynamic":
             marked = _marked(graph, every)
             after, stored = quantise_dynamic(marked, layers, DynamicOptions(grain, symmetric, weights))
-            made = Made(marked, rewrite(after, INTEGERS), every, stored, {})
+            made = Made(marked, rewrite(after, INTEGERS), every, _stored(stored), {})
+        case "int8-weights" | "int4-weights":
+            made = _weights_alone(_marked(graph, every), every, layers, scheme, rounding, group, tables, read, tell)
         case "lossless":
             marked = _marked(graph, every)
             after, exact = store_exactly(marked, layers)
-            made = Made(marked, after, every, exact, {})
+            made = Made(marked, after, every, _stored(exact), {})
         case "fp16" | "bf16":
             marked = _marked(graph, every)
             after, error = store_half(marked, "f16" if scheme == "fp16" else "bf16")
@@ -191,7 +205,43 @@ def _static(
     marked = _marked(graph, every)
     static = quantise_static(marked, placement, found, options, means=means)
     grids = {layer: static.grids[placement.of[layer.x]] for layer in layers if layer.x in placement.of}
-    return Made(marked, static.graph, every, static.weights, grids)
+    return Made(marked, static.graph, every, _stored(static.weights), grids)
+
+
+def _stored(weights: Mapping[Layer, Weights]) -> dict[Layer, Stored]:
+    return {layer: Stored.of(each) for layer, each in weights.items()}
+
+
+def _weights_alone(
+    graph: Graph,
+    every: tuple[Layer, ...],
+    layers: tuple[Layer, ...],
+    scheme: str,
+    rounding: Method | None,
+    group: int | None,
+    tables: bool,
+    samples: _Samples,
+    tell: Callable[[str], None],
+) -> Made:
+    bits, rows = WEIGHTS[scheme]
+    form = WeightForm(bits, rows if group is None else group)
+    method = rounding or ("nearest" if samples.data is None else "gptq")
+    chosen: dict[Node, Layer] = {layer.node: layer for layer in layers}
+    found = {name: each.node for name, each in products(graph).items() if isinstance(each.node, MatMul)}
+    named = {name: chosen[node] for name, node in found.items() if node in chosen}
+    statistics = None
+    if method in WITH_DATA:
+        if samples.data is None:
+            raise QuantisationError(f"{method} needs samples: give data, or round by nearest or hqq, which need none")
+        statistics = activation_statistics(graph, samples.read(), list(named), progress=tell)
+    left = [name for name in found if name not in named]
+    after, done = weight_only(
+        graph, form, method=method, statistics=statistics, exclude=left, tables=tables, progress=tell
+    )
+    how = f"{bits} bits, {method}, groups of {form.group}"
+    stored = {named[each.name]: Stored(how, each.after) for each in done if each.name in named}
+    notes = [f"{each.name}: {each.before} -> {each.after} bytes" for each in done if each.name not in named]
+    return Made(graph, after, every, stored, {}, tuple(notes))
 
 
 def _marked(graph: Graph, layers: tuple[Layer, ...]) -> Graph:
@@ -217,8 +267,8 @@ def _require_layers(graph: Graph, every: Sequence[Layer], layers: Sequence[Layer
     if every:
         if all(layer.is_first or layer.is_last for layer in every):
             what = f"all {len(every)} layers are first or last ones, which stay as they are: ask for the ends too"
-        elif scheme == "int8-dynamic":
-            what = "no product is left to quantise, and int8-dynamic has no convolutions: take int8, with samples"
+        elif scheme == "int8-dynamic" or scheme in WEIGHTS:
+            what = f"no product is left to quantise, and {scheme} has no convolutions: take int8, with samples"
         else:
             what = "no layer is left to quantise: ask for others with only, or exclude fewer"
     elif any(_is_quantised(node) for node in graph.nodes()):

@@ -33,9 +33,11 @@ class WeightOptions:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of a layer on a grid: `value` computes what they stand for; `is_exact`: that is what they were."""
+    """The weights of a layer on a grid: `value` computes what `integers` stand for; `is_exact`: that is what they
+    were."""
 
     grid: Grid
+    integers: Array
     value: Value
     is_exact: bool
 
@@ -58,8 +60,8 @@ def exact_weights(layer: Layer, channels: int | None, bits: int = 8) -> Weights 
 
 
 def _on(grid: Grid, data: Array, layer: Layer, *, is_exact: bool) -> Weights:
-    value = grid.dequantise(constant(grid.quantised(data), origin=layer.node.origin))
-    return Weights(grid, value, is_exact)
+    integers = grid.quantised(data)
+    return Weights(grid, integers, grid.dequantise(constant(integers, origin=layer.node.origin)), is_exact)
 
 
 def _grid(data: Array, channels: int | None, options: WeightOptions) -> Grid:
