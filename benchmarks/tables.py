@@ -23,6 +23,7 @@ from benchmarks import (
     comparison,
     footprint,
     neighbour,
+    quantised,
     quantization,
     roofline,
     support,
@@ -115,6 +116,7 @@ TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "models agreement": (MODELS, lambda: agreement(cases())),
     "models neighbour": (MODELS, lambda: beside(short(), OTHERS, 5)),
     "models footprint": (MODELS, lambda: sizes(sized())),
+    "models quantised": (MODELS, quantised.report),
     "models roofline": (PERFORMANCE, lambda: roofline.report(cases())[0]),
     "models algorithms": (PERFORMANCE, lambda: algorithms.table(map(algorithms.measured, algorithms.TRIALS))),
 }

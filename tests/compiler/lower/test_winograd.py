@@ -11,15 +11,18 @@ from ingot.compiler import compile
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.execute import run_program
 from ingot.compiler.ir.graph import Graph, Input, constant
+from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.program import Program
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ir.verify import verify_program
+from ingot.compiler.lower import winograd
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.lower.winograd import F2, F4, Algorithm
 from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.pointwise import Add, Relu
+from ingot.compiler.targets.cpu import features
 from ingot.compiler.targets.registry import find_target
-from ingot.runtime.dtypes import f32
+from ingot.runtime.dtypes import f32, u8
 
 
 def random(seed: int, *shape: int) -> np.ndarray[Any, Any]:
@@ -108,3 +111,50 @@ def test_nan_and_infinity_reach_every_output_they_touch() -> None:
     with compile(graph).session(threads=1) as session:
         have = session.run({"x": x})["y"]
     assert np.isnan(have[0, 4:7, 4:7]).all()
+
+
+BYTE_TARGETS = [
+    name
+    for name in ("x86-64-v3", "x86-64-v4")
+    if features.level(name).arch == features.host_arch()
+    and features.level(name).required <= features.level("native").required | {"cx8"}
+]
+
+
+def bytes_graph(height: int, width: int, w: np.ndarray[Any, Any], pads: tuple[int, ...]) -> Graph:
+    """A convolution of u8 by i8 with an i32 bias."""
+    x = Input("x", TensorType(u8, (2, height, width, w.shape[1])))
+    bias = constant(np.arange(-7, w.shape[0] - 7).astype(np.int32) * 1001)
+    conv = Conv(x, constant(w), bias, (1, 1), pads, (1, 1), 1, True)
+    return Graph((x,), (("y", conv),))
+
+
+@pytest.mark.parametrize("target", BYTE_TARGETS)
+@pytest.mark.parametrize(("height", "width", "pads"), [(8, 8, (1, 1, 1, 1)), (5, 7, (0, 1, 2, 0)), (3, 3, (0, 0, 0, 0))])
+@pytest.mark.parametrize("weights", ["any", "largest", "smallest"])
+def test_bytes_are_exact(
+    height: int, width: int, pads: tuple[int, ...], weights: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "PAIRS_SHARE", 100.0)  # whatever the cost model thinks of small images
+    rng = np.random.default_rng(8)
+    any_ = rng.integers(-128, 128, (32, 24, 3, 3)).astype(np.int8)
+    w = {"any": any_, "largest": np.full_like(any_, 127), "smallest": np.full_like(any_, -128)}[weights]
+    graph = bytes_graph(height, width, w, pads)
+    program = lower(graph, features.machine(features.level(target)))
+    verify_program(program)
+    assert any(name.startswith("winograd_data") for name in kernels(program))
+    drawn = rng.integers(0, 256, graph.inputs[0].type.static_shape()).astype(np.uint8)
+    with compile(graph, target=target, jobs=1).session(threads=1) as session:
+        for x in (drawn, np.full_like(drawn, 255), np.where(drawn > 127, 255, 0).astype(np.uint8)):
+            np.testing.assert_array_equal(session.run({"x": x})["y"], evaluate_graph(graph, {"x": x})["y"])
+    want = evaluate_graph(graph, {"x": drawn})["y"]
+    np.testing.assert_array_equal(run_program(program, {"x": drawn})["y"], want)
+
+
+def test_sums_that_four_times_as_large_need_more_bits_are_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "PAIRS_SHARE", 100.0)
+    machine = features.machine(features.level("x86-64-v3"))
+    for inner, transformed in ((1826, True), (1828, False)):  # 4 * 255 * 128 * 9 * inner about 2**31
+        graph = bytes_graph(4, 4, np.full((16, inner, 3, 3), -128, np.int8), (1, 1, 1, 1))
+        names = kernels(lower(graph, machine))
+        assert any(name.startswith("winograd_data") for name in names) == transformed

@@ -69,6 +69,10 @@ class Contraction:
     convolution (group as a batch axis). `a` and the loads in `stores` have offsets over the axes' variables (affine,
     except that floor division and modulo may occur in row variables); `stores` also use ``columns.var``.
     A chunk covers `row_block` rows (of the product of the row axes) times `panel_block` panels of one batch point.
+
+    With `listed` above 0 each panel has so many further steps of `dot` products, without batch axes: i64 `places`
+    [panels, listed, segments and run] say where the elements of A begin, `rest` [panels, listed, width, dot] are the
+    weights.
     """
 
     batch: tuple[Axis, ...]
@@ -90,6 +94,9 @@ class Contraction:
     shift: int = 0  # what is taken off each element of A before it is multiplied: 128 makes u8 signed bytes
     order: Order = "auto"
     blocks: Blocks | None = None  # weights of a few bits: B holds u32, A and the sums are f32, there are no segments
+    listed: int = 0  # further steps of a panel
+    places: str = ""
+    rest: str = ""
 
     @staticmethod
     def matmul(
@@ -167,19 +174,34 @@ class Contraction:
         if self.dot > 1:
             row = ((n // self.width) * self.depth + k - k % self.dot) * self.width
             packed = self.b_offset + row + (n % self.width) * self.dot + k % self.dot
-        factors: tuple[Expr, ...] = (self.a, Load(self.b, packed))
-        if self.blocks is not None:
-            factors = self.a, self._element(k, n)
-        elif self.narrow:
+        step = self._product(self.a, Load(self.b, packed) if self.blocks is None else self._element(k, n))
+        for axis in reversed((*self.segments, self.run)):
+            step = For(axis.var, axis.extent, (step,))
+        grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.batch, *self.rows, self.columns))
+        return grid, (Let("acc", self.zero), step, *self._further(), *self.stores)
+
+    def _product(self, a: Load, b: Expr) -> Stmt:
+        """acc += a * b"""
+        factors: tuple[Expr, ...] = (a, b)
+        if self.narrow and self.blocks is None:
             factors = tuple(Call("cast", (factor,), self.accumulator) for factor in factors)
         if self.shift:
             shift = Const(self.shift, self.accumulator)
             factors = Call("sub", (factors[0], shift), self.accumulator), factors[1]
-        step: Stmt = Accumulate("acc", "add", Call("mul", factors, self.accumulator))
-        for axis in reversed((*self.segments, self.run)):
-            step = For(axis.var, axis.extent, (step,))
-        grid = tuple(Axis(axis.var, axis.extent) for axis in (*self.batch, *self.rows, self.columns))
-        return grid, (Let("acc", self.zero), step, *self.stores)
+        return Accumulate("acc", "add", Call("mul", factors, self.accumulator))
+
+    def _further(self) -> tuple[Stmt, ...]:
+        """The further steps of a panel."""
+        if not self.listed:
+            return ()
+        axes, n, each = (*self.segments, self.run), symbol(self.columns.var), symbol("_each")
+        number = (n // self.width) * self.listed + symbol("_step")
+        starts: dict[str, Dim] = {axis.var: symbol(f"_place{i}") for i, axis in enumerate(axes)}
+        lets = [Let(f"_place{i}", Load(self.places, number * len(axes) + i)) for i in range(len(axes))]
+        a = Load(self.a.buffer, substitute(self.a.offset, starts | {axes[-1].var: starts[axes[-1].var] + each}))
+        weight = Load(self.rest, (number * self.width + n % self.width) * self.dot + each)
+        steps = For("_each", self.dot, (self._product(a, weight),))
+        return (For("_step", self.listed, (*lets, steps)),)
 
     def _element(self, k: Dim, n: Dim) -> Expr:
         """The element of B in row `k` and column `n` where it is one of a few bits."""

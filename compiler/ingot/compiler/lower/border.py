@@ -1,4 +1,4 @@
-"""Zero borders around what convolutions read."""
+"""Borders around what convolutions read, most often of zeros."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from ingot.compiler.lower.views import View
 from ingot.runtime.dtypes import boolean, i64
 
 
-def zero_border(name: str, view: View, halo: Sequence[tuple[int, int]], origin: tuple[str, ...]) -> Launch:
-    """The launch of a kernel called `name` that zeroes the `halo` elements around `view`. The axes after the last
-    bordered one, of which there must be some, are dense."""
+def zero_border(
+    name: str, view: View, halo: Sequence[tuple[int, int]], origin: tuple[str, ...], value: Const | None = None
+) -> Launch:
+    """The launch of a kernel called `name` that makes the `halo` elements around `view` `value`, 0 unless given. The
+    axes after the last bordered one, of which there must be some, are dense."""
     bordered = [a for a, (low, high) in enumerate(halo) if low or high]
     inner = bordered[-1]
     rank = len(view.shape)
     names = loop_names(rank, "z")
     tail = product(view.shape[inner + 1 :])
     build = KernelBuilder(name)
-    nothing = zero(view.storage.dtype)
+    nothing = zero(view.storage.dtype) if value is None else value
     index = [symbol(n) - halo[a][0] for a, n in enumerate(names[: inner + 1])] + [0] * (rank - inner - 1)
 
     def clear(start: Dim, count: Dim, name: str) -> Stmt:

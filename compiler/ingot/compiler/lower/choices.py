@@ -51,6 +51,7 @@ def _signature(context: Context, group: Group) -> str | None:
         products = products_of(context, group)
         narrow = products.dot == 1 and products.dtype != wide_type(w.dtype)
         words += [f"weights as {products.dtype.name}"] if narrow else []
+        words += ["sums in 16 bits"] if products.short is not None else []
         words += [] if context.forms.may_grow else ["small"]
     elif isinstance(w, DequantizeBlocks):
         words += [f"weights as {form_of(w)}"]

@@ -28,6 +28,7 @@ from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.schedules import ANALYTICAL, Option, Schedules
+from ingot.compiler.lower.short_sums import ShortSums
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.lower.weight_forms import FAST, WeightForms
 from ingot.compiler.ops.quantised import DequantizeBlocks
@@ -64,6 +65,8 @@ class Context:
     signatures: dict[Node, str | None] = field(default_factory=dict[Node, str | None])
     # What there is to say of the schedules of groups, by their signatures.
     explained: dict[str, tuple[Option, ...]] = field(default_factory=dict[str, tuple[Option, ...]])
+    # Weights whose products are summed in 16 bits where they may be; None where they may not.
+    short_sums: dict[Constant, ShortSums | None] = field(default_factory=dict[Constant, "ShortSums | None"])
     _names: dict[str, int] = field(default_factory=dict[str, int])
     _widened: dict[Value, Constant] = field(default_factory=dict[Value, Constant])
     _weights: dict[tuple[Any, ...], Storage] = field(default_factory=dict[tuple[Any, ...], Storage])

@@ -20,9 +20,10 @@ from ingot.compiler.lower.context import Context, LoweringError
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.movement import pack_where_inside
 from ingot.compiler.lower.nest import KernelBuilder, merge_axes
-from ingot.compiler.lower.packing import pack_panels
+from ingot.compiler.lower.packing import pack_conv, pack_panels
 from ingot.compiler.lower.pointwise import copy, translate_node
 from ingot.compiler.lower.schedules import Schedule
+from ingot.compiler.lower.short_sums import STEP, TOGETHER, WIDTH, ShortSums
 from ingot.compiler.lower.strassen import choose_strassen, gated, launch_strassen
 from ingot.compiler.lower.tiles import (
     BLOCKS_CHUNK_MICROSECONDS,
@@ -35,7 +36,7 @@ from ingot.compiler.lower.tiles import (
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.ops.quantised import DequantizeBlocks
-from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, u8
+from ingot.runtime.dtypes import DType, f32, f64, i8, i16, i32, i64, u8
 
 TILE_WIDTH = 16  # columns of a panel that a machine with tiles multiplies in them
 
@@ -113,9 +114,25 @@ def stored_elements(context: Context, w: Constant, wide: DType) -> tuple[NDArray
 
 def packed_matrix(context: Context, b: Constant, width: int, products: Products) -> Storage:
     """The weight storage of constant matrices [..., K, N] in panels."""
+    if products.short is not None:
+        return _packed_short(context, b, products.short)
     key = ("panels", width, products.dot, products.dtype.name)
     return context.weight(
         b, key, lambda: pack_panels(products.weights(b, -2), width, products.dot), products.dtype
+    )
+
+
+def _packed_short(context: Context, w: Constant, short: ShortSums) -> Storage:
+    return context.weight(w, ("short sums",), lambda: pack_panels(short.main, WIDTH, STEP))
+
+
+def packed_filters(context: Context, w: Constant, count: int, width: int, products: Products) -> Storage:
+    """The weight storage of constant filters [O, I/g, *kernel] of `count` groups in panels."""
+    if products.short is not None:
+        return _packed_short(context, w, products.short)
+    key = ("conv", count, width, products.dot)
+    return context.weight(
+        w, key, lambda: pack_conv(products.weights(w, 1), count, width, products.dot), products.dtype
     )
 
 
@@ -131,16 +148,18 @@ def in_wide_type(context: Context, view: View, node: Node) -> View:
 
 @dataclass(frozen=True)
 class Inner:
-    """How many elements of a sum are neighbours; `is_whole` where none can be filled up to more."""
+    """How many elements of a sum are neighbours; `is_whole` where none can be filled up to more, `is_conv` where the
+    weights are filters."""
 
     elements: int
     is_whole: bool = False
+    is_conv: bool = False
 
     @staticmethod
     def of_conv(w: Value, group: int) -> Inner:
         """Of a convolution, channels last, with the filters `w` in `group` groups."""
         channels = w.type.shape[1]
-        return Inner(channels if isinstance(channels, int) else 0, group > 1)
+        return Inner(channels if isinstance(channels, int) else 0, group > 1, True)
 
     @staticmethod
     def of_matrices(b: Value) -> Inner:
@@ -152,11 +171,12 @@ class Inner:
 @dataclass(frozen=True)
 class Products:
     """How elements are multiplied: `dot` products at a time, weights as `dtype` in memory, `shift` taken off each
-    element of the other operand first."""
+    element of the other operand first. `short`: the weights, where four products are summed in 16 bits."""
 
     dot: int
     dtype: DType
     shift: int
+    short: ShortSums | None = None
 
     @staticmethod
     def single(w: Value) -> Products:
@@ -173,7 +193,10 @@ class Products:
     @staticmethod
     def of(context: Context, x: Value, w: Value, inner: Inner, most_rows: int | None = None) -> Products:
         """How elements of `x` are multiplied by the weights `w`: u8 by constant i8 several at a time."""
-        return Products.narrow(context, inner) if _is_narrow(x, w) else Products.widening(context, w, most_rows)
+        if not _is_narrow(x, w):
+            return Products.widening(context, w, most_rows)
+        short = _short_sums(context, w, inner)
+        return Products.narrow(context, inner) if short is None else Products(STEP, i8, 0, short)
 
     @staticmethod
     def narrow(context: Context, inner: Inner) -> Products:
@@ -221,19 +244,22 @@ class Products:
 
 
 def dot_of(context: Context, x: Value, w: Value, inner: Inner) -> int:
-    """`Products.of(...).dot`, without a look at the weights."""
-    return _narrow_dot(context, inner) if _is_narrow(x, w) else 1
+    """`Products.of(...).dot`, without a look at weights that are floats."""
+    return Products.of(context, x, w, inner).dot if _is_narrow(x, w) else 1
 
 
 def machine_for(context: Context, dot: int) -> Machine:
     """The machine as products of `dot` elements find it: pairs leave two registers less, one for a product, one for
-    zeros; small matrices take two rows at a time, tiles 16, of which 16 columns and four bytes of the depth are a step
+    zeros; sums in 16 bits take two steps at a time, and three instructions for them; small matrices take two rows at a time, tiles 16, of which 16 columns and four bytes of the depth are a step
     of one cycle."""
     machine = context.machine
     if machine.tiles and dot == machine.dot:
         return replace(machine, rows_together=16, fma_rate=16.0, fma_latency=0, load_rate=math.inf)
     if dot == 2:
         return replace(machine, vector_registers=machine.vector_registers - 2)
+    if _is_short(machine, dot):
+        rate = machine.fma_rate * TOGETHER / (TOGETHER + 1)
+        return replace(machine, vector_registers=machine.vector_registers - 5, fma_rate=rate)
     return replace(machine, rows_together=2) if dot > machine.dot else machine
 
 
@@ -242,6 +268,8 @@ def widths_for(context: Context, b: Value, columns: Dim, dot: int, among: tuple[
     one."""
     if context.machine.tiles and dot == context.machine.dot:
         among = (TILE_WIDTH,)
+    if _is_short(context.machine, dot):
+        among = (WIDTH,)
     return context.forms.widths(b, columns, dot, among)
 
 
@@ -254,6 +282,44 @@ def _narrow_dot(context: Context, inner: Inner) -> int:
         return few
     is_filled = inner.elements % many != 0
     return few if is_filled and (inner.is_whole or not context.forms.may_grow) else many
+
+
+def _is_short(machine: Machine, dot: int) -> bool:
+    """Whether products of `dot` bytes are summed in 16 bits."""
+    return machine.dot == 2 and dot == STEP
+
+
+def _short_sums(context: Context, w: Value, inner: Inner) -> ShortSums | None:
+    """Constant i8 weights for sums in 16 bits, where the machine has nothing better and they are few steps too many."""
+    assert isinstance(w, Constant)
+    if w not in context.short_sums:
+        depth, columns = (w.data.shape[1], w.data.shape[0]) if inner.is_conv else w.data.shape[-2:]
+        fits = depth % (STEP * TOGETHER) == 0 and columns and depth and not inner.is_whole
+        alone = inner.is_conv or math.prod(w.data.shape[:-2]) == 1
+        found = None
+        if context.machine.dot == 2 and context.forms.may_grow and fits and alone:
+            if inner.is_conv:
+                matrix = w.data.reshape(columns, depth, -1).transpose(2, 1, 0).reshape(-1, columns)
+            else:
+                matrix = w.data.reshape(depth, columns)
+            found = ShortSums.of(matrix)
+        context.short_sums[w] = found
+    return context.short_sums[w]
+
+
+def listed_steps(
+    context: Context, w: Value, products: Products, axes: Sequence[Axis]
+) -> tuple[int, Storage, Storage] | None:
+    """How many further steps a panel of the weights `w` has, where they begin along `axes`, those of the sum, and their
+    weights; None without any."""
+    if products.short is None or not products.short.count:
+        return None
+    assert isinstance(w, Constant)
+    extents = tuple(axis.extent for axis in axes if isinstance(axis.extent, int))
+    assert len(extents) == len(axes)
+    count, places = products.short.count, np.stack(np.unravel_index(products.short.places, extents), -1)
+    starts = context.weight(w, ("short places", extents), places.astype(np.int64), i64)
+    return count, starts, context.weight(w, ("short rest",), products.short.rest, i8)
 
 
 def _is_narrow(x: Value, w: Value) -> bool:
@@ -302,12 +368,13 @@ def contraction(
     b_offset: Dim,
     accumulator: DType,
     segments: tuple[Axis, ...] = (),
+    listed: tuple[int, Storage, Storage] | None = None,
 ) -> Contraction:
     """The template of a kernel that multiplies the elements of `a` by the panels `b`; what it stores is still missing.
 
-    The axes and offsets are those of `Contraction`.
+    The axes and offsets are those of `Contraction`, `listed` is what `listed_steps` says.
     """
-    return Contraction(
+    made = Contraction(
         batch=batch,
         rows=rows,
         columns=columns,
@@ -327,6 +394,11 @@ def contraction(
         shift=products.shift,
         order=tile.order,
     )
+    if listed is None:
+        return made
+    count, *storages = listed
+    places, rest = (build.parameter(View(each, (each.size,), (1,)), "read") for each in storages)
+    return replace(made, listed=count, places=places, rest=rest)
 
 
 def launch_contraction(

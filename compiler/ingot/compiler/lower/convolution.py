@@ -23,14 +23,16 @@ from ingot.compiler.lower.contraction import (
     contraction,
     in_wide_type,
     launch_contraction,
+    listed_steps,
     pack_at_run_time,
+    packed_filters,
     packed_size,
     stored_elements,
     unshifted,
     wide_type,
 )
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names, zero
-from ingot.compiler.lower.packing import pack_conv, pack_depthwise
+from ingot.compiler.lower.packing import pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
 from ingot.compiler.lower.tiles import BYTES_DEPTHWISE_MICROSECONDS, CHUNK_MICROSECONDS, choose_depthwise
 from ingot.compiler.lower.views import View
@@ -44,10 +46,7 @@ DENSE_COLUMNS = 256  # from so many on a copy of the rows takes less than some t
 def _packed_filters(context: Context, group: Group, w: Value, count: int, width: int, products: Products) -> Storage:
     """The filters [O, I/g, *kernel] of `count` groups in panels."""
     if isinstance(w, Constant):
-        key = ("conv", count, width, products.dot)
-        return context.weight(
-            w, key, lambda: pack_conv(products.weights(w, 1), count, width, products.dot), products.dtype
-        )
+        return packed_filters(context, w, count, width, products)
     out, inner, *taps = w.shape
     view = in_wide_type(context, context.view(w), group.node)
     split = materialise(context, view, group.node.origin).reshape((count, out // count, inner, *taps))
@@ -231,6 +230,7 @@ def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, 
         b=packed,
         b_offset=group_index * packed_size(columns, depth, tile.width),
         accumulator=wide_type(node.type.dtype),
+        listed=listed_steps(context, w, products, (*segments, run)),
     )
     n = group_index * columns + symbol("_n")
     summed = tuple(range(1, w.rank))

@@ -20,7 +20,7 @@ from ingot.compiler.lower.indexing import lower_indexing
 from ingot.compiler.lower.inplace import share_storages
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.matmul import lower_matmul
-from ingot.compiler.lower.movement import lower_movement, view_of
+from ingot.compiler.lower.movement import lower_movement, may_be_written_inside, view_of
 from ingot.compiler.lower.pointwise import copy, lower_pointwise
 from ingot.compiler.lower.pooling import lower_window
 from ingot.compiler.lower.random import lower_random
@@ -216,6 +216,8 @@ def _plan_placements(context: Context, graph: Graph) -> None:
             _place_parts(context, node, uses)
         elif isinstance(node, movement.Reshape):
             _place_reshaped(context, node, uses)
+        elif isinstance(node, movement.Pad):
+            _place_padded(context, node, uses)
         elif (
             isinstance(node, movement.Transpose)
             and node in context.placements
@@ -239,6 +241,17 @@ def _place_reshaped(context: Context, node: movement.Reshape, uses: Mapping[Valu
         reshaped = context.placements[node].reshape(x.type.shape)
         if reshaped is not None:
             context.placements[x] = reshaped
+
+
+def _place_padded(context: Context, node: movement.Pad, uses: Mapping[Value, int]) -> None:
+    """Let the producer of a padded value write it inside its border."""
+    size = context.placements[node].storage.size if node in context.placements else node.type.size
+    if not may_be_written_inside(node) or node in context.halos or not _is_placeable(context, node.x, uses, size):
+        return
+    if node not in context.placements:
+        context.placements[node] = context.temp(node.type, origin=node.origin)
+    rank = node.x.rank
+    context.placements[node.x] = context.placements[node].slice(node.pads[:rank], node.x.type.shape, (1,) * rank)
 
 
 def _is_placeable(context: Context, value: Value, uses: Mapping[Value, int], size: Dim) -> bool:

@@ -19,6 +19,7 @@ from ingot.compiler.lower.contraction import (
     contraction,
     in_wide_type,
     launch_contraction,
+    listed_steps,
     pack_at_run_time,
     packed_matrix,
     packed_size,
@@ -63,6 +64,7 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         if extent != 1:
             b_offset = b_offset + multiply(index[axis + skip], multiply(step, step_of(extent, lead[axis + skip])))
         step = multiply(step, extent)
+    run = Axis("_k", depth)
     template = contraction(
         build,
         products,
@@ -70,12 +72,13 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         batch=() if shared else tuple(axes[:-1]),
         rows=tuple(axes) if shared else (axes[-1],),
         columns=Axis("_n", n),
-        run=Axis("_k", depth),
+        run=run,
         a=a,
         a_offset=a.broadcast_at([*index, symbol("_k")], (*out[:-1], depth)),
         b=packed,
         b_offset=b_offset,
         accumulator=wide_type(node.type.dtype),
+        listed=listed_steps(context, b_value, products, (run,)),
     )
     if isinstance(b_value, DequantizeBlocks):
         template = replace(template, blocks=block_parameters(context, build, b_value, tile.width))

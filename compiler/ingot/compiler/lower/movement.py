@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ingot.compiler.ir.dims import Dim, maximum, minimum, modulo, product, symbol
-from ingot.compiler.ir.graph import Constant, Node, describe
-from ingot.compiler.ir.loops import Axis, Call, Expr, For, Index, Stmt
+from ingot.compiler.ir.graph import Constant, Node, Value, describe
+from ingot.compiler.ir.loops import Axis, Call, Const, Expr, For, Index, Stmt
 from ingot.compiler.ir.types import Shape
+from ingot.compiler.lower.border import zero_border
 from ingot.compiler.lower.context import Context, LoweringError, kernel
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names, zero
 from ingot.compiler.lower.pointwise import copy, fill, materialise, scalar_constant
@@ -80,6 +81,21 @@ def _deliver(context: Context, node: Node, source: View) -> None:
         context.views[node] = source
 
 
+def _literal(value: Value) -> Const:
+    assert isinstance(value, Constant)
+    return scalar_constant(value)
+
+
+def may_be_written_inside(node: ops.Pad) -> bool:
+    """Whether what is padded may be written where it is to lie, and a border around it: one of a constant, not along
+    the last axis."""
+    if node.mode != "constant" or not (node.value is None or isinstance(node.value, Constant)):
+        return False
+    plain = all(isinstance(p, int) and p >= 0 for p in node.pads)
+    last = node.pads[node.x.rank - 1], node.pads[-1]
+    return plain and node.x.rank > 1 and last == (0, 0) and any(p != 0 for p in node.pads)
+
+
 def _pad(context: Context, node: ops.Pad) -> None:
     source = context.view(node.x)
     target = context.destination(node)
@@ -92,6 +108,11 @@ def _pad(context: Context, node: ops.Pad) -> None:
     ones = (1,) * rank
     kept = source.slice(starts, sizes, ones)
     if node.mode == "constant":
+        if node.x in context.placements and source.storage is target.storage:
+            value = zero(node.type.dtype) if node.value is None else _literal(node.value)
+            halo = [(b, e) for b, e in zip(begin, end, strict=True) if isinstance(b, int) and isinstance(e, int)]
+            context.run(zero_border(context.unique("pad_fill"), source, halo, node.origin, value))
+            return
         if node.value is not None and not isinstance(node.value, Constant):
             scalar = context.view(node.value)
             everywhere = View(scalar.storage, target.shape, (0,) * rank, scalar.offset)

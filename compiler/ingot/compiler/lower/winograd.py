@@ -4,6 +4,10 @@ After A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" 
 input is transformed (B^T d B), multiplied with the transformed filters (G g G^T, made at compile time) as (m+2)^2
 matrix products over the channels, and transformed back (A^T M A). m = 2 needs 2.25 times fewer multiplications than the
 direct sum, m = 4 four times fewer; both add the traffic of the transformed data.
+
+Bytes are convolved by F(2 x 2, 3 x 3) in integers where they would be multiplied as pairs of 16-bit numbers anyway: data
+are sums of four elements, filters are made four times as large to be whole, so that the results are four times the
+sums, exactly. Products of the transformed data may wrap around: what they are added up to does not.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +28,17 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower import schedules
 from ingot.compiler.lower.choices import choose_tile, unfit, wanted_schedule
 from ingot.compiler.lower.context import Context, kernel
-from ingot.compiler.lower.contraction import Epilogue, Group, Products, contraction, packed_size
+from ingot.compiler.lower.contraction import Epilogue, Group, Inner, Products, contraction, packed_size
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value
 from ingot.compiler.lower.packing import pack_panels
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.linear import Conv
-from ingot.runtime.dtypes import boolean, f32
+from ingot.runtime.dtypes import DType, boolean, f32, i8, i16, i32, u8
 
 FILTERS_AT_ONCE = 16384  # of 3x3 each, which transformed are some 5 MB
 FLOPS_A_CHUNK = 800_000  # some 8 us of work
+PAIRS_SHARE, SHORT_SUMS_SHARE = 0.65, 0.42  # of the time of a direct sum in f32 that one of bytes takes
 Matrix = NDArray[np.float64]
 
 
@@ -44,16 +50,23 @@ class Algorithm:
     data: Matrix  # B^T, [m+2, m+2]
     filters: Matrix  # G, [m+2, 3]
     output: Matrix  # A^T, [m, m+2]
+    kind: DType = f32  # of the transformed data and filters
+    sums: DType = f32  # of their products
+    shift: int = 0  # results are so many powers of two too large
 
     @property
     def reach(self) -> int:
         """Inputs a tile side."""
         return self.size + 2
 
-    def transformed(self, w: NDArray[np.float32]) -> NDArray[np.float32]:
+    def products(self, w: Value) -> Products:
+        """How transformed data and the transformed filters `w` are multiplied."""
+        return Products(2, i16, 0) if self.kind == i16 else Products.single(w)
+
+    def transformed(self, w: NDArray[Any]) -> NDArray[Any]:
         """[O, I, 3, 3] -> [(m+2)^2, I, O], computed in f64."""
         out, inner = w.shape[:2]
-        transformed = np.empty((self.reach**2, inner, out), np.float32)
+        transformed = np.empty((self.reach**2, inner, out), self.kind.to_numpy())
         both = np.kron(self.filters, self.filters)  # G g G^T as one matrix on the nine taps
         step = max(1, FILTERS_AT_ONCE // out)
         for first in range(0, inner, step):
@@ -85,6 +98,7 @@ F2 = toom_cook(2, (0.0, 1.0, -1.0))
 # least about q = 2p, pq = 1 (B. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
 # Deep Neural Networks", 2020). All coefficients of these are exact.
 F4 = toom_cook(4, (0.0, 0.75, -0.75, 1.5, -1.5))
+SHORT = replace(F2, filters=2 * F2.filters, kind=i16, sums=i32, shift=2)
 BY_NAME: Mapping[schedules.Algorithm, Algorithm] = MappingProxyType({"winograd2": F2, "winograd4": F4})
 
 
@@ -92,16 +106,22 @@ def choose_winograd(context: Context, group: Group, node: Conv) -> Algorithm | N
     """The algorithm that is asked for or that the cost model expects to win over the direct sum, if any. Raises
     ScheduleError for one that cannot be used here."""
     expected = expected_cycles(context, group, node)
+    algorithms = _algorithms(node)
     wanted = wanted_schedule(context, group)
     if wanted is not None:
         if wanted.algorithm in BY_NAME and wanted.algorithm not in expected:
             raise unfit(group, wanted, f"it can be computed by {', '.join(expected)}")
-        return BY_NAME.get(wanted.algorithm)
+        return algorithms.get(wanted.algorithm)
     best: schedules.Algorithm = "direct"
     for name, cycles in expected.items():
         if cycles < 0.95 * expected[best]:
             best = name
-    return BY_NAME.get(best)
+    return algorithms.get(best)
+
+
+def _algorithms(node: Conv) -> Mapping[schedules.Algorithm, Algorithm]:
+    """Those that there are for the types of a convolution."""
+    return {"winograd2": SHORT} if node.type.dtype == i32 else BY_NAME
 
 
 def expected_cycles(context: Context, group: Group, node: Conv) -> dict[schedules.Algorithm, float]:
@@ -113,8 +133,13 @@ def expected_cycles(context: Context, group: Group, node: Conv) -> dict[schedule
         assert isinstance(height, int) and isinstance(width, int)
         # For one image: measured, more of them change the comparison little, though they move more than caches hold.
         machine = context.machine
-        expected: dict[schedules.Algorithm, float] = {"direct": _direct_cycles(machine, height * width, inner, out)}
-        for name, algorithm in BY_NAME.items():
+        direct = _direct_cycles(machine, height * width, inner, out)
+        if node.type.dtype == i32:
+            w = group.resolve(node.w)
+            products = Products.of(context, node.x, w, Inner.of_conv(w, node.group))
+            direct *= SHORT_SUMS_SHARE if products.short is not None else PAIRS_SHARE
+        expected: dict[schedules.Algorithm, float] = {"direct": direct}
+        for name, algorithm in _algorithms(node).items():
             tiles = -(-height // algorithm.size) * -(-width // algorithm.size)
             expected[name] = _cycles(machine, algorithm, tiles, inner, out)
         return expected
@@ -123,9 +148,12 @@ def expected_cycles(context: Context, group: Group, node: Conv) -> dict[schedule
 
 def _is_plain(context: Context, node: Conv, w: Value) -> bool:
     """Whether a convolution can be computed by these algorithms."""
-    if not context.reorder or not context.forms.may_grow or not isinstance(w, Constant):
+    if not context.forms.may_grow or not isinstance(w, Constant) or not node.channels_last:
         return False
-    if node.type.dtype != f32 or not node.channels_last:
+    if node.type.dtype == i32:
+        if context.machine.dot != 2 or not _is_short(node, w):
+            return False
+    elif node.type.dtype != f32 or not context.reorder:
         return False
     out, inner, *taps = w.type.static_shape()
     plain = all(x == 1 for x in (*node.strides, *node.dilations, node.group)) and taps == [3, 3]
@@ -133,6 +161,14 @@ def _is_plain(context: Context, node: Conv, w: Value) -> bool:
         return False
     _, height, width, _ = node.type.shape
     return isinstance(height, int) and isinstance(width, int) and min(out, inner) >= 16
+
+
+def _is_short(node: Conv, w: Constant) -> bool:
+    """Whether bytes are convolved, in pairs of channels, with sums that four times as large fit 32 bits."""
+    if (node.x.dtype, w.dtype) != (u8, i8) or w.data.size == 0 or w.data.shape[1] % 2:
+        return False
+    sums = np.abs(w.data.astype(np.int64)).reshape(w.data.shape[0], -1).sum(1)
+    return int(sums.max()) * 255 << SHORT.shift < 1 << 31
 
 
 def _direct_cycles(machine: Machine, pixels: int, inner: int, out: int) -> float:
@@ -150,6 +186,8 @@ def _cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out:
     points = algorithm.reach**2
     products = tiles * points * inner * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.85)
     products = max(products, _reading(machine, points * inner * _padded(out)))
+    if algorithm.kind == i16:
+        products *= 0.5
     return products + transform_cycles(machine, algorithm, tiles, inner, out)
 
 
@@ -229,8 +267,8 @@ def lower_winograd(context: Context, group: Group, node: Conv, view: View, algor
 class _Sums:
     """Linear combinations written as Lets: those of points p and -p share what they have in common."""
 
-    def __init__(self, statements: list[Stmt], prefix: str) -> None:
-        self.statements, self.prefix = statements, prefix
+    def __init__(self, statements: list[Stmt], prefix: str, kind: DType) -> None:
+        self.statements, self.prefix, self.kind = statements, prefix, kind
         self.made = 0
 
     def apply(self, matrix: Matrix, terms: Sequence[Expr]) -> list[Expr]:
@@ -242,8 +280,8 @@ class _Sums:
         places, even, odd = list(range(len(terms))), list(terms), list(terms)
         for i, j in columns:
             places.remove(j)
-            even[i] = self._let(Call("add", (terms[i], terms[j]), f32))
-            odd[i] = self._let(Call("sub", (terms[i], terms[j]), f32))
+            even[i] = self._let(Call("add", (terms[i], terms[j]), self.kind))
+            odd[i] = self._let(Call("sub", (terms[i], terms[j]), self.kind))
         return [
             self._sum(row[places].tolist(), [(odd if k % 2 else even)[i] for i in places])
             for k, row in enumerate(matrix)
@@ -269,11 +307,11 @@ class _Sums:
         pairs = [(factor, term) for factor, term in zip(factors, terms, strict=True) if factor != 0]
         for factor, term in sorted(pairs, key=lambda pair: pair[0] != 1):
             if total is None:
-                total = term if factor == 1 else Call("mul", (term, Const(factor, f32)), f32)
+                total = term if factor == 1 else Call("mul", (term, Const(factor, self.kind)), self.kind)
             elif abs(factor) == 1:
-                total = Call("add" if factor > 0 else "sub", (total, term), f32)
+                total = Call("add" if factor > 0 else "sub", (total, term), self.kind)
             else:
-                total = Call("fma", (term, Const(factor, f32), total), f32)
+                total = Call("fma", (term, Const(factor, self.kind), total), self.kind)
         assert total is not None
         return self._let(total)
 
@@ -281,7 +319,7 @@ class _Sums:
         name = f"{self.prefix}{self.made}"
         self.made += 1
         self.statements.append(Let(name, value))
-        return Local(name, f32)
+        return Local(name, self.kind)
 
 
 def _mirrored(rows: Matrix) -> list[tuple[int, int]]:
@@ -296,9 +334,9 @@ def _mirrored(rows: Matrix) -> list[tuple[int, int]]:
     ]
 
 
-def _sandwich(statements: list[Stmt], matrix: Matrix, block: list[list[Expr]]) -> list[list[Expr]]:
+def _sandwich(statements: list[Stmt], matrix: Matrix, block: list[list[Expr]], kind: DType) -> list[list[Expr]]:
     """matrix @ block @ matrix^T, written as Lets."""
-    sums = _Sums(statements, "s")
+    sums = _Sums(statements, "s", kind)
     half = [sums.apply(matrix, column) for column in zip(*block, strict=True)]
     return [sums.apply(matrix, row) for row in zip(*half, strict=True)]
 
@@ -306,7 +344,8 @@ def _sandwich(statements: list[Stmt], matrix: Matrix, block: list[list[Expr]]) -
 def _transform_data(plan: _Plan, view: View) -> View:
     """V[point, tile, channel] = B^T d B."""
     algorithm, context = plan.algorithm, plan.context
-    target = context.temp(TensorType(f32, (algorithm.reach**2, plan.count, plan.inner)), origin=plan.group.node.origin)
+    shape, kind = (algorithm.reach**2, plan.count, plan.inner), algorithm.kind
+    target = context.temp(TensorType(kind, shape), origin=plan.group.node.origin)
     build = KernelBuilder(context.unique("winograd_data"))
     statements: list[Stmt] = []
     top, left = plan.node.pads[:2]
@@ -316,10 +355,13 @@ def _transform_data(plan: _Plan, view: View) -> View:
         for j in range(algorithm.reach):
             y = symbol("_y") * algorithm.size + i - top
             x = symbol("_x") * algorithm.size + j - left
-            statements.append(Let(f"d{i}_{j}", build.load(view, view.at([symbol("_b"), y, x, symbol("_c")]))))
-            line.append(Local(f"d{i}_{j}", f32))
+            element: Expr = build.load(view, view.at([symbol("_b"), y, x, symbol("_c")]))
+            if view.storage.dtype != kind:
+                element = Call("cast", (element,), kind)
+            statements.append(Let(f"d{i}_{j}", element))
+            line.append(Local(f"d{i}_{j}", kind))
         block.append(line)
-    for point, value in enumerate(_flat(_sandwich(statements, algorithm.data, block))):
+    for point, value in enumerate(_flat(_sandwich(statements, algorithm.data, block, kind))):
         statements.append(build.store(target, target.at([point, plan.tile, symbol("_c")]), value))
     plan.launch(build, plan.inner, tuple(statements), len(statements))
     return target
@@ -327,15 +369,15 @@ def _transform_data(plan: _Plan, view: View) -> View:
 
 def _multiply(plan: _Plan, data: View) -> View:
     """M[point, tile, out] = V[point] @ U[point]."""
-    context, points = plan.context, plan.algorithm.reach**2
+    context, points, algorithm = plan.context, plan.algorithm.reach**2, plan.algorithm
     w = plan.group.resolve(plan.node.w)
     assert isinstance(w, Constant)
-    products = Products.single(w)
+    products = algorithm.products(w)
     tile = choose_tile(
         context, plan.group, products, w, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points
     )
-    packed = _packed(plan, w, tile.width)
-    target = context.temp(TensorType(f32, (points, plan.count, plan.out)), origin=plan.group.node.origin)
+    packed = _packed(plan, w, tile.width, products)
+    target = context.temp(TensorType(algorithm.sums, (points, plan.count, plan.out)), origin=plan.group.node.origin)
     build = kernel(context, plan.group.node)
     point, row, k, n = symbol("_p"), symbol("_m"), symbol("_k"), symbol("_n")
     # A chunk takes several points where one is less than worth a chunk.
@@ -353,18 +395,21 @@ def _multiply(plan: _Plan, data: View) -> View:
         a_offset=data.at([point, row, k]),
         b=packed,
         b_offset=point * packed_size(plan.out, plan.inner, tile.width),
-        accumulator=f32,
+        accumulator=algorithm.sums,
     )
-    stores = (build.store(target, target.at([point, row, n]), Local("acc", f32)),)
+    stores = (build.store(target, target.at([point, row, n]), Local("acc", algorithm.sums)),)
     flops = multiply(product(plan.node.type.shape), 2 * 9 * plan.inner)  # of the sum that the model has
     template = replace(template, stores=stores)
     context.run(build.launch(template.grid, template, origin=plan.group.node.origin, flops=flops))
     return target
 
 
-def _packed(plan: _Plan, w: Constant, width: int) -> Storage:
+def _packed(plan: _Plan, w: Constant, width: int, products: Products) -> Storage:
     key = ("winograd", plan.algorithm.size, width)
-    return plan.context.weight(w, key, lambda: pack_panels(plan.algorithm.transformed(w.data), width))
+    dtype = plan.algorithm.kind
+    return plan.context.weight(
+        w, key, lambda: pack_panels(plan.algorithm.transformed(w.data), width, products.dot), dtype
+    )
 
 
 def _transform_back(plan: _Plan, products: View) -> None:
@@ -373,20 +418,23 @@ def _transform_back(plan: _Plan, products: View) -> None:
     epilogue = Epilogue(context, plan.group)
     build = KernelBuilder(context.unique("winograd_output"))
     statements: list[Stmt] = []
-    reach, size, c = algorithm.reach, algorithm.size, symbol("_c")
+    reach, size, kind, c = algorithm.reach, algorithm.size, algorithm.sums, symbol("_c")
     block: list[list[Expr]] = []
     for i in range(reach):
         line: list[Expr] = []
         for j in range(reach):
             place = products.at([i * reach + j, plan.tile, c])
             statements.append(Let(f"m{i}_{j}", build.load(products, place)))
-            line.append(Local(f"m{i}_{j}", f32))
+            line.append(Local(f"m{i}_{j}", kind))
         block.append(line)
-    sums = _sandwich(statements, algorithm.output, block)
+    sums = _sandwich(statements, algorithm.output, block, kind)
+    if algorithm.shift:
+        by = Const(algorithm.shift, kind)
+        sums = [[Call("shr", (value, by), kind) for value in line] for line in sums]
     if node.bias is not None:
         bias = context.view(plan.group.resolve(node.bias))
         statements.append(Let("bias", build.load(bias, bias.at([c]))))
-        sums = [[Call("add", (value, Local("bias", f32)), f32) for value in line] for line in sums]
+        sums = [[Call("add", (value, Local("bias", kind)), kind) for value in line] for line in sums]
     _, height, width, _ = node.type.shape
     for i in range(size):
         for j in range(size):

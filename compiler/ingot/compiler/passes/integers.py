@@ -24,18 +24,19 @@ import numpy as np
 
 from ingot.compiler.ir.graph import Array, Constant, Graph, Value, constant
 from ingot.compiler.ops.bitwise import BitCast, BitXor
-from ingot.compiler.ops.linear import Conv, MatMul, MaxPool
-from ingot.compiler.ops.movement import Expand, Pad, Reshape, Transpose
+from ingot.compiler.ops.linear import AveragePool, Conv, MatMul, MaxPool
+from ingot.compiler.ops.movement import Concat, Expand, Pad, Reshape, Transpose
 from ingot.compiler.ops.pointwise import Add, Cast, Mul, Sub
 from ingot.compiler.ops.quantised import NARROW, Dequantize, Quantize
 from ingot.compiler.ops.reduction import ReduceSum
-from ingot.compiler.passes.constants import splat
+from ingot.compiler.passes.constants import splat, users
 from ingot.compiler.rewrite import Patch, Rule
 from ingot.runtime.dtypes import f32, i8, i32, u8
 
 BYTES = (u8, i8)
 OFFSET = 128  # an i8 value plus this is the u8 value that stands for the same number with the zero point moved as far
 LIMIT = 2**31 - 1
+MOST_TAPS = 64  # of a mean that is computed as a convolution: more are a reduction's work
 SMALLEST = 1e-30  # scales from which, and up to whose reciprocal, a product by them and its quotient are exact enough
 
 
@@ -76,6 +77,36 @@ def drop_requantised(node: Quantize, graph: Graph) -> Patch | None:
         return None
     own, other = (0 if z is None else splat(z) for z in (zero, node.zero_point))
     return {node: x} if own is not None and own == other else None
+
+
+def quantise_parts(node: Quantize, graph: Graph) -> Patch | None:
+    """quantize(concat(parts), s, z) -> concat(quantize(parts, s, z)): whoever makes a part quantises it, too"""
+    match node.x:
+        case Concat(parts, axis) if node.x.type.shape == node.type.shape:
+            pass
+        case _:
+            return None
+    single = all(z is None or math.prod(z.shape) == 1 for z in (node.scale, node.zero_point))
+    others = [each for each in users(graph).get(node.x, []) if not isinstance(each, Quantize)]
+    if not single or others or node.x in graph.results:
+        return None
+    scale, zero = Reshape(node.scale, ()), None if node.zero_point is None else Reshape(node.zero_point, ())
+    return {node: Concat(tuple(Quantize(part, scale, zero, node.to, origin=node.origin) for part in parts), axis)}
+
+
+def average_bytes(node: AveragePool, graph: Graph) -> Patch | None:
+    """average_pool(dequantize(x, s, z)) -> conv(dequantize(x, s, z), dequantize(1, 1 / n)), each channel by itself"""
+    match node.x:
+        case Dequantize(x, scale) if x.dtype in BYTES and scale.dtype == f32 and not node.channels_last:
+            channels = x.shape[1]
+        case _:
+            return None
+    count = math.prod(node.kernel)
+    if any(node.pads) or node.ceil_mode or not isinstance(channels, int) or count > MOST_TAPS or channels == 0:
+        return None
+    ones = constant(np.ones((channels, 1, *node.kernel), np.int8))
+    w = Dequantize(ones, constant(np.float32(1 / count)), None)
+    return {node: Conv(node.x, w, None, node.strides, node.pads, node.dilations, channels, False, origin=node.origin)}
 
 
 def _quantised_unsigned(x: Value) -> Value | None:
@@ -331,4 +362,12 @@ def _scaled(whole: Value, own: Value, scale: Array) -> Value:
     return Mul(real, Mul(own, constant(scale)) if number is None else constant((number * scale).astype(np.float32)))
 
 
-INTEGERS: tuple[Rule, ...] = (without_sign, pool_bytes, drop_requantised, integer_conv, integer_product)
+INTEGERS: tuple[Rule, ...] = (
+    without_sign,
+    pool_bytes,
+    average_bytes,
+    quantise_parts,
+    drop_requantised,
+    integer_conv,
+    integer_product,
+)

@@ -10,7 +10,7 @@ from ingot.compiler.ir.templates import Contraction, Order, Strassen
 from ingot.compiler.lower import strassen
 from ingot.compiler.lower.choices import operands_of, products_of
 from ingot.compiler.lower.context import Context
-from ingot.compiler.lower.contraction import Group, Products
+from ingot.compiler.lower.contraction import Group
 from ingot.compiler.lower.explain import analytical_options, extents_of, may_be_halved
 from ingot.compiler.lower.schedules import Algorithm, Schedule
 from ingot.compiler.lower.tiles import MOST_CHUNKS, PANEL_WIDTHS, Extents, most_rows, vectors_of
@@ -47,13 +47,15 @@ def alternatives(context: Context, group: Group) -> list[Schedule]:
 def analytical_choice(context: Context, group: Group) -> Schedule:
     """The schedule that the cost model chooses, where rows lie together."""
     algorithm: Algorithm = "direct"
-    if isinstance(group.anchor, Conv) and (form := choose_winograd(context, group, group.anchor)) is not None:
+    form = choose_winograd(context, group, group.anchor) if isinstance(group.anchor, Conv) else None
+    if form is not None:
         algorithm = "winograd2" if form.size == 2 else "winograd4"
     known = extents_of(context, group, algorithm)
     w = operands_of(group)[1]
-    products = products_of(context, group) if algorithm == "direct" else Products.single(w)
+    products = products_of(context, group) if form is None else form.products(w)
     m, n, k = known.rows, known.columns, known.depth
-    tile = products.tile(context, w, rows=m, columns=n, depth=k * products.dot, batch=known.batch)
+    depth = k * products.dot if form is None else k
+    tile = products.tile(context, w, rows=m, columns=n, depth=depth, batch=known.batch)
     assert isinstance(tile.row_block, int) and isinstance(tile.panel_block, int)
     if algorithm == "direct" and may_be_halved(context, group):
         halved = strassen.likely_schedule(context.machine, tile.width, m, n, k)

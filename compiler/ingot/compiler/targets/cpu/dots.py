@@ -2,8 +2,8 @@
 
 Eight at a time for two rows and two columns with Arm's i8mm (``usmmla``); else four where the processor has VNNI
 (``vpdpbusd``, which does not saturate) or Arm's dot products (``usdot`` with i8mm; else ``sdot`` of elements of A less
-128, which are signed); else two, as 16-bit integers (``vpmaddwd``). The older ``vpmaddubsw`` is not used: it saturates
-sums of two products at 16 bits.
+128, which are signed); else two, as 16-bit integers (``vpmaddwd``), or four where the weights are such that sums of four
+products fit 16 bits (`lower.short_sums`), at which the older ``vpmaddubsw`` saturates.
 """
 
 # pyright: basic
@@ -21,11 +21,12 @@ from ingot.compiler.targets.cpu import declarations, functions
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value
 from ingot.compiler.targets.cpu.functions import I8, I16, I32, I64, memory_type
-from ingot.compiler.targets.cpu.microkernel import OneRow, Product
+from ingot.compiler.targets.cpu.microkernel import OneRow, OneStep, Product
 from ingot.runtime.dtypes import DType
 
 SIGN = 128  # a u8 element less this is the signed byte that has its bits but the highest
 _QUADS = {4: "128", 8: "256", 16: "512"}
+_BYTES = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}
 _PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 
 
@@ -38,8 +39,8 @@ def product(level: Level, dot: int, shift: int = 0) -> Product | None:
         return Matrices()
     if dot == 4 and level.dot == 4 and shift == (SIGN if level.signed_dot else 0):
         return Quads() if level.arch == "x86-64" else ArmQuads(signed=level.signed_dot)
-    if dot == 2 and not shift and level.arch == "x86-64":
-        return Pairs()
+    if level.dot == 2 and not shift and dot in (2, 4):
+        return Pairs() if dot == 2 else ShortSums()
     less = f" less {shift}" if shift else ""
     raise IrError(f"{level.name} does not sum {dot} products of 8-bit integers{less} at a time")
 
@@ -108,7 +109,7 @@ class ArmQuads(Quads):
 
 
 @dataclass(frozen=True)
-class Matrices:
+class Matrices(OneStep):
     """2 x 8 by 8 x 2 bytes in every 128 bits of AArch64's vectors with i8mm. What is summed of two columns of B lies
     together, as do eight elements of each; sums are [lanes] i32, for each two columns those of a row and of the next.
     """
@@ -152,15 +153,44 @@ class Matrices:
 
 
 @dataclass(frozen=True)
+class ShortSums(Quads):
+    """Four products a lane of x86-64 without VNNI, two of which are summed in 16 bits, as are those of two steps. The
+    weights are such that these sums never saturate."""
+
+    @property
+    def steps(self) -> int:
+        """2"""
+        return 2
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """total + x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3 in every lane"""
+        return self.add_steps(b, [x], [y], total)
+
+    def add_steps(self, b: ir.IRBuilder, x: Sequence[Value], y: Sequence[Value], total: Value) -> Value:
+        """The same of one step or two."""
+        lanes = total.type.count
+        bytes_, short = ir.VectorType(I8, 4 * lanes), ir.VectorType(I16, 2 * lanes)
+        halves = [
+            declarations.call(b, f"llvm.x86.{_BYTES[lanes]}", short, [b.bitcast(u, bytes_), b.bitcast(w, bytes_)])
+            for u, w in zip(x, y, strict=True)
+        ]
+        whole = halves[0] if len(halves) == 1 else b.add(*halves)
+        ones = ir.Constant(short, [I16(1)] * (2 * lanes))
+        return b.add(total, declarations.call(b, _PAIRS[lanes], total.type, [whole, ones]))
+
+
+@dataclass(frozen=True)
 class Pairs(OneRow):
-    """Two products a lane as 16-bit integers. Vectors are [2 * lanes] i16; weights are 16 bits wide in memory, or 8,
+    """Two products a lane as 16-bit integers. Vectors are [2 * lanes] i16; operands are 16 bits wide in memory, or 8,
     which are widened as they are loaded."""
 
     dot: int = 2
 
     def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
-        """Two elements for every lane."""
+        """Two elements, of 8 or of 16 bits, for every lane."""
         count = lanes or 1
+        if dtype.bytes == 2:
+            return b.bitcast(functions.splat(b, b.load(at[0], align=2, typ=I32), count), ir.VectorType(I16, 2 * count))
         whole = functions.splat(b, b.load(at[0], align=1, typ=I16), 2 * count)
         bytes_ = ir.VectorType(I8, 4 * count)
         picks = [place for lane in range(count) for place in (4 * lane, 4 * count, 4 * lane + 1, 4 * count)]

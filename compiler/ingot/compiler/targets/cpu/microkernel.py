@@ -61,6 +61,16 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """Further steps of each panel: how many, where those of a number begin in A, counted in elements from the start of
+    each row, and their weights."""
+
+    count: int
+    place: Callable[[int, Value], Value]  # of a panel of the tile and a number
+    panels: Sequence[Operand]
+
+
+@dataclass(frozen=True, slots=True)
 class Prefetch:
     """Fetch ahead: each round of `UNROLL` k steps touches `lines` cache lines from `pointer` on and moves by `step`
     bytes."""
@@ -154,8 +164,17 @@ class Product(Protocol):
         """`dot` elements of B from `at` on for each of ``lanes / rows`` columns."""
         ...
 
+    @property
+    def steps(self) -> int:
+        """Steps that are summed before their sum goes on top of what there is."""
+        ...
+
     def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
         """The sum of the products on top of `total`."""
+        ...
+
+    def add_steps(self, b: ir.IRBuilder, x: Sequence[Value], y: Sequence[Value], total: Value) -> Value:
+        """The sums of the products of up to `steps` steps on top of `total`."""
         ...
 
     def results(self, b: ir.IRBuilder, sums: Sequence[Value], rows: int) -> list[list[Value]]:
@@ -163,7 +182,24 @@ class Product(Protocol):
         ...
 
 
-class OneRow:
+class OneStep:
+    """What is multiplied a step at a time."""
+
+    @property
+    def steps(self) -> int:
+        """1"""
+        return 1
+
+    def add_steps(self, b: ir.IRBuilder, x: Sequence[Value], y: Sequence[Value], total: Value) -> Value:
+        """The products of the only step on top of `total`."""
+        return self.add(b, x[0], y[0], total)
+
+    def add(self, b: ir.IRBuilder, x: Value, y: Value, total: Value) -> Value:
+        """The sum of the products on top of `total`."""
+        raise NotImplementedError
+
+
+class OneRow(OneStep):
     """What is multiplied a row at a time."""
 
     @property
@@ -288,8 +324,10 @@ class MicroKernel:
         product: Product | None = None,
         *,
         apart: bool = False,
+        listed: Listed | None = None,
     ) -> None:
         self.b = b
+        self.listed = listed
         self.written_out = UNROLL - 1 if apart and not depth.segments else UNROLL_WHOLE
         self.tile = tile
         self.a_dtype, self.b_dtype, self.dtype = dtypes
@@ -319,6 +357,8 @@ class MicroKernel:
             half = len(sums) // 2
             combine = b.fadd if self.dtype.is_float else b.add
             sums = [combine(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
+        if self.listed:
+            sums = self._further(self.listed, sums)
         found: list[list[list[Value]]] = []
         for p in range(tile.panels):
             rows: list[list[Value]] = []
@@ -389,35 +429,65 @@ class MicroKernel:
             for line in range(self.ahead.lines):
                 prefetch(b, b.gep(pointer, [const(LINE * line)], source_etype=ir.IntType(8)), locality=2)
             pointer = b.gep(pointer, [self.ahead.step], source_etype=ir.IntType(8))
-        for k in range(count):
-            here, shift = self._moved(position, self.depth.run[1], k)
-            there, offset = self._moved(index, self.step, k)
-            self._step(here, shift, there, offset, sums, k % tile.chains)
+        together = self.product.steps
+        for k in range(0, count, together):
+            places = [
+                (*self._moved(position, self.depth.run[1], each), *self._moved(index, self.step, each))
+                for each in range(k, min(k + together, count))
+            ]
+            self._step(places, sums, k // together % tile.chains)
         index = flow.add(b, index, flow.multiply(b, self.step, count))
         return [index, *([pointer] if pointer is not None else []), *sums]
 
-    def _step(self, here: Value, shift: int, there: Value, offset: int, sums: list[Value], chain: int) -> None:
-        """One k step, on the sums of `chain`: what lies at ``here + shift`` of every row and at ``there + offset`` of
-        every panel."""
+    def _step(self, places: Sequence[tuple[Value, int, Value, int]], sums: list[Value], chain: int) -> None:
+        """k steps that are summed together, on the sums of `chain`: for each what lies at ``here + shift`` of every row
+        and at ``there + offset`` of every panel."""
         b, tile, product = self.b, self.tile, self.product
         per_row, per_panel = self.vectors, self.vectors * len(self.groups)
         elements = tile.lanes * product.dot // product.rows
         first = chain * tile.panels * per_panel
         columns = [(p, v) for p in range(tile.panels) for v in range(per_row)]
+
+        def vectors(p: int, v: int) -> list[Value]:
+            return [self._vector(self.panels[p], there, offset + v * elements) for _, _, there, offset in places]
+
+        def spread(group: Sequence[Operand]) -> list[Value]:
+            return [self._broadcast(group, here, shift) for here, shift, _, _ in places]
+
         if product.rows > 1 and len(self.groups) < len(columns):  # B comes a vector at a time, for rows that are kept
-            spread = [self._broadcast(group, here, shift) for group in self.groups]
+            kept = [spread(group) for group in self.groups]
             for p, v in columns:
-                y = self._vector(self.panels[p], there, offset + v * elements)
-                for r, x in enumerate(spread):
+                y = vectors(p, v)
+                for r, x in enumerate(kept):
                     at = first + p * per_panel + r * per_row + v
-                    sums[at] = product.add(b, x, y, sums[at])
+                    sums[at] = product.add_steps(b, x, y, sums[at])
             return
-        loaded = [self._vector(self.panels[p], there, offset + v * elements) for p, v in columns]
+        loaded = [vectors(p, v) for p, v in columns]
         for r, group in enumerate(self.groups):
-            x = self._broadcast(group, here, shift)
+            x = spread(group)
             for (p, v), y in zip(columns, loaded, strict=True):
                 at = first + p * per_panel + r * per_row + v
-                sums[at] = product.add(b, x, y, sums[at])
+                sums[at] = product.add_steps(b, x, y, sums[at])
+
+    def _further(self, listed: Listed, sums: list[Value]) -> list[Value]:
+        """The further steps of each panel, on top of `sums`, which are of one chain."""
+        b, product, per_row = self.b, self.product, self.vectors
+        elements = self.tile.lanes * product.dot // product.rows
+
+        def body(number: Value, carried: list[Value]) -> list[Value]:
+            sums = list(carried)
+            index = flow.multiply(b, self.step, number)
+            for p, panel in enumerate(listed.panels):
+                place = listed.place(p, number)
+                loaded = [self._vector(panel, index, v * elements) for v in range(per_row)]
+                for r, group in enumerate(self.groups):
+                    x = self._broadcast(group, place, 0)
+                    for v, y in enumerate(loaded):
+                        at = (p * len(self.groups) + r) * per_row + v
+                        sums[at] = product.add(b, x, y, sums[at])
+            return sums
+
+        return flow.loop(b, const(0), const(listed.count), 1, sums, body, rounds=listed.count)
 
     def _moved(self, index: Value, stride: Value, k: int) -> tuple[Value, int]:
         """``index + k * stride`` as an index and a constant."""
