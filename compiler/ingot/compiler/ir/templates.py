@@ -424,6 +424,32 @@ class Depthwise:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """``y[outer, inner] = table[x[outer, inner]]`` for u8 elements of x and a table of 256 elements of 8 bits.
+
+    x and y are contiguous along `inner`, whose extent may follow the outer variables. `y` stores ``Local("element")``.
+    """
+
+    outer: tuple[Axis, ...]  # at least one
+    inner: Axis
+    x: Load
+    table: str
+    y: Store
+
+    @property
+    def grid(self) -> tuple[Axis, ...]:
+        """The outer axes."""
+        return self.outer
+
+    def nest(self) -> tuple[tuple[Axis, ...], tuple[Stmt, ...]]:
+        """The same computation as a plain loop nest."""
+        place = Let("_place", Call("cast", (self.x,), i64))
+        store = Store(self.y.buffer, self.y.offset, Load(self.table, symbol("_place")))
+        grid = tuple(Axis(axis.var, axis.extent) for axis in self.outer)
+        return grid, (For(self.inner.var, self.inner.extent, (place, store)),)
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """``out[batch, i, e] = softmax_j(scale * sum_d q[i, d] k[j, d] + mask[i, j]) @ v[j, e]`` without the score matrix.
 

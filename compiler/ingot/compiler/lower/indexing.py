@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Node, describe
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Stmt, When
+from ingot.compiler.ir.templates import Lookup
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.movement import loops_over
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names
 from ingot.compiler.lower.pointwise import Moved, copy
 from ingot.compiler.lower.tables import find_table
 from ingot.compiler.lower.tournament import Tournament
-from ingot.compiler.lower.views import View, dense_strides
+from ingot.compiler.lower.views import View, coalesce, dense_strides
 from ingot.compiler.ops.indexing import Compact, Scatter, TopK
 from ingot.compiler.ops.movement import Gather
-from ingot.runtime.dtypes import DType, boolean, i64
+from ingot.runtime.dtypes import DType, boolean, i8, i64, u8
 
+ENTRIES = 256  # of a table for bytes
+BYTES_CHUNK = 1 << 16  # bytes that are looked up in some 5 us
 COLUMNS = 512  # elements of a scattered row that make one chunk
 
 
@@ -27,7 +31,8 @@ def lower_indexing(context: Context, node: Node) -> bool:
     """Lower a Gather, Scatter, TopK or Compact; False when `node` is none of them."""
     match node:
         case Gather():
-            _gather(context, node)
+            if not _lookup(context, node):
+                _gather(context, node)
         case Scatter():
             _scatter(context, node)
         case TopK():
@@ -101,6 +106,45 @@ def _placed(
     status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
     fetch, bad = checked_index(raw, node.indices.type.dtype, node.data.type.shape[axis], "_place")
     return (*fetch, When(bad, (build.store(status, 0, Const(number, i64)),), body))
+
+
+def _lookup(context: Context, node: Gather) -> bool:
+    """A table of bytes that bytes are the indices of; False where it is something else, or where the elements of a row
+    do not lie together."""
+    if not isinstance(node.data, Constant) or node.data.type.shape != (ENTRIES,) or node.indices.dtype != u8:
+        return False
+    if node.data.dtype not in (u8, i8):
+        return False
+    x, y = context.view(node.indices), context.destination(node)
+    extents, strides = coalesce(y.shape, [y.strides, x.strides])
+    if not extents:
+        extents, strides = [1], [[1], [1]]
+    if any(each[-1] != 1 for each in strides):
+        return False
+    *names, last = loop_names(len(extents))
+    outer = [Axis(name, extent) for name, extent in zip(names, extents, strict=False)]
+    index: list[Dim] = [symbol(name) for name in (*names, last)]
+    inner = Axis(last, extents[-1])
+    if outer:
+        outer[-1] = replace(outer[-1], grain=grain_for(extents[-1], BYTES_CHUNK))
+    else:
+        block = symbol("_block") * BYTES_CHUNK
+        outer = [Axis("_block", ceil_divide(extents[0], BYTES_CHUNK))]
+        inner, index[0] = Axis(last, minimum(BYTES_CHUNK, extents[0] - block)), block + index[0]
+    build = kernel(context, node)
+    places = [
+        sum((i * step for i, step in zip(index, steps, strict=True)), view.offset)
+        for view, steps in ((y, strides[0]), (x, strides[1]))
+    ]
+    template = Lookup(
+        tuple(outer),
+        inner,
+        build.load(x, places[1]),
+        build.parameter(context.view(node.data), "read"),
+        build.store(y, places[0], Local("element", node.data.dtype)),
+    )
+    context.run(build.launch(template.grid, template, origin=node.origin))
+    return True
 
 
 def _known_indices(context: Context, node: Gather) -> View | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ingot.compiler.ir.graph import Constant, Graph, Node, operands_of
 from ingot.compiler.ops.composite import Attention
 from ingot.compiler.ops.quantised import DequantizeBlocks
+from ingot.compiler.passes.bytewise import BYTEWISE
 from ingot.compiler.passes.exact import spread_transposed
 from ingot.compiler.passes.expand import expand
 from ingot.compiler.passes.fold_norm import FOLD_NORM
@@ -47,6 +48,7 @@ PASSES: tuple[Pass, ...] = (
     Named(expand_composites, "expand"),
     rules(*LAYOUT, name="layout"),
     Named(simplify, "cleanup"),
+    rules(*BYTEWISE, name="bytewise"),
     as_pass(fuse),
 )
 EXACT: Pass = rules(spread_transposed, name="exact")
@@ -54,7 +56,7 @@ REGISTRY: Registry = {item.name: item for item in (*PASSES, EXACT)}
 
 
 def default_pipeline(numerics: str = "default") -> Pipeline:
-    """integers, simplify, recognise, fold_norm, expand, layout, cleanup (simplify again), fuse.
+    """integers, simplify, recognise, fold_norm, expand, layout, cleanup (simplify again), bytewise, fuse.
 
     With "strict" numerics attention is not recognised, because its kernel computes softmax block by block, and `exact`
     comes before expand.

@@ -32,7 +32,7 @@ from ingot.compiler.ir.loops import (
     When,
 )
 from ingot.compiler.ir.routines import RoutineCall
-from ingot.compiler.ir.templates import Attention, Contraction, Depthwise, Strassen
+from ingot.compiler.ir.templates import Attention, Contraction, Depthwise, Lookup, Strassen
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import (
     access_checks,
@@ -42,6 +42,7 @@ from ingot.compiler.targets.cpu import (
     depthwise,
     flow,
     functions,
+    lookup,
     routine,
     strassen,
 )
@@ -60,6 +61,7 @@ TEMPLATES: dict[type, Callable[..., None]] = {
     Attention: attention.emit_body,
     Contraction: contraction.emit_body,
     Depthwise: depthwise.emit_body,
+    Lookup: lookup.emit_body,
     RoutineCall: routine.emit_body,
     Strassen: strassen.emit_body,
 }
