@@ -120,7 +120,10 @@ GEMM_TEXT = """kernel gemm(x: f32 read, w: f32 read, y: f32 write; n) {
     dot=1,
     narrow=false,
     shift=0,
-    order="auto"
+    order="auto",
+    listed=0,
+    places="",
+    rest=""
   )
 }"""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product as cartesian
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ingot.compiler import compile
 from ingot.compiler.frontend import load_onnx
-from ingot.compiler.ir.graph import Graph
+from ingot.compiler.ir.graph import Graph, Input, constant
 from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.fused import Fused
-from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.linear import AveragePool, Conv, MatMul
+from ingot.compiler.ops.movement import Concat
+from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.rewrite import rewrite
@@ -553,3 +557,34 @@ def test_depthwise_products_with_a_zero_point_from_data(channels: int) -> None:
     wanted = sum(shifted[..., k : k + 5] * w[None, :, 0, :, k, None].astype(np.int64) for k in range(3))
     with compile(made, cache=False).session() as session:
         np.testing.assert_array_equal(session.run({"x": x, "z": np.array(5, np.uint8)})["y"], wanted)
+
+
+def test_parts_of_a_concatenation_are_quantised_where_they_are_made() -> None:
+    a, b = (Input(name, TensorType(u8, (1, channels, 5, 5))) for name, channels in (("a", 3), ("b", 8)))
+    own, other = (Dequantize(x, constant(s, f32), constant(z, u8)) for x, s, z in ((a, 0.1, 3), (b, 0.07, 0)))
+    y = Quantize(Concat((own, other), 1), constant(0.1, f32), constant(3, u8), u8)
+    graph = Graph((a, b), (("y", y),))
+    optimised = rewrite(graph, list(INTEGERS))
+    (joined,) = [node for node in optimised.nodes() if isinstance(node, Concat)]
+    assert joined.dtype == u8 and joined.parts[0] is optimised.inputs[0]
+    rng = np.random.default_rng(1)
+    feed = {x.label: rng.integers(0, 256, x.type.static_shape()).astype(np.uint8) for x in (a, b)}
+    np.testing.assert_array_equal(evaluate_graph(optimised, feed)["y"], evaluate_graph(graph, feed)["y"])
+    with compile(graph, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], evaluate_graph(graph, feed)["y"])
+
+
+def test_means_of_bytes_are_sums_of_bytes() -> None:
+    x = Input("x", TensorType(u8, (2, 5, 8, 7)))
+    real = Dequantize(x, constant(0.1, f32), constant(30, u8))
+    mean = AveragePool(real, (2, 3), (2, 2), (0, 0, 0, 0), (1, 1), False, False, False)
+    graph = Graph((x,), (("y", Quantize(mean, constant(0.09, f32), constant(25, u8), u8)),))
+    optimised = rewrite(graph, list(INTEGERS))
+    assert not any(isinstance(node, AveragePool) for node in optimised.nodes())
+    feed = {"x": np.random.default_rng(2).integers(0, 256, (2, 5, 8, 7)).astype(np.uint8)}
+    want = evaluate_graph(graph, feed)["y"].astype(int)
+    with compile(graph, jobs=1).session(threads=1) as session:
+        assert np.abs(session.run(feed)["y"].astype(int) - want).max() <= 1
+    ragged = replace(mean, pads=(0, 1, 0, 1))  # windows of different numbers of elements
+    plain = rewrite(Graph((x,), (("y", ragged),)), list(INTEGERS))
+    assert any(isinstance(node, AveragePool) for node in plain.nodes())

@@ -250,8 +250,8 @@ def dot_of(context: Context, x: Value, w: Value, inner: Inner) -> int:
 
 def machine_for(context: Context, dot: int) -> Machine:
     """The machine as products of `dot` elements find it: pairs leave two registers less, one for a product, one for
-    zeros; sums in 16 bits take two steps at a time, and three instructions for them; small matrices take two rows at a time, tiles 16, of which 16 columns and four bytes of the depth are a step
-    of one cycle."""
+    zeros; sums in 16 bits take two steps at a time, and three instructions for them; small matrices take two rows at a
+    time, tiles 16, of which 16 columns and four bytes of the depth are a step of one cycle."""
     machine = context.machine
     if machine.tiles and dot == machine.dot:
         return replace(machine, rows_together=16, fma_rate=16.0, fma_latency=0, load_rate=math.inf)

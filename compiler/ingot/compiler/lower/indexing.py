@@ -14,7 +14,7 @@ from ingot.compiler.ir.templates import Lookup
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.movement import loops_over
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names
-from ingot.compiler.lower.pointwise import Moved, copy
+from ingot.compiler.lower.pointwise import Moved, copy, materialise
 from ingot.compiler.lower.tables import find_table
 from ingot.compiler.lower.tournament import Tournament
 from ingot.compiler.lower.views import View, coalesce, dense_strides
@@ -109,18 +109,20 @@ def _placed(
 
 
 def _lookup(context: Context, node: Gather) -> bool:
-    """A table of bytes that bytes are the indices of; False where it is something else, or where the elements of a row
-    do not lie together."""
+    """A table of bytes that bytes are the indices of; False where it is something else."""
     if not isinstance(node.data, Constant) or node.data.type.shape != (ENTRIES,) or node.indices.dtype != u8:
         return False
     if node.data.dtype not in (u8, i8):
         return False
-    x, y = context.view(node.indices), context.destination(node)
+    x, target = context.view(node.indices), context.destination(node)
+    y = target
+    if x.shape and x.strides[-1] != 1:
+        x = materialise(context, x, node.origin)
+    if y.shape and y.strides[-1] != 1:
+        y = context.temp(node.type, origin=node.origin)
     extents, strides = coalesce(y.shape, [y.strides, x.strides])
-    if not extents:
-        extents, strides = [1], [[1], [1]]
-    if any(each[-1] != 1 for each in strides):
-        return False
+    if not extents or any(each[-1] != 1 for each in strides):  # the last axis has one element
+        extents, strides = [*extents, 1], [[*each, 1] for each in strides]
     *names, last = loop_names(len(extents))
     outer = [Axis(name, extent) for name, extent in zip(names, extents, strict=False)]
     index: list[Dim] = [symbol(name) for name in (*names, last)]
@@ -144,6 +146,8 @@ def _lookup(context: Context, node: Gather) -> bool:
         build.store(y, places[0], Local("element", node.data.dtype)),
     )
     context.run(build.launch(template.grid, template, origin=node.origin))
+    if y is not target:
+        copy(context, y, target, node.origin)
     return True
 
 

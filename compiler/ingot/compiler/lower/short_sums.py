@@ -3,9 +3,9 @@
 Where a processor has no instruction for four products at a time, `vpmaddubsw` sums two, u8 by i8, in 16 bits, and two
 such sums are added before they are widened: half the instructions of products that are 16 bits wide from the start.
 Elements are at most 255, so four products fit if the positive weights among the four come to 128 at most, and the
-negative ones to -128 at least. Of weights that do not fit a part is taken off, and summed apart: for each panel there is
-a list of steps of four elements with what was taken off their weights. Weights of seven bits never need more than one
-such step for two; for large sums of well spread weights it is one for fifty.
+negative ones to -128 at least. Of weights that do not fit a part is taken off, and summed apart: for each panel there
+is a list of steps of four elements with what was taken off their weights. Weights of seven bits never need more than
+one such step for two; for large sums of well spread weights it is one for fifty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTH = 16  # columns of a panel
 STEP = 4  # elements that are summed by one instruction, two in each half of a lane
 TOGETHER = 2  # steps whose halves are added before they are widened
 BOUND = 128  # of weights that share a half: 255 * 128 fits 16 bits
-SHARE = 0.2  # of steps in lists, at most, to all: beyond, products of 16 bits take less
+SHARE = 0.4  # of steps in lists, at most, to all: beyond, products of 16 bits take less
 SAMPLE = 8  # panels that are looked at first
 
 Matrix = NDArray[np.int8]
@@ -29,9 +29,9 @@ Wide = NDArray[np.int16]
 
 @dataclass(frozen=True, eq=False)
 class ShortSums:
-    """A matrix [K, N] of weights as `main` [K, N], whose products can be summed in 16 bits, and the rest: for each panel
-    of `WIDTH` columns `count` steps, the first element of each in `places` [panels, count] and its weights in `rest`
-    [panels, count, WIDTH, STEP]. Panels with fewer have steps of zeros at the end."""
+    """A matrix [K, N] of weights as `main` [K, N], whose products can be summed in 16 bits, and the rest: for each
+    panel of `WIDTH` columns `count` steps, the first element of each in `places` [panels, count] and its weights in
+    `rest` [panels, count, WIDTH, STEP]. Panels with fewer have steps of zeros at the end."""
 
     main: Matrix
     places: NDArray[np.int64]

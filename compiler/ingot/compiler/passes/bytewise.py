@@ -10,7 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, Value, constant, node_of, operands_of, with_operands
+from ingot.compiler.ir.graph import (
+    Array,
+    Constant,
+    Graph,
+    Input,
+    Node,
+    Value,
+    constant,
+    node_of,
+    operands_of,
+    with_operands,
+)
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops import pointwise as ops
@@ -53,7 +64,8 @@ def _table(node: Quantize, x: Value) -> Array:
     for each in _between(node, x):
         renewed[each] = with_operands(each, renewed)
     graph = Graph((every,), (("y", renewed[node]),))
-    return evaluate_graph(graph, {"x": np.arange(ENTRIES, dtype=np.uint8).reshape(every.type.static_shape())})["y"].ravel()
+    feed = np.arange(ENTRIES, dtype=np.uint8).reshape(every.type.static_shape())
+    return evaluate_graph(graph, {"x": feed})["y"].ravel()
 
 
 def _between(node: Node, x: Value) -> list[Node]:

@@ -2,8 +2,8 @@
 
 Eight at a time for two rows and two columns with Arm's i8mm (``usmmla``); else four where the processor has VNNI
 (``vpdpbusd``, which does not saturate) or Arm's dot products (``usdot`` with i8mm; else ``sdot`` of elements of A less
-128, which are signed); else two, as 16-bit integers (``vpmaddwd``), or four where the weights are such that sums of four
-products fit 16 bits (`lower.short_sums`), at which the older ``vpmaddubsw`` saturates.
+128, which are signed); else two, as 16-bit integers (``vpmaddwd``), or four where the weights are such that sums of
+four products fit 16 bits (`lower.short_sums`), at which the older ``vpmaddubsw`` saturates.
 """
 
 # pyright: basic
