@@ -121,6 +121,7 @@ GEMM_TEXT = """kernel gemm(x: f32 read, w: f32 read, y: f32 write; n) {
     narrow=false,
     shift=0,
     order="auto",
+    blocks=none,
     listed=0,
     places="",
     rest=""
