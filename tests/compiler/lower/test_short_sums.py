@@ -73,7 +73,8 @@ def check_split(matrix: NDArray[np.int8], split: ShortSums) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 16, 37, 200])
-def test_weights_of_seven_bits_need_few_steps(columns: int) -> None:
+def test_weights_of_seven_bits_need_few_steps(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_sums, "BLOCK", 512 * 48)  # several blocks of columns
     matrix = spread(512, columns)
     split = ShortSums.of(matrix)
     assert split is not None and split.count <= 0.2 * 512 / STEP
@@ -126,13 +127,13 @@ def check(graph: Graph, like: Array, target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 256, 37), (5, 256, 16), (2, 512, 90), (13, 264, 48)])
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 256, 37), (2, 512, 90), (13, 264, 48)])
 def test_products(rows: int, depth: int, columns: int, target: str) -> None:
     check(*product(rows, spread(depth, columns)), target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("size", "taps", "stride"), [(5, 3, 1), (6, 3, 2), (4, 1, 1), (7, 1, 2)])
+@pytest.mark.parametrize(("size", "taps", "stride"), [(5, 3, 2), (4, 1, 1)])
 def test_convolutions(size: int, taps: int, stride: int, target: str) -> None:
     check(*convolution(size, spread(24, 72, taps, taps), stride), target)
 

@@ -21,7 +21,7 @@ STEP = 4  # elements that are summed by one instruction, two in each half of a l
 TOGETHER = 2  # steps whose halves are added before they are widened
 BOUND = 128  # of weights that share a half: 255 * 128 fits 16 bits
 SHARE = 0.4  # of steps in lists, at most, to all: beyond, products of 16 bits take less
-SAMPLE = 8  # panels that are looked at first
+BLOCK = 1 << 20  # weights that are looked at together
 
 Matrix = NDArray[np.int8]
 Wide = NDArray[np.int16]
@@ -47,14 +47,20 @@ class ShortSums:
         """The parts of a matrix whose depth is a multiple of `STEP` * `TOGETHER`; None where the lists were long."""
         depth, columns = matrix.shape
         most = int(SHARE * (depth // STEP))
-        if columns > SAMPLE * WIDTH and _lists(_excess(matrix[:, : SAMPLE * WIDTH]), most) is None:
-            return None
-        excess = _excess(matrix)
-        lists = _lists(excess, most)
-        if lists is None:
-            return None
-        main = matrix - _as_matrix(excess)[:, :columns].astype(np.int8)
-        return ShortSums(main, *lists)
+        together = max(1, BLOCK // (depth * WIDTH)) * WIDTH
+        main, lists = np.empty_like(matrix), list[tuple[NDArray[np.int64], Matrix]]()
+        for first in range(0, columns, together):
+            part = matrix[:, first : first + together]
+            excess = _excess(part)
+            found = _lists(excess, most)
+            if found is None:
+                return None
+            lists.append(found)
+            main[:, first : first + together] = part - _as_matrix(excess)[:, : part.shape[1]].astype(np.int8)
+        count = max(places.shape[1] for places, _ in lists)
+        places = [np.pad(each, ((0, 0), (0, count - each.shape[1]))) for each, _ in lists]
+        rest = [np.pad(each, ((0, 0), (0, count - each.shape[1]), (0, 0), (0, 0))) for _, each in lists]
+        return ShortSums(main, np.concatenate(places), np.concatenate(rest))
 
 
 def _grouped(matrix: Matrix) -> Wide:
