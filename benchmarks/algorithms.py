@@ -32,19 +32,20 @@ from ingot.compiler.driver import explain
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.lower import convolution
+from ingot.compiler.lower import convolution, short_sums, winograd
 from ingot.compiler.lower.schedules import Algorithm
 from ingot.compiler.ops.composite import Softmax
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Transpose
-from ingot.compiler.ops.pointwise import Add, Mul, Relu
-from ingot.compiler.ops.quantised import DequantizeBlocks
+from ingot.compiler.ops.pointwise import Add, Mul, Relu, Sigmoid
+from ingot.compiler.ops.quantised import Dequantize, DequantizeBlocks, Quantize
 from ingot.compiler.request import Request
 from ingot.compiler.targets.registry import find_level, find_target
 from ingot.compiler.tuning.record import Machine, Record
 from ingot.runtime.cpu import processor_name
 from ingot.runtime.dtypes import DType, f32, i8, u8
 
+AVX2 = "x86-64-v3"
 Array = NDArray[Any]
 Ways = Mapping[str, Artifact]
 
@@ -96,6 +97,30 @@ def narrow(rows: int, depth: int, columns: int) -> Graph:
     numbers = constant(rng.integers(0, 16, (depth, columns), np.uint8))
     w = DequantizeBlocks(numbers, scales, constant(np.full((1, 1), 8, np.uint8)), 4, 32)
     return Graph((x,), (("y", MatMul(x, w, origin=("matmul",))),), "matmul")
+
+
+def seven_bits(*shape: int) -> Array:
+    """Normal weights as they are quantised to seven bits."""
+    return np.clip(np.rint(np.random.default_rng(0).standard_normal(shape) * 17), -64, 64).astype(np.int8)
+
+
+def product_of_bytes(rows: int, depth: int, columns: int) -> Graph:
+    """x @ w of u8 by i8 of seven bits."""
+    x = Input("x", TensorType(u8, (rows, depth)))
+    return Graph((x,), (("y", MatMul(x, constant(seven_bits(depth, columns)), origin=("matmul",))),), "bytes")
+
+
+def conv_of_bytes(size: int, channels: int) -> Graph:
+    """3x3 convolution of u8 by i8 of seven bits, channels last."""
+    x, w = Input("x", TensorType(u8, (1, size, size, channels))), constant(seven_bits(channels, channels, 3, 3))
+    return Graph((x,), (("y", Conv(x, w, None, (1, 1), (1,) * 4, (1, 1), 1, True, origin=("conv",))),), "bytes")
+
+
+def silu_of_bytes(size: int, channels: int) -> Graph:
+    """quantize(dequantize(x) * sigmoid(dequantize(x)))."""
+    x = Input("x", TensorType(u8, (1, size, size, channels)))
+    real = Dequantize(x, constant(np.float32(0.05)), constant(100, u8))
+    return Graph((x,), (("y", Quantize(Mul(real, Sigmoid(real)), constant(np.float32(0.03)), None, u8)),), "silu")
 
 
 def residual(size: int, channels: int) -> Graph:
@@ -185,10 +210,10 @@ def scheduled(graph: Graph, algorithm: Algorithm) -> Ways:
     return found
 
 
-def lowered_without(graph: Graph, owner: Any, name: str, value: object) -> Artifact:
+def lowered_without(graph: Graph, owner: Any, name: str, value: object, target: str = "native") -> Artifact:
     """`graph` compiled with `value` in the place of what lowering calls `name`: there is no option to do without."""
     with patch.object(owner, name, value):
-        return compile(graph, target="native", cache=False)
+        return compile(graph, target=target, cache=False)
 
 
 def _without_pass(graph: Graph, name: str) -> Artifact:
@@ -253,6 +278,27 @@ TRIALS: tuple[Trial, ...] = (
         "products of bytes",
         "matmul 128 x 768 x 768",
         lambda: {"u8 by i8": _native(matmul(128, 768, 768, (u8, i8))), "f32": _native(matmul(128, 768, 768))},
+    ),
+    Trial(
+        "sums in 16 bits",
+        "matmul 128 x 768 x 768, u8 by i8 of 7 bits, AVX2",
+        lambda: {
+            "in 16 bits": compile(g := product_of_bytes(128, 768, 768), target=AVX2),
+            "pairs": lowered_without(g, short_sums, "SHARE", -1.0, AVX2),
+        },
+    ),
+    Trial(
+        "winograd2 of bytes",
+        "conv 3x3, 128-128 @28, u8 by i8 of 7 bits, AVX2",
+        lambda: {
+            "winograd2": compile(g := conv_of_bytes(28, 128), target=AVX2),
+            "direct": lowered_without(g, winograd, "SHORT_SUMS_SHARE", 0.0, AVX2),
+        },
+    ),
+    Trial(
+        "tables of bytes",
+        "x * sigmoid(x), 144 @56, quantised",
+        lambda: {"table": _native(g := silu_of_bytes(56, 144)), "function": _without_pass(g, "bytewise")},
     ),
     Trial(
         "recurrent",
