@@ -21,7 +21,7 @@ from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, ceil_divide, symbol
 from ingot.compiler.ir.templates import Contraction
 from ingot.compiler.ir.types import IrError
-from ingot.compiler.targets.cpu import amx, flow, functions, microkernel
+from ingot.compiler.targets.cpu import amx, flow, microkernel
 from ingot.compiler.targets.cpu.amx import Tiles
 from ingot.compiler.targets.cpu.block_kernel import BlockKernel, Streams
 from ingot.compiler.targets.cpu.blocking import Blocking
@@ -31,7 +31,8 @@ from ingot.compiler.targets.cpu.expressions import Scope, emit_dim
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.flow import Value, as_constant, const
 from ingot.compiler.targets.cpu.functions import F32, memory_type, widened
-from ingot.compiler.targets.cpu.microkernel import Depth, Listed, MicroKernel, Operand, Prefetch, over_axes
+from ingot.compiler.targets.cpu.listed import listed
+from ingot.compiler.targets.cpu.microkernel import Depth, MicroKernel, Operand, Prefetch, over_axes
 from ingot.compiler.targets.cpu.rows import RowOffsets
 
 MOSTLY = (1000, 1)  # odds that rows are finite
@@ -506,7 +507,7 @@ class _Body:
                 fetch,
                 product=self.blocking.product,
                 apart=epilogue.is_long,
-                listed=self._listed(scope, panel),
+                listed=listed(b, self.template, scope, panel.number, panel.group),
             )
             sums = kernel.emit(epilogue.starts(scope.child(b), tile))
         inner = scope.child(b)
@@ -579,29 +580,6 @@ class _Body:
             return [Operand(pointer, i * stride) for i in range(count)]
         starts = [self.rows.at(b, scope, self.a_part, span.row, span.slot, i) for i in range(count)]
         return [Operand(b.gep(self.a_start, [s], source_etype=element)) for s in starts]
-
-    def _listed(self, scope: Scope, panel: _Panel) -> Listed | None:
-        """The further steps of the panels."""
-        b, template = self.b, self.template
-        count, axes = template.listed, (*template.segments, template.run)
-        if not count:
-            return None
-        strides = [dims.coefficient(template.a.offset, axis.var) for axis in axes]
-        factors = [emit_dim(b, affine[0], scope) for affine in strides if affine is not None]
-        places, rest = scope.buffer(template.places)[0], scope.buffer(template.rest)[0]
-        first = flow.multiply(b, panel.number, count)
-        weights = b.gep(rest, [flow.multiply(b, first, template.width * template.dot)], source_etype=functions.I8)
-
-        def place(number: int, step: Value) -> Value:
-            at = flow.multiply(b, b.add(flow.add(b, first, number * count), step), len(axes))
-            total: Value = const(0)
-            for i, factor in enumerate(factors):
-                entry = b.gep(places, [flow.add(b, at, i)], source_etype=flow.I64)
-                total = flow.add(b, total, flow.multiply(b, b.load(entry, align=8, typ=flow.I64), factor))
-            return total
-
-        size = count * template.width * template.dot
-        return Listed(count, place, [Operand(weights, i * size) for i in range(panel.group)])
 
     def _panel_operands(self, panel: _Panel) -> list[Operand]:
         size = as_constant(self.panel_size)
