@@ -114,6 +114,8 @@ def test_f64_as_a_power_of_two(mode: str, wanted: float) -> None:
     x = np.array([1.5 if mode == "nearest" else 1 + 2.0**-50 if mode == "up" else 2 - 2.0**-50])
     got = both(load_onnx(node_model("Cast", TensorProto.DOUBLE, TensorProto.FLOAT8E8M0, round_mode=mode)), x)
     assert got.astype(np.float64) == [wanted]
+    ends = both(load_onnx(node_model("Cast", TensorProto.DOUBLE, TensorProto.FLOAT8E8M0)), np.array([1e-320, 1e300]))
+    np.testing.assert_array_equal(ends.astype(np.float64), [2.0**-127, 2.0**127])
 
 
 @pytest.mark.parametrize("code", FLOATS, ids=name_of)

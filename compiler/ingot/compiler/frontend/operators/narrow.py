@@ -135,13 +135,14 @@ class _Bits:
 def _rounded_to_odd(ctx: Context, x: Value) -> Value:
     """An f64 as the f32 next to it towards 0, with the last bit set where that is not x itself: rounded again, to less
     than 23 bits, it comes to what rounding x once gives (Boldo and Melquiond, "Emulation of FMA and correctly rounded
-    sums: proved algorithms using rounding to odd", 2008)."""
+    sums: proved algorithms using rounding to odd", 2008). What an f32 rounds to 0 is 0."""
     b = _Bits(ctx)
     near = ctx.build(ops.Cast, x, f32)
     wide = ctx.build(ops.Cast, near, f64)
     farther = ctx.build(ops.Greater, ctx.build(ops.Abs, wide), ctx.build(ops.Abs, x))
     bits = b.add(ctx.build(BitCast, near, i32), b.choose(farther, -1, 0))
-    exact = ctx.build(ops.Equal, wide, x)
+    nothing = ctx.build(ops.Equal, near, ctx.constant(0.0, f32))
+    exact = ctx.build(ops.Or, ctx.build(ops.Equal, wide, x), nothing)
     return ctx.build(BitCast, ctx.build(BitOr, bits, b.choose(exact, 0, 1)), f32)
 
 
