@@ -80,8 +80,9 @@ def quantize(
     """Quantise an ONNX model: what `load_onnx` takes, with `shapes`, `ranges` and `custom` as there.
 
     `scheme`: "int8", activations and weights in 8 bits with grids from `data`; "int8-dynamic", the same for products,
-    with grids from each run's own values; "int8-weights" and "int4-weights", weights of products alone; "fp16" and "bf16", large weights rounded to halves; "lossless", the weights
-    that lie on a grid of 8 bits stored so, every result unchanged.
+    with grids from each run's own values; "int8-weights" and "int4-weights", weights of products alone; "fp16" and
+    "bf16", large weights rounded to halves; "lossless", the weights that lie on a grid of 8 bits stored so, every
+    result unchanged.
 
     `data`: samples as `ingot.compiler.calibration.read_samples` takes them (files, folders, arrays by input, a
     function), `samples` of them at most, with `preprocess` for pictures; only "int8" needs them, others measure the
