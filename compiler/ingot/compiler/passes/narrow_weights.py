@@ -119,7 +119,7 @@ def keep_product_narrow(node: MatMul, graph: Graph) -> Patch | None:
     low, high = int(moved.min()), int(moved.max())
     if low < 0 or high > 255:
         return None
-    block, depth = _block_of(scale, zero), numbers.shape[0]
+    block, depth = _block_of(scale, zero), len(numbers)
     if block < depth and block % (32 // bits):
         return None
     points = moved[::block] if low != high else moved[:1, :1]
