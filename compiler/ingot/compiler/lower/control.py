@@ -273,7 +273,7 @@ def _store_row(context: Context, row: View, scan: View, counter: View, node: Nod
             f"{describe(node)}: a scan element of rank {len(row.shape)} for a rank {len(scan.shape)} scan"
         )
 
-    def around(build: KernelBuilder, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    def around(build: KernelBuilder, _: tuple[Axis, ...], body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         return (Let("_row", build.load(counter, counter.offset)), *body)
 
     target = View(scan.storage, scan.shape[1:], scan.strides[1:], scan.offset)

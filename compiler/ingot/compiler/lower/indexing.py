@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ingot.compiler.ir.dims import Dim, ceil_divide, minimum, product, symbol
+from ingot.compiler.ir.dims import Dim, bounds, ceil_divide, minimum, product, symbol
 from ingot.compiler.ir.graph import Constant, Node, describe
-from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Let, Local, Stmt, When
+from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Index, Let, Local, Stmt, When
 from ingot.compiler.ir.templates import Lookup
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.movement import loops_over
@@ -60,7 +60,8 @@ def _gather(context: Context, node: Gather) -> None:
     table, target = find_table(context, node.data, node.axis), context.destination(node)
     axis = node.axis
     before, picks, after = node.data.type.shape[:axis], node.indices.type.shape, node.data.type.shape[axis + 1 :]
-    if table.width is None and all(extent == 1 for extent in picks):
+    there = all(bounds(extent, context.ranges)[0] > 0 for extent in (*before, *after))  # else nobody looks at the index
+    if table.width is None and there and all(extent == 1 for extent in picks):
         _gather_one(context, node, table.view, target)
         return
     names = loop_names(len(before) + len(picks) + len(after))
@@ -73,7 +74,7 @@ def _gather(context: Context, node: Gather) -> None:
         element = Call("cast", (element,), target.storage.dtype)
     body: tuple[Stmt, ...] = (build.store(target, target.at(where), element),)
     body = loops_over(names[len(names) - len(after) :], after, body)
-    statements = _placed(context, node, build, chosen, body)
+    statements = _placed(context, node, build, (), chosen, body)
     grid = [Axis(n, e) for n, e in zip(names, (*before, *picks), strict=False)]
     if grid:
         grid[-1] = Axis(grid[-1].var, grid[-1].extent, grain_for(product(after), CHUNK))
@@ -88,16 +89,23 @@ def _gather_one(context: Context, node: Gather, data: View, target: View) -> Non
         shape, strides = ((*each[:axis], *each[axis + count :]) for each in (view.shape, view.strides))
         return View(view.storage, shape, strides, view.offset)
 
-    moved = Moved(
-        lambda build, body: _placed(context, node, build, chosen, body), source=symbol("_place") * data.strides[axis]
-    )
+    def around(build: KernelBuilder, grid: tuple[Axis, ...], body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        return _placed(context, node, build, grid, chosen, body)
+
+    moved = Moved(around, source=symbol("_place") * data.strides[axis])
     copy(context, without(data, 1), without(target, node.indices.rank), node.origin, node.name, moved)
 
 
 def _placed(
-    context: Context, node: Gather, build: KernelBuilder, chosen: Sequence[Dim], body: tuple[Stmt, ...]
+    context: Context,
+    node: Gather,
+    build: KernelBuilder,
+    shared: Sequence[Axis],
+    chosen: Sequence[Dim],
+    body: tuple[Stmt, ...],
 ) -> tuple[Stmt, ...]:
-    """`body` where the local `_place` is the index at `chosen`, which is checked unless it is known."""
+    """`body` where the local `_place` is the index at `chosen`, which is checked unless it is known. Of the points
+    along the axes that share an index the first tells that it is out of range."""
     known = _known_indices(context, node)
     if known is not None:
         return (Let("_place", build.load(known, known.at(chosen))), *body)
@@ -105,7 +113,10 @@ def _placed(
     raw = build.load(indices, indices.at(chosen))
     status, number = context.fault(f"{describe(node)}: an index is out of range for axis {axis}")
     fetch, bad = checked_index(raw, node.indices.type.dtype, node.data.type.shape[axis], "_place")
-    return (*fetch, When(bad, (build.store(status, 0, Const(number, i64)),), body))
+    report: Stmt = build.store(status, 0, Const(number, i64))
+    for each in shared:
+        report = When(Call("eq", (Index(symbol(each.var)), Const(0, i64)), boolean), (report,))
+    return (*fetch, When(bad, (report,), body))
 
 
 def _lookup(context: Context, node: Gather) -> bool:

@@ -235,9 +235,9 @@ def _at_least(extent: Dim, n: int) -> bool:
 @dataclass(frozen=True)
 class Moved:
     """Where a copy reads or writes that is known only when it runs: `source` and `target` are added to the offsets, in
-    terms of locals that `around` defines around the loops."""
+    terms of locals that `around` defines around the loops of a point of the grid."""
 
-    around: Callable[[KernelBuilder, tuple[Stmt, ...]], tuple[Stmt, ...]]
+    around: Callable[[KernelBuilder, tuple[Axis, ...], tuple[Stmt, ...]], tuple[Stmt, ...]]
     source: Dim = 0
     target: Dim = 0
 
@@ -267,7 +267,7 @@ def copy(
         value = Call("cast", (value,), target.storage.dtype)
     store = build.store(target, offset(target, strides[0], moved.target if moved else 0), value)
     grid, body = nest.wrap((store,), CHUNK)
-    context.run(build.launch(grid, moved.around(build, body) if moved else body, origin=origin))
+    context.run(build.launch(grid, moved.around(build, grid, body) if moved else body, origin=origin))
 
 
 def fill(context: Context, target: View, value: Const, origin: tuple[str, ...], stem: str = "fill") -> None:

@@ -285,8 +285,8 @@ class _Batch:
             else:
                 found.append((begin, place))
                 place = begin
-        found = [(self._behind_turns(begin, end), end) for begin, end in reversed(found)]
-        return [each for each in found if self._is_consistent(*each)]
+        consistent = (self._consistent(self._behind_turns(begin, end), end) for begin, end in reversed(found))
+        return [(begin, end) for begin, end in consistent if begin < end]
 
     def _behind_turns(self, begin: int, end: int) -> int:
         """The place behind transposes at the beginning of a stretch: the copy of a sample turns it as well."""
@@ -294,10 +294,10 @@ class _Batch:
             begin += 1
         return begin
 
-    def _is_consistent(self, begin: int, end: int) -> bool:
-        """Whether no node of a stretch needs whole what another has cut."""
+    def _consistent(self, begin: int, end: int) -> tuple[int, int]:
+        """The beginning of a stretch up to the first node that needs whole what others have cut, or the reverse."""
         roles = _Roles(self.count)
-        return all(roles.take(node) for node in self.nodes[begin:end])
+        return begin, next((i for i in range(begin, end) if not roles.take(self.nodes[i])), end)
 
     def _loop(self, begin: int, end: int) -> dict[Value, Value]:
         """The results of a stretch that are read outside of it, as those of a loop."""
