@@ -175,8 +175,12 @@ def theirs(path: Path, feeds: Sequence[Arrays] | None, folder: Path, **options: 
     prepared, made = folder / "prepared.onnx", folder / "quantised.onnx"
     model = onnx.load(path)
     if model.opset_import[0].version < 13:  # grids per channel need that
-        onnx.save(version_converter.convert_version(model, 13), prepared)
-        path = prepared
+        model = version_converter.convert_version(model, 13)
+    constants = {each.name for each in model.graph.initializer}
+    for each in [each for each in model.graph.input if each.name in constants]:  # nothing is folded into these
+        model.graph.input.remove(each)
+    onnx.save(model, prepared)
+    path = prepared
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     if feeds is None:
         quantize_dynamic(str(prepared), str(made), **options)
