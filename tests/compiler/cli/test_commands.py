@@ -197,7 +197,7 @@ def test_passes_on_the_command_line(ingot: Ingot, model: Path, monkeypatch: pyte
     assert done.status == 0, done
     assert "nodes: " in done.out and "counted 3" in done.out
     assert "02 mine:fewer_relus: 8 -> 7 nodes, 1 firings" in done.err
-    expected = "integers,mine:fewer_relus,simplify,mine:show_names,mine:Count{times=3},fold_norm,cleanup,fuse"
+    expected = "integers,mine:fewer_relus,simplify,mine:show_names,mine:Count{times=3},fold_norm,cleanup,bytewise,fuse"
     assert ingot("inspect", "m.ingot", "--json").record["provenance"]["pipeline"] == expected
     # A rule stands for the pass of that rule.
     done = ingot("opt", model, "--pass", "mine:drop_double_relu", "--json")
@@ -225,7 +225,7 @@ def test_dump_and_print_after(ingot: Ingot, model: Path, monkeypatch: pytest.Mon
     done = ingot("compile", model, "-o", "m.ingot", "--dump", "steps", "--print-after", "simplify")
     assert "# after simplify\ngraph " in done.out
     names = sorted(path.name for path in Path("steps").glob("*.ir"))
-    assert names[0] == "00-import.ir" and "02-simplify.ir" in names and names[-1] == "08-fuse.ir"
+    assert names[0] == "00-import.ir" and "02-simplify.ir" in names and names[-1] == "09-fuse.ir"
     monkeypatch.setenv("INGOT_DUMP", "others")
     assert ingot("compile", model, "-o", "m.ingot").status == 0
     assert sorted(path.name for path in Path("others").glob("*.ir")) == names

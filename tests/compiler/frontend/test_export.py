@@ -209,7 +209,7 @@ NAMES = (
     "ultraface_rfb_320",
     "yolox_nano",
 )
-STAGES = {"import": 0, "fold_norm": 4, "fuse": 8}
+STAGES = {"import": 0, "fold_norm": 4, "fuse": 9}
 
 
 def test_stages_are_those_of_the_pipeline() -> None:
