@@ -74,7 +74,7 @@ def test_both_work(region: Region) -> None:
 
 
 def test_the_leader_works_alone_after_waiting_out_of_proportion(region: Region) -> None:
-    """A worker that needs a hundred times as long has lost its processor: for four times the wait nobody waits for it."""
+    """A worker that needs a hundred times as long has lost its processor: four times the wait nobody waits for it."""
     assert not all(region.run(4, 0.002, 0.2))
     begun = time.monotonic()
     assert all(region.run(4, 0.002, 0.2))

@@ -12,8 +12,8 @@ others; it is over when its chunks are finished, so a worker that is late or pre
   out the wake when nobody sleeps; publishing and going to sleep both write one word and read the other's in one total
   order, so one of the two sees the other.
 - The leader, out of chunks, watches `finished` as long, then sleeps on it; the last worker to finish wakes it.
-- Where the leader has waited out of proportion, another process has a worker's processor: a worker that is preempted with
-  a chunk holds it for milliseconds. The leader then works alone for some time, for longer each time it happens again.
+- Where the leader has waited out of proportion, another process has a worker's processor: a worker that is preempted
+  with a chunk holds it for milliseconds. The leader then works alone for some time, longer each time it happens again.
   Only where cycles can be counted: not on AArch64.
 
 The memory of the team is `size` bytes, 64-byte aligned, and outlives its workers. Functions:
@@ -49,9 +49,9 @@ _ALL = 0x7FFFFFFF
 _SPIN_CYCLES = 80_000  # of the time stamp counter, which runs at 2 to 4 GHz
 _SPIN_ROUNDS = 10_000  # where reading the time may trap
 _STALL_CYCLES = 200_000  # waiting that is none of the region's own, beside `_STALL_SHARE` times the leader's own work
-_STALL_SHARE = 4  # a worker that has just begun the last chunk needs one more chunk's time, of which the leader did some
+_STALL_SHARE = 4  # a worker that has just begun the last chunk needs the time of one, and the leader has done some
 _FIRST_BREAK = 4  # times the waiting
-_LONGEST_BREAK = 1_000_000_000  # a third of a second or so: so late is it noticed that the processor is free again
+_LONGEST_BREAK = 1_000_000_000  # a third of a second or so: so late it may notice that the processor is free
 _RELAPSE = 8  # a stall within so many times the last break after its end makes the next twice as long
 
 
@@ -326,8 +326,8 @@ def _emit_region(module: ir.Module, level: Level, work: ir.Function) -> ir.Funct
 
 
 def _pause_after_a_stall(t: _Team, start: ir.Value, left: ir.Value) -> None:
-    """Set the leader's break if from `left`, when it ran out of chunks, until now it waited out of proportion to what it
-    did since `start`."""
+    """Set the leader's break if from `left`, when it ran out of chunks, until now it waited out of proportion to what
+    it did since `start`."""
     b = t.b
     now = t.clock()
     waited = b.sub(now, left)
