@@ -217,7 +217,8 @@ def row(trial: Trial, calibration: Path, evaluation: Path, method: str = "mse") 
         scheme = "int8" if trial.is_static else "int8-dynamic"
 
         def mine(**options: Any) -> Runner:
-            quantised = quantize(path, feeds, scheme=scheme, measure=False, method=method, **options)
+            ranged = {"method": method} if trial.is_static else {}
+            quantised = quantize(path, feeds, scheme=scheme, measure=False, **ranged, **options)
             exact[0] = quantised.report.notes
             return ours(quantised)
 

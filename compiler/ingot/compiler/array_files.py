@@ -34,6 +34,8 @@ def load_arrays(path: Path) -> NDArray[Any] | Arrays:
     except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         why = "it holds Python objects or something else" if "pickle" in str(error) else str(error)
         raise ArrayFileError(f"{path} is not an array file of numpy (.npy or .npz): {why}") from error
+    except MemoryError as error:
+        raise ArrayFileError(f"{path} says that it holds more than there is memory for: {error}") from error
 
 
 def as_declared(array: NDArray[Any], dtype: np.dtype[Any] | None) -> NDArray[Any]:

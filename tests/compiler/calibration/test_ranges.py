@@ -172,3 +172,12 @@ def test_methods_are_spelt() -> None:
 def test_misspelt_methods_are_refused(text: str, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         read_method(text)
+
+
+@pytest.mark.parametrize("factor", [2.0**100, 2.0**-80])
+@pytest.mark.filterwarnings("error")
+def test_squared_errors_of_values_whose_squares_no_float_holds(factor: float) -> None:
+    x = VALUES["long tails"]
+    want, found = SquaredError().choose(evidence(x)), SquaredError().choose(evidence(x * np.float32(factor)))
+    assert (found.low, found.high) == pytest.approx((want.low * factor, want.high * factor), rel=1e-6)
+    assert want.high < x.max()

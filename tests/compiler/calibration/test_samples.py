@@ -213,3 +213,16 @@ def test_steps_before_arrays_and_inputs_without_steps() -> None:
     assert sample.arrays["x"].dtype == np.float32
     np.testing.assert_array_equal(sample.arrays["x"], x)
     np.testing.assert_array_equal(sample.arrays["other"], [4])
+
+
+def test_files_that_claim_more_than_there_is_memory_for(tmp_path: Path) -> None:
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999, 999), }\n"
+    (tmp_path / "large.npy").write_bytes(np.lib.format.magic(1, 0) + len(head).to_bytes(2, "little") + head)
+    with pytest.raises(CalibrationError, match=r"large\.npy says that it holds more than there is memory for"):
+        list(read_samples(tmp_path / "large.npy", ONE))
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file of this system can be opened but not read")
+def test_files_that_cannot_be_read_are_named() -> None:
+    with pytest.raises(CalibrationError, match=r"/proc/self/mem cannot be read: "):
+        list(read_samples("/proc/self/mem", ONE))

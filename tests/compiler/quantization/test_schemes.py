@@ -167,9 +167,20 @@ def test_quantised_parts_stay_and_whole_models_are_refused() -> None:
     [
         ({}, "int8 needs samples"),
         ({"scheme": "int9"}, "no scheme 'int9': take int8"),
-        ({"scheme": "fp16", "everywhere": True}, "everywhere is for the scheme int8"),
-        ({"scheme": "int8-dynamic", "activations": "i8"}, "activations i8 is for the scheme int8"),
+        ({"scheme": "fp16", "everywhere": True}, "everywhere is for int8: fp16 has no use for it"),
+        ({"scheme": "int8-dynamic", "activations": "i8"}, "activations is for int8: int8-dynamic has no use for it"),
+        ({"scheme": "int8-dynamic", "method": "minmax"}, "method is for int8:"),
+        ({"scheme": "bf16", "exclude": ["c1"]}, "exclude is for int8, .*: bf16 has no use for it"),
+        ({"scheme": "lossless", "weight_bits": 4}, "weight_bits is for int8, int8-dynamic:"),
+        ({"data": [], "rounding": "gptq"}, "rounding is for int8-weights, int4-weights: int8 has no use for it"),
+        ({"data": [], "grain": "tensor"}, "grain is for int8-dynamic:"),
+        ({"data": [], "activations": "f32"}, "there is no activations 'f32': take u8, i8, u16, i16"),
+        ({"scheme": "int8-dynamic", "grain": "row"}, "there is no grain 'row': take token, tensor"),
+        ({"scheme": "int8-dynamic", "samples": 3}, "samples says how data is read, and there is none"),
         ({"data": [], "only": ("nothing",)}, "no layer that can be quantised is called 'nothing'"),
+        ({"data": [], "only": "nothing"}, "no layer that can be quantised is called 'nothing'"),
+        ({"scheme": "int8-dynamic"}, "convolutions alone, and int8-dynamic is for products"),
+        ({"scheme": "int4-weights", "ends": True}, "convolutions alone, and int4-weights is for products"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
@@ -188,3 +199,17 @@ def test_models_without_layers() -> None:
     with pytest.raises(QuantisationError, match="says no format"):
         quantize(single, {"x": np.ones((2, 4), np.float32)}, ends=True, measure=False).save("q.txt")
     assert not [n for n in load_onnx(single).nodes() if isinstance(n, Quantize | Dequantize)]
+
+
+def test_groups_that_no_weights_have() -> None:
+    text = "g (float[n, 32] x) => (float[n, 4] y) { y = MatMul (x, w) }"
+    proto = model_of(text, {"w": (32, 4)}, np.random.default_rng(0))
+    with pytest.raises(QuantisationError, match="groups of 8 rows: 16 to 1024 are supported"):
+        quantize(proto, scheme="int4-weights", group=8)
+
+
+def test_samples_without_elements() -> None:
+    text = "g (float[n, 4] x) => (float[n, 4] y) { y = MatMul (x, w) }"
+    proto = model_of(text, {"w": (4, 4)}, np.random.default_rng(0))
+    with pytest.raises(QuantisationError, match="all samples are empty at x: give some that are not"):
+        quantize(proto, {"x": np.ones((0, 4), np.float32)}, ends=True)

@@ -271,7 +271,8 @@ class SquaredError(_Fitted):
         for start in range(0, low.size, step):
             part = slice(start, start + step)
             grid = Grid.spanning(low[part, None], high[part, None], dtype, symmetric=self.symmetric, bits=self.bits)
-            errors.append(np.square(grid.dequantised(grid.quantised(x)) - x).astype(np.float64) @ weights)
+            lost = grid.dequantised(grid.quantised(x)) - x
+            errors.append(np.square(lost, dtype=np.float64) @ weights)  # f32 has no room for squares of large values
         every = np.concatenate(errors)
         return int(every.size - 1 - every[::-1].argmin())
 

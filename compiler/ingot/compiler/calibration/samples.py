@@ -170,7 +170,10 @@ class _Reader:
             raise CalibrationError(f"{place}: there is no such file or folder")
 
     def _folder(self, folder: Path) -> Iterator[Sample]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        try:
+            files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        except OSError as error:
+            raise CalibrationError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
         arrays = [path for path in files if path.suffix in ARRAYS]
         pictures = [path for path in files if path.suffix.lower() in PICTURES]
         if not (arrays or pictures):
@@ -189,8 +192,10 @@ class _Reader:
     def _file(self, path: Path) -> Iterator[Sample]:
         try:
             loaded = load_arrays(path)
-        except (ArrayFileError, OSError) as error:
+        except ArrayFileError as error:
             raise CalibrationError(str(error)) from error
+        except OSError as error:
+            raise CalibrationError(f"{path} cannot be read: {error.strerror or error}") from error
         arrays: Mapping[str, Any] = _by_input(loaded, self.inputs, str(path))
         if unknown := arrays.keys() - set(self.inputs):
             raise CalibrationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ingot.compiler.quantization.report import LayerReport, Report
 from ingot.compiler.quantization.result import Quantized
-from ingot.compiler.quantization.schemes import SCHEMES, Scheme, quantize
+from ingot.compiler.quantization.schemes import quantize
+from ingot.compiler.quantization.validate import SCHEMES, Scheme
 
 __all__ = ["SCHEMES", "LayerReport", "Quantized", "Report", "Scheme", "quantize"]

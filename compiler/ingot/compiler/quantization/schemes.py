@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any
 
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import hold_narrow
 from ingot.compiler.ir.graph import Array, Graph, Node
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.ops.linear import Conv, MatMul
-from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.quantize.dynamic import DynamicOptions, Grain, quantise_dynamic
@@ -35,15 +33,12 @@ from ingot.compiler.quantization.activations import activation_statistics
 from ingot.compiler.quantization.made import Made, Stored
 from ingot.compiler.quantization.reporting import reported
 from ingot.compiler.quantization.result import Quantized
+from ingot.compiler.quantization.validate import WEIGHTS, Scheme, require_fitting, require_layers
 from ingot.compiler.rewrite import rewrite
 
 if TYPE_CHECKING:
     from ingot.compiler.calibration import Observer, Sample
 
-Scheme: TypeAlias = Literal["int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless"]
-WEIGHTS: Mapping[str, tuple[int, int]] = MappingProxyType({"int8-weights": (8, 128), "int4-weights": (4, 32)})
-"""The bits of weights of the schemes for weights alone, and how many rows have one scale."""
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 COMPARED = 8  # samples that the report is measured on
 CORE = ("simplify", "recognise", "fold_norm")
 """The passes of the default pipeline after which composites are whole and norms folded: models are quantised there."""
@@ -82,7 +77,7 @@ def quantize(
     `scheme`: "int8", activations and weights in 8 bits with grids from `data`; "int8-dynamic", the same for products,
     with grids from each run's own values; "int8-weights" and "int4-weights", weights of products alone; "fp16" and
     "bf16", large weights rounded to halves; "lossless", the weights that lie on a grid of 8 bits stored so, every
-    result unchanged.
+    result unchanged. Options that a scheme has no use for are refused.
 
     `data`: samples as `ingot.compiler.calibration.read_samples` takes them (files, folders, arrays by input, a
     function), `samples` of them at most, with `preprocess` for pictures; only "int8" needs them, others measure the
@@ -100,16 +95,37 @@ def quantize(
     CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.
     """
     tell = progress or _silent
-    _require_fitting(scheme, data, activations=activations, everywhere=everywhere)
+    only, exclude = ((names,) if isinstance(names, str) else tuple(names) for names in (only, exclude))
+    require_fitting(
+        scheme,
+        data,
+        method=method,
+        only=only,
+        exclude=exclude,
+        ends=ends,
+        activations=activations,
+        symmetric=symmetric,
+        everywhere=everywhere,
+        grain=grain,
+        weight_bits=weight_bits,
+        per_channel=per_channel,
+        clip_weights=clip_weights,
+        correct_biases=correct_biases,
+        rounding=rounding,
+        group=group,
+        tables=tables,
+        samples=samples,
+        preprocess=preprocess,
+    )
     tell("reading the model")
     graph = core(load_onnx(model, shapes=shapes, ranges=ranges, custom=custom, watch=True))
     every = layers_of(graph)
-    selection = Selection(tuple(only), tuple(exclude), scheme != "int8" if ends is None else ends)
+    selection = Selection(only, exclude, scheme != "int8" if ends is None else ends)
     layers = selection.among(every)
     if scheme == "int8-dynamic" or scheme in WEIGHTS:
         layers = tuple(layer for layer in layers if isinstance(layer.node, MatMul))
     if scheme not in ("fp16", "bf16"):
-        _require_layers(graph, every, layers, scheme)
+        require_layers(graph, every, layers, scheme)
     weights = WeightOptions(weight_bits, per_channel, clip_weights)
     read = _Samples(graph, data, preprocess, samples)
     match scheme:
@@ -200,6 +216,8 @@ def _static(
         calibration = Calibration(graph, points, observers)
         calibration.update(samples.read(), progress=tell)
         found = calibration.ranges(method)
+        if empty := [name for name in placement.points if name not in found]:
+            raise QuantisationError(f"all samples are empty at {', '.join(empty[:3])}: give some that are not")
         for layer, name in operands.items():
             state = calibration.state(name, channels)
             means[layer] = state["sum"] / max(int(state["count"]), 1)
@@ -248,42 +266,3 @@ def _weights_alone(
 def _marked(graph: Graph, layers: tuple[Layer, ...]) -> Graph:
     """`graph` with the results of the layers watched by their names, and nothing else."""
     return dataclasses.replace(graph, watched={layer.name: layer.node for layer in layers})
-
-
-def _require_fitting(scheme: str, data: Any, *, activations: str, everywhere: bool) -> None:
-    """Raise QuantisationError for a scheme that is not known and options that it has no use for."""
-    if scheme not in SCHEMES:
-        raise QuantisationError(f"there is no scheme {scheme!r}: take {', '.join(SCHEMES)}")
-    if scheme == "int8" and data is None:
-        raise QuantisationError("int8 needs samples for its ranges: give data, or take int8-dynamic, which needs none")
-    if scheme != "int8" and (activations != "u8" or everywhere):
-        what = "everywhere" if everywhere else f"activations {activations}"
-        raise QuantisationError(f"{what} is for the scheme int8: {scheme} chooses no grids from samples")
-
-
-def _require_layers(graph: Graph, every: Sequence[Layer], layers: Sequence[Layer], scheme: str) -> None:
-    """Raise QuantisationError where nothing is to be done."""
-    if layers:
-        return
-    if every:
-        if all(layer.is_first or layer.is_last for layer in every):
-            what = f"all {len(every)} layers are first or last ones, which stay as they are: ask for the ends too"
-        elif scheme == "int8-dynamic" or scheme in WEIGHTS:
-            what = f"no product is left to quantise, and {scheme} has no convolutions: take int8, with samples"
-        else:
-            what = "no layer is left to quantise: ask for others with only, or exclude fewer"
-    elif any(_is_quantised(node) for node in graph.nodes()):
-        what = "the model is quantised throughout: compile it as it is"
-    else:
-        what = "the model has no convolution or product of f32 with constant weights: there is nothing to quantise"
-    raise QuantisationError(what)
-
-
-def _is_quantised(node: object) -> bool:
-    match node:
-        case Quantize() | Dequantize():
-            return True
-        case Conv() | MatMul():
-            return node.dtype.is_integer
-        case _:
-            return False

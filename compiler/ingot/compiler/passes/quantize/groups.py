@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.runtime import dtypes
 from ingot.runtime.dtypes import DType
 
@@ -40,11 +41,11 @@ class WeightForm:
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 3, 4, 8):
-            raise ValueError(f"weights of {self.bits} bits: 2, 3, 4 and 8 are supported")
+            raise QuantisationError(f"weights of {self.bits} bits: 2, 3, 4 and 8 are supported")
         if self.group != 0 and not 16 <= self.group <= 1024:
-            raise ValueError(f"groups of {self.group} rows: 16 to 1024 are supported, 0 for whole columns")
+            raise QuantisationError(f"groups of {self.group} rows: 16 to 1024 are supported, 0 for whole columns")
         if self.scale not in ("f32", "f16"):
-            raise ValueError(f"scales of type {self.scale!r}: f32 and f16 are supported")
+            raise QuantisationError(f"scales of type {self.scale!r}: f32 and f16 are supported")
 
     @property
     def low(self) -> int:
