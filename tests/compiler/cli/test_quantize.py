@@ -41,6 +41,14 @@ def test_text(ingot: Ingot, network: Path) -> None:
     assert done.status == 0 and done.out.startswith("layer") and "q.onnx: " in done.out
 
 
+def test_samples_of_a_function_in_the_current_directory(ingot: Ingot, network: Path) -> None:
+    text = "import numpy as np\n\ndef two():\n    return [np.ones((1, 4, 6, 6), np.float32)] * 2\n"
+    Path("drawn_here.py").write_text(text)
+    done = ingot("quantize", network, "--data", "drawn_here:two", "-o", "q.onnx", "--ends", "--json")
+    assert done.status == 0, done.err
+    assert done.record["report"]["samples"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -48,6 +56,9 @@ def test_text(ingot: Ingot, network: Path) -> None:
         (("-o", "q.txt", "--data", "data"), "q.txt: write .onnx or .ingot"),
         (("-o", "q.onnx", "--data", "nowhere"), "nowhere"),
         (("-o", "net.onnx", "--data", "data"), "would be overwritten"),
+        (("-o", "q.onnx", "--data", "data/s1.npz", "--report", "data/s1.npz"), "s1.npz would be overwritten"),
+        (("-o", "q.onnx", "--data", "data", "--report", "data/s1.npz"), "s1.npz would be overwritten"),
+        (("-o", "q.onnx", "--data", "data", "--report", "data/../q.onnx"), "q.onnx is to be written twice"),
         (("-o", "q.onnx", "--data", "data", "--exclude", "c9"), "'c9'"),
         (("-o", "q.onnx", "--data", "data", "--method", "magic"), "magic"),
     ],

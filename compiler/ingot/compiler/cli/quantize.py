@@ -10,6 +10,7 @@ from ingot.compiler.cli.console import Console, bytes_text
 from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
+from ingot.compiler.cli.passes import working_directory_importable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
 
@@ -41,7 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     data = parser.add_argument_group("samples (see docs/calibration.md)")
     data.add_argument(
-        "--data", action="append", default=[], metavar="PATH", help="an .npz, or a folder of these or of images"
+        "--data",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="an .npz, a folder of these or of images, or MODULE:FUNCTION (the current directory is searched too)",
     )
     data.add_argument("--samples", type=_count, metavar="N", help="take this many at most")
     data.add_argument(
@@ -92,41 +97,45 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     for output in outputs:
         if output.suffix not in SUFFIXES:
             raise CommandError(f"{output}: write {' or '.join(SUFFIXES)}, as what the model is wanted")
-    for output in (*outputs, *([options.report] if options.report else [])):
-        require_writable(output, sources=(model,))
+    written = (*outputs, *([options.report] if options.report else []))
+    for number, output in enumerate(written):
+        require_writable(output, sources=(model, *_sources(options.data, output)))
+        if any(output.resolve() == other.resolve() for other in written[:number]):
+            raise CommandError(f"{output} is to be written twice: give every file a name of its own")
     from ingot.compiler.quantization import quantize
 
     shapes, ranges = for_compile(options.shape, lambda: input_names(model))
     steps = read_steps("--preprocess", options.preprocess)
     progress = console.progress()
     try:
-        quantised = quantize(
-            model,
-            options.data or None,
-            scheme=options.scheme,
-            method=options.method,
-            only=options.only,
-            exclude=options.exclude,
-            ends=options.ends,
-            activations=options.activations,
-            symmetric=options.symmetric,
-            everywhere=options.everywhere,
-            grain=options.grain,
-            weight_bits=options.weight_bits,
-            per_channel=not options.per_tensor,
-            clip_weights=options.clip_weights,
-            correct_biases=not options.no_bias_correction,
-            rounding=options.rounding,
-            group=options.group,
-            tables=options.tables,
-            measure=not options.no_measure,
-            samples=options.samples,
-            shapes=shapes,
-            ranges=ranges,
-            custom=load_custom(options.custom),
-            preprocess=steps or None,
-            progress=progress,
-        )
+        with working_directory_importable(*options.data):
+            quantised = quantize(
+                model,
+                options.data or None,
+                scheme=options.scheme,
+                method=options.method,
+                only=options.only,
+                exclude=options.exclude,
+                ends=options.ends,
+                activations=options.activations,
+                symmetric=options.symmetric,
+                everywhere=options.everywhere,
+                grain=options.grain,
+                weight_bits=options.weight_bits,
+                per_channel=not options.per_tensor,
+                clip_weights=options.clip_weights,
+                correct_biases=not options.no_bias_correction,
+                rounding=options.rounding,
+                group=options.group,
+                tables=options.tables,
+                measure=not options.no_measure,
+                samples=options.samples,
+                shapes=shapes,
+                ranges=ranges,
+                custom=load_custom(options.custom),
+                preprocess=steps or None,
+                progress=progress,
+            )
         for output in outputs:
             progress(f"writing {output}")
             if output.suffix == ".onnx":
@@ -148,6 +157,12 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     lines += [f"{output}: {bytes_text(output.stat().st_size)}" for output in outputs]
     console.result(record, lines)
     return 0
+
+
+def _sources(data: list[str], output: Path) -> list[Path]:
+    """The samples that a file at `output` could take the place of."""
+    found = [Path(each) for each in data]
+    return [output if each.is_dir() and each.resolve() in output.resolve().parents else each for each in found]
 
 
 def _count(text: str) -> int:
