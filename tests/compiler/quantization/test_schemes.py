@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tests.compiler.networks import dense_network, model_of
 from tests.compiler.passes.quantize.test_static import byte_products, decibels, runtime
 
-from ingot.compiler import QuantisationError, export_onnx, load_onnx, quantize
+from ingot.compiler import ExportError, QuantisationError, export_onnx, load_onnx, quantize
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.compiler.quantization import Scheme
@@ -213,3 +213,22 @@ def test_samples_without_elements() -> None:
     proto = model_of(text, {"w": (4, 4)}, np.random.default_rng(0))
     with pytest.raises(QuantisationError, match="all samples are empty at x: give some that are not"):
         quantize(proto, {"x": np.ones((0, 4), np.float32)}, ends=True)
+
+
+def test_opsets_without_narrow_elements() -> None:
+    text = "g (float[n, 32] x) => (float[n, 4] y) { y = MatMul (x, w) }"
+    proto = model_of(text, {"w": (32, 4)}, np.random.default_rng(0))
+    narrow = quantize(proto, scheme="int4-weights").graph
+    assert export_onnx(narrow, opset=21).opset_import[0].version == 21
+    with pytest.raises(ExportError, match="ONNX has i4 from opset 21 on, 20 was asked for"):
+        export_onnx(narrow, opset=20)
+
+
+def test_reports_keep_hostile_names_on_their_lines() -> None:
+    proto = network()
+    for node in proto.graph.node:
+        node.name = f"{node.output[0]}\n\x1b[2J\u202e"
+    done = quantize(proto, samples_of(1), ends=True)
+    assert done.report.layers[0].name == "c1\n\x1b[2J\u202e"
+    text = done.report.text()
+    assert r"c1\n\x1b[2J\u202e  conv " in text and "\x1b" not in text

@@ -165,9 +165,18 @@ class _Reader:
         elif path.suffix in ARRAYS or path.exists():
             yield from self._file(path)
         elif isinstance(place, str) and ":" in place:
-            yield from self.read(_function(place), place)
+            yield from self._given_by(place)
         else:
             raise CalibrationError(f"{place}: there is no such file or folder")
+
+    def _given_by(self, place: str) -> Iterator[Sample]:
+        """The samples of the function that a text names."""
+        try:
+            yield from self.read(_function(place), place)
+        except CalibrationError:
+            raise
+        except Exception as error:
+            raise CalibrationError(f"{place} fails: {type(error).__name__}: {error}") from error
 
     def _folder(self, folder: Path) -> Iterator[Sample]:
         try:

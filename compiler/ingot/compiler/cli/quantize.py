@@ -102,7 +102,12 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         require_writable(output, sources=(model, *_sources(options.data, output)))
         if any(output.resolve() == other.resolve() for other in written[:number]):
             raise CommandError(f"{output} is to be written twice: give every file a name of its own")
+    from ingot.compiler.frontend.export.model import require_opset
     from ingot.compiler.quantization import quantize
+    from ingot.compiler.targets.registry import find_level
+
+    require_opset(options.opset)  # before samples run, which takes its time
+    find_level(options.target)
 
     shapes, ranges = for_compile(options.shape, lambda: input_names(model))
     steps = read_steps("--preprocess", options.preprocess)

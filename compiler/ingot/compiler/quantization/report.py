@@ -59,8 +59,8 @@ class Report:
         share = f" ({self.bytes_after / self.bytes_before:.1%})" if self.bytes_before else ""
         lines.append(f"{self.scheme}: constants {self.bytes_before} -> {self.bytes_after} bytes{share}")
         for name, snr in self.outputs.items():
-            lines.append(f"output {name}: SNR {_decibels(snr)} dB, {self.samples} samples")
-        lines += self.notes
+            lines.append(f"output {_shown(name)}: SNR {_decibels(snr)} dB, {self.samples} samples")
+        lines += map(_shown, self.notes)
         return "\n".join(lines) + "\n"
 
     def json(self) -> str:
@@ -83,7 +83,12 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
     clipped = "" if layer.clipped is None else f"{layer.clipped:.2%}"
     snr = "" if layer.snr is None else _decibels(layer.snr)
     sizes = f"{layer.bytes_before}", f"{layer.bytes_after}"
-    return (layer.name, layer.operator, layer.weights, *ends, clipped, snr, *sizes)
+    return (_shown(layer.name), layer.operator, layer.weights, *ends, clipped, snr, *sizes)
+
+
+def _shown(name: str) -> str:
+    """A name of the model on one line, with escapes for what terminals obey."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in name)
 
 
 def _decibels(ratio: float) -> str:

@@ -70,9 +70,7 @@ def export_onnx(graph: Graph, *, opset: int = 21, name: str | None = None, funct
 
 def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Written:
     """The model of `export_onnx` with its initialisers' data aside. Raises ExportError."""
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST <= opset <= newest:
-        raise ExportError(f"opset {opset} cannot be written: opsets {OLDEST} to {newest} can")
+    require_opset(opset)
     labels, outputs = [i.label for i in graph.inputs], [n for n, _ in graph.outputs]
     _require_names(graph, labels, outputs)
     graph = whole_blocks(graph, opset)
@@ -97,6 +95,13 @@ def write(graph: Graph, *, opset: int, name: str | None, functions: bool) -> Wri
         value_info=[value_info(n, t) for n, t in export.types.items() if n in typed],
     )
     return Written(_model(proto, export), tuple(map(packed, export.constants.values())))
+
+
+def require_opset(opset: int) -> None:
+    """Raise ExportError where models of this opset cannot be written."""
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST <= opset <= newest:
+        raise ExportError(f"opset {opset} cannot be written: opsets {OLDEST} to {newest} can")
 
 
 def _live(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -157,7 +157,11 @@ def bit_cast(scope: Scope, node: bitwise.BitCast) -> Written:
     have, want = node.x.dtype, node.to
     if have.is_integer and want.is_integer:
         return scope.cast(scope.name(node.x), have, want)
-    if {have, want} & PACKED.keys():
+    if packed := {have, want} & PACKED.keys():
+        since = 25 if min(each.bits for each in packed) == 2 else 21
+        if scope.opset < since:
+            names = " and ".join(sorted(each.name for each in packed))
+            raise ExportError(f"{describe(node)}: ONNX has {names} from opset {since} on, {scope.opset} was asked for")
         raise ExportError(f"{describe(node)}: in ONNX no type has the size of {have.name} and of {want.name}")
     if scope.opset < 26:
         raise ExportError(f"{describe(node)}: BitCast needs opset 26 or later")
