@@ -12,7 +12,14 @@ import onnx
 import pytest
 from tests.compiler.quantization.test_schemes import network as little
 
+from ingot.compiler.cli import quantize
+from ingot.compiler.quantization import SCHEMES
+
 Ingot = Callable[..., Any]
+
+
+def test_the_command_has_all_schemes() -> None:
+    assert quantize.SCHEMES == SCHEMES
 
 
 @pytest.fixture

@@ -76,7 +76,10 @@ def require_layers(graph: Graph, every: Sequence[Layer], layers: Sequence[Layer]
     elif any(_is_quantised(node) for node in graph.nodes()):
         what = "the model is quantised throughout: compile it as it is"
     else:
-        what = "the model has no convolution or product of f32 with constant weights: there is nothing to quantise"
+        what = (
+            "the model has no convolution or product of f32 with constant weights, bodies of If, Loop and Scan aside: "
+            "there is nothing to quantise"
+        )
     raise QuantisationError(what)
 
 

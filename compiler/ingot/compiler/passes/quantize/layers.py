@@ -20,7 +20,7 @@ from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.flow import averaged, moved, pointwise, scored
 from ingot.runtime.dtypes import f32
 
-Product: TypeAlias = Conv | ConvTranspose | MatMul
+LayerNode: TypeAlias = Conv | ConvTranspose | MatMul
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Layer:
 
     name: str
     names: tuple[str, ...]
-    node: Product
+    node: LayerNode
     x: Value
     w: Value
     is_first: bool
@@ -107,7 +107,7 @@ def layers_of(graph: Graph) -> tuple[Layer, ...]:
     products = {node: operands for node in graph.nodes() if (operands := _operands(node)) is not None}
     first, last = _near_inputs(graph), _near_outputs(graph, products)
     found: list[Layer] = []
-    for (node, (x, w)), name in zip(products.items(), numbered(map(_called, products)), strict=True):
+    for (node, (x, w)), name in zip(products.items(), numbered(map(called, products)), strict=True):
         assert isinstance(node, Conv | ConvTranspose | MatMul)
         known = dict.fromkeys((name, *node.origin, *_watched(graph, node)))
         found.append(Layer(name, tuple(known), node, x, w, x in first, node in last))
@@ -121,10 +121,11 @@ def names_of(graph: Graph, values: Iterable[Value]) -> dict[Value, str]:
     for name, value in (*graph.outputs, *graph.watched.items()):
         tensors.setdefault(value, name)
     wanted = list(values)
-    return dict(zip(wanted, numbered(tensors.get(v) or _called(v) for v in wanted), strict=True))
+    return dict(zip(wanted, numbered(tensors.get(v) or called(v) for v in wanted), strict=True))
 
 
-def _called(value: Value) -> str:
+def called(value: Value) -> str:
+    """What the user knows a value by, else its operator; several may be called the same."""
     node = node_of(value)
     return node.label if isinstance(node, Input) else (node.origin[0] if node.origin else node.name)
 

@@ -21,6 +21,7 @@ from ingot.compiler.ops.pointwise import Add
 from ingot.compiler.ops.random import Entropy
 from ingot.compiler.passes.constants import users
 from ingot.compiler.passes.quantize.errors import QuantisationError
+from ingot.compiler.passes.quantize.layers import called, numbered
 
 Array: TypeAlias = NDArray[Any]
 
@@ -168,16 +169,8 @@ class Product:
 def products(graph: Graph) -> dict[str, Product]:
     """The products of `graph` (not of its sub-graphs) by name, in the order of computation. A product is called after
     its node's first origin, which rewrites keep; where several are called the same, the later ones get numbers."""
-    found: dict[str, Product] = {}
-    for node in graph.nodes():
-        if isinstance(node, MatMul | Conv) and _is_product(node):
-            wish = node.origin[0] if node.origin else node.name
-            name, number = wish, 1
-            while name in found:
-                number += 1
-                name = f"{wish}#{number}"
-            found[name] = Product(name, node)
-    return found
+    found = [node for node in graph.nodes() if isinstance(node, MatMul | Conv) and _is_product(node)]
+    return {name: Product(name, node) for name, node in zip(numbered(map(called, found)), found, strict=True)}
 
 
 def _is_product(node: MatMul | Conv) -> bool:

@@ -22,7 +22,7 @@ from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.gptq import Factor, factor, gptq
 from ingot.compiler.passes.quantize.groups import Array, Grouped, WeightForm, nearest, output_error
 from ingot.compiler.passes.quantize.hqq import hqq
-from ingot.compiler.passes.quantize.layers import weights_of
+from ingot.compiler.passes.quantize.layers import called, numbered, weights_of
 from ingot.compiler.passes.quantize.products import Product, chosen
 from ingot.compiler.passes.quantize.spelling import dequantised
 from ingot.compiler.passes.quantize.statistics import Statistics
@@ -204,14 +204,14 @@ def _readers(wanted: Mapping[str, Product]) -> dict[Value, list[str]]:
 
 def _tables(graph: Graph) -> dict[str, Constant]:
     """The tables of floats that rows, and nothing else, are looked up in, by the name of the first Gather."""
-    found: dict[str, Constant] = {}
+    found: list[tuple[Node, Constant]] = []
     for value, readers in users(graph).items():
         if not isinstance(value, Constant) or value.rank != 2 or not value.dtype.is_float or value in graph.results:
             continue
         if value.data.size and all(_looks_up(reader, value) for reader in readers):
-            name = readers[0].origin[0] if readers[0].origin else "gather"
-            found[name if name not in found else f"{name}#{len(found) + 1}"] = value
-    return found
+            found.append((readers[0], value))
+    names = numbered(called(reader.results()[0]) for reader, _ in found)
+    return {name: value for name, (_, value) in zip(names, found, strict=True)}
 
 
 def _looks_up(reader: Node, table: Constant) -> bool:
