@@ -12,9 +12,6 @@ others; it is over when its chunks are finished, so a worker that is late or pre
   out the wake when nobody sleeps; publishing and going to sleep both write one word and read the other's in one total
   order, so one of the two sees the other.
 - The leader, out of chunks, watches `finished` as long, then sleeps on it; the last worker to finish wakes it.
-- Where the leader has waited out of proportion, another process has a worker's processor: a worker that is preempted
-  with a chunk holds it for milliseconds. The leader then works alone for some time, longer each time it happens again.
-  Only where cycles can be counted: not on AArch64.
 
 The memory of the team is `size` bytes, 64-byte aligned, and outlives its workers. Functions:
 ``i64 ingot_team_size()``, ``void ingot_team_init(team, i64 workers, syscall)`` with libc's ``syscall``,
@@ -41,18 +38,12 @@ _FUNCTION, _ARGS, _CHUNKS = 64, 72, 80  # the job; a line of its own, written on
 _FINISHED, _WAITING = 128, 132  # u32 each: chunks finished, whether the leader sleeps
 _SLEEPERS, _STOP = 192, 196  # u32 each
 _WORKERS, _SYSCALL = 256, 264  # constant after the start
-_RESUME, _BREAK = 320, 328  # u64, the leader's own: when it may publish again, and the length of its last break
 
 _FUTEX_CALL = {"x86-64": 202, "aarch64": 98}
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
 _ALL = 0x7FFFFFFF
 _SPIN_CYCLES = 80_000  # of the time stamp counter, which runs at 2 to 4 GHz
 _SPIN_ROUNDS = 10_000  # where reading the time may trap
-_STALL_CYCLES = 200_000  # waiting that is none of the region's own, beside `_STALL_SHARE` times the leader's own work
-_STALL_SHARE = 4  # a worker that has just begun the last chunk needs the time of one, and the leader has done some
-_FIRST_BREAK = 4  # times the waiting
-_LONGEST_BREAK = 1_000_000_000  # a third of a second or so: so late it may notice that the processor is free
-_RELAPSE = 8  # a stall within so many times the last break after its end makes the next twice as long
 
 
 class _Team:
@@ -270,9 +261,7 @@ def _emit_region(module: ir.Module, level: Level, work: ir.Function) -> ir.Funct
 
     b.position_at_end(ask)
     workers = b.load(t.at(_WORKERS), typ=I64, align=8)
-    start = t.clock()
-    pausing = b.icmp_signed("<", b.sub(start, b.load(t.at(_RESUME), typ=I64, align=8)), I64(0))
-    b.cbranch(b.or_(pausing, b.icmp_unsigned("==", workers, I64(0))), alone, publish)
+    b.cbranch(b.icmp_unsigned("==", workers, I64(0)), alone, publish)
 
     b.position_at_end(alone)
     b.cbranch(b.icmp_signed(">", chunks, I64(0)), loop, done)
@@ -302,7 +291,6 @@ def _emit_region(module: ir.Module, level: Level, work: ir.Function) -> ir.Funct
     b.branch(join)
     b.position_at_end(join)
     b.call(work, [team])
-    left = t.clock()
 
     def over() -> ir.Value:
         return b.icmp_unsigned("==", b.zext(t.load(_FINISHED, I32, "acquire"), I64), chunks)
@@ -319,28 +307,5 @@ def _emit_region(module: ir.Module, level: Level, work: ir.Function) -> ir.Funct
         t.store(_WAITING, I32(0))
 
     t.watch(over, sleep)
-    if level.arch == "x86-64":
-        _pause_after_a_stall(t, start, left)
     b.ret_void()
     return function
-
-
-def _pause_after_a_stall(t: _Team, start: ir.Value, left: ir.Value) -> None:
-    """Set the leader's break if from `left`, when it ran out of chunks, until now it waited out of proportion to what
-    it did since `start`."""
-    b = t.b
-    now = t.clock()
-    waited = b.sub(now, left)
-    usual = b.add(b.mul(b.sub(left, start), I64(_STALL_SHARE)), I64(_STALL_CYCLES))
-    stalled, usually = b.append_basic_block("stalled"), b.append_basic_block("usually")
-    b.cbranch(b.icmp_unsigned(">", waited, usual), stalled, usually)
-    b.position_at_end(stalled)
-    before = b.load(t.at(_BREAK), typ=I64, align=8)
-    since = b.sub(start, b.load(t.at(_RESUME), typ=I64, align=8))
-    again = b.icmp_unsigned("<", since, b.mul(before, I64(_RELAPSE)))
-    wanted = b.select(again, b.shl(before, I64(1)), b.mul(waited, I64(_FIRST_BREAK)))
-    length = b.select(b.icmp_unsigned("<", wanted, I64(_LONGEST_BREAK)), wanted, I64(_LONGEST_BREAK))
-    b.store(length, t.at(_BREAK), align=8)
-    b.store(b.add(now, length), t.at(_RESUME), align=8)
-    b.branch(usually)
-    b.position_at_end(usually)
