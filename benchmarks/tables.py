@@ -68,7 +68,7 @@ def recorded(path: Path, wanted: Sequence[str], rounds: int, engines: Sequence[s
     order = {case.name: place for place, case in enumerate(every)}
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if wanted and path.exists() else []
     for case in every:
-        if not wanted or any(text in case.name for text in wanted):
+        if not wanted or any(text == case.name or (text in case.name and text not in order) for text in wanted):
             found = list(compare.measured(case, "native", threads, engines, rounds=rounds))
             rows = [row for row in rows if row["model"] != case.name and row["model"] in order] + found
             rows.sort(key=lambda row: order[row["model"]])  # stable: threads stay in their order
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*TABLES, *RECORDED]
     parser.add_argument("tables", nargs="*", help=f"which: {', '.join(names)}; default all")
-    parser.add_argument("--models", default="", help="texts in names of models, comma separated; default all models")
+    parser.add_argument("--models", default="", help="names of models or texts in them, comma separated; default all")
     options = parser.parse_args(arguments)
     wanted, models = options.tables or names, [text for text in options.models.split(",") if text]
     if unknown := [name for name in wanted if name not in names]:
