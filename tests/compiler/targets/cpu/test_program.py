@@ -20,7 +20,8 @@ from ingot.compiler.ir.program import Argument, Branch, Launch, Program, Repeat,
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.targets.cpu import codegen, features, workers
 from ingot.compiler.targets.cpu.program import argument_table
-from ingot.compiler.targets.cpu.team import EXPORTS, SIZE
+from ingot.compiler.targets.cpu.team import EXPORTS
+from ingot.compiler.targets.cpu.team_memory import SIZE
 from ingot.compiler.targets.target import Compilation
 from ingot.runtime.callback import Callback
 from ingot.runtime.dtypes import boolean, f32, i64

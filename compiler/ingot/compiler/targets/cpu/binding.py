@@ -18,7 +18,7 @@ from ingot.compiler.targets.cpu import declarations
 from ingot.compiler.targets.cpu.dims import Checked, Wrapping
 from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR
-from ingot.compiler.targets.cpu.team import Callee
+from ingot.compiler.targets.cpu.team_memory import Callee
 from ingot.compiler.targets.cpu.words import Sizes, Word
 from ingot.runtime import late as layout
 from ingot.runtime.memory import ALIGNMENT

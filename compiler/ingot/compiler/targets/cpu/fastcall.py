@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
-from ingot.compiler.targets.cpu.team import Callee
+from ingot.compiler.targets.cpu.team_memory import Callee
 from ingot.runtime import fastcall as layout
 from ingot.runtime.manifest import CALL_SYMBOL
 

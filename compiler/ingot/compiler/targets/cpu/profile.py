@@ -20,7 +20,8 @@ from ingot.compiler.targets.cpu.emit import forbid_libraries
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.functions import I32, I64, PTR
 from ingot.compiler.targets.cpu.program import Walk
-from ingot.compiler.targets.cpu.team import Callee, declare_region
+from ingot.compiler.targets.cpu.team import declare_region
+from ingot.compiler.targets.cpu.team_memory import Callee
 from ingot.runtime import profile as layout
 from ingot.runtime.manifest import PROFILE_SYMBOL
 

@@ -28,7 +28,8 @@ from ingot.compiler.targets.cpu.fastcall import emit_call
 from ingot.compiler.targets.cpu.features import Level
 from ingot.compiler.targets.cpu.float_mode import FloatMode
 from ingot.compiler.targets.cpu.functions import I8, I32, I64, PTR
-from ingot.compiler.targets.cpu.team import Callee, emit_team
+from ingot.compiler.targets.cpu.team import emit_team
+from ingot.compiler.targets.cpu.team_memory import Callee
 from ingot.compiler.targets.cpu.words import Sizes
 from ingot.runtime.callback import INTERRUPTED
 from ingot.runtime.manifest import RUN_SYMBOL

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ingot.compiler.ir.dims import UNBOUNDED
 from ingot.compiler.targets.cpu.c_interface.signature import ERRORS, TYPE_NUMBERS, Port, Signature, identifiers
-from ingot.compiler.targets.cpu.team import SIZE as TEAM_BYTES
+from ingot.compiler.targets.cpu.team_memory import SIZE as TEAM_BYTES
 from ingot.runtime.dtypes import OPAQUE
 from ingot.runtime.memory import ALIGNMENT
 
