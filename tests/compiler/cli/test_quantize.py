@@ -76,3 +76,31 @@ def test_samples_of_a_function_in_the_current_directory(ingot: Ingot, network: P
 def test_complaints(ingot: Ingot, network: Path, arguments: tuple[str, ...], complaint: str) -> None:
     assert complaint in ingot("quantize", network, *arguments).complaint
     assert not Path("q.onnx").exists()
+
+
+def test_plans_are_written_changed_and_taken(ingot: Ingot, network: Path) -> None:
+    done = ingot("quantize", network, "--data", "data", "--ends", "-o", "q.onnx", "--write-plan", "p.json")
+    assert done.status == 0, done.err
+    plan = json.loads(Path("p.json").read_text())
+    assert [each["scheme"] for each in plan["layers"].values()] == ["int8"] * 3
+    next(iter(plan["layers"].values()))["scheme"] = "f32"
+    Path("p.json").write_text(json.dumps(plan))
+    done = ingot("quantize", network, "--data", "data", "--plan", "p.json", "-o", "q.onnx", "--json")
+    assert done.status == 0, done.err
+    assert [each["weights"][:2] for each in done.record["report"]["layers"]] == ["as", "i8", "i8"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--scheme", "fp16", "--write-plan", "p.json"), "fp16 is no scheme of single layers"),
+        (("--scheme", "int8", "--plan", "p.json"), "leave --scheme out"),
+        (("--plan", "p.json", "--exclude", "c1"), "a plan says what is done with each layer"),
+        (("--plan", "p.json"), "p.json: a plan is JSON"),
+        (("--plan", "nowhere.json"), "nowhere.json: No such file"),
+        (("--plan", "p.json", "--write-plan", "p.json"), "would be overwritten"),
+    ],
+)
+def test_complaints_about_plans(ingot: Ingot, network: Path, arguments: tuple[str, ...], complaint: str) -> None:
+    Path("p.json").write_text("")
+    assert complaint in ingot("quantize", network, "--data", "data", "-o", "q.onnx", *arguments).complaint

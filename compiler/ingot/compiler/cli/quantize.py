@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ingot.compiler.cli.compile import input_names, read_steps, require_model
@@ -17,6 +18,7 @@ from ingot.compiler.cli.shapes import for_compile
 HELP = "quantise a model (.onnx) and write it as ONNX or as an artifact"
 
 SCHEMES = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless")
+UNPLANNED = ("fp16", "bf16", "lossless")
 SUFFIXES = (".onnx", ".ingot")
 
 
@@ -35,10 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scheme",
         choices=SCHEMES,
-        default="int8",
-        help="int8: activations and weights, with ranges from --data; int8-dynamic: products, with ranges found as the "
-        "model runs; int8-weights, int4-weights: weights of products alone; fp16, bf16: weights rounded; lossless: "
-        "weights that lie on a grid of 8 bits",
+        help="int8 (default): activations and weights, with ranges from --data; int8-dynamic: products, with ranges "
+        "found as the model runs; int8-weights, int4-weights: weights of products alone; fp16, bf16: weights rounded; "
+        "lossless: weights that lie on a grid of 8 bits",
     )
     data = parser.add_argument_group("samples (see docs/calibration.md)")
     data.add_argument(
@@ -54,6 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--method", default="mse", metavar="NAME", help="how ranges follow: minmax, average, percentile, entropy, mse"
+    )
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="a scheme for each layer, as --write-plan writes it")
+    parser.add_argument(
+        "--write-plan", type=output_type, metavar="FILE", help="write what was done with each layer, to be changed"
     )
     layers = parser.add_argument_group("layers, by name or by pattern")
     layers.add_argument("--only", action="append", default=[], metavar="NAME", help="quantise these (repeatable)")
@@ -97,9 +102,16 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     for output in outputs:
         if output.suffix not in SUFFIXES:
             raise CommandError(f"{output}: write {' or '.join(SUFFIXES)}, as what the model is wanted")
-    written = (*outputs, *([options.report] if options.report else []))
+    plan: Path | None = options.plan
+    plan_written: Path | None = options.write_plan
+    if plan is not None and options.scheme is not None:
+        raise CommandError("--plan has a scheme for each layer: leave --scheme out")
+    scheme = options.scheme or "int8"
+    if plan_written is not None and scheme in UNPLANNED:
+        raise CommandError(f"{scheme} is no scheme of single layers: there is no plan to write")
+    written = (*outputs, *filter(None, (options.report, plan_written)))
     for number, output in enumerate(written):
-        require_writable(output, sources=(model, *_sources(options.data, output)))
+        require_writable(output, sources=(model, *_sources([*options.data, *filter(None, (plan,))], output)))
         if any(output.resolve() == other.resolve() for other in written[:number]):
             raise CommandError(f"{output} is to be written twice: give every file a name of its own")
     from ingot.compiler.frontend.export.model import require_opset
@@ -117,7 +129,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             quantised = quantize(
                 model,
                 options.data or None,
-                scheme=options.scheme,
+                scheme=scheme,
+                plan=plan,
                 method=options.method,
                 only=options.only,
                 exclude=options.exclude,
@@ -149,6 +162,9 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 quantised.save(output, target=options.target, progress=progress)
         if options.report:
             quantised.report.save(options.report)
+        if plan_written is not None:
+            assert quantised.plan is not None
+            quantised.plan.save(plan_written)
     finally:
         progress.close()
     report = quantised.report
@@ -164,8 +180,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _sources(data: list[str], output: Path) -> list[Path]:
-    """The samples that a file at `output` could take the place of."""
+def _sources(data: Sequence[str | Path], output: Path) -> list[Path]:
+    """What is read that a file at `output` could take the place of."""
     found = [Path(each) for each in data]
     return [output if each.is_dir() and each.resolve() in output.resolve().parents else each for each in found]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ingot.compiler.quantization.plan import LayerPlan, Plan, PlanError
 from ingot.compiler.quantization.report import LayerReport, Report
 from ingot.compiler.quantization.result import Quantized
 from ingot.compiler.quantization.schemes import quantize
 from ingot.compiler.quantization.validate import SCHEMES, Scheme
 
-__all__ = ["SCHEMES", "LayerReport", "Quantized", "Report", "Scheme", "quantize"]
+__all__ = ["SCHEMES", "LayerPlan", "LayerReport", "Plan", "PlanError", "Quantized", "Report", "Scheme", "quantize"]

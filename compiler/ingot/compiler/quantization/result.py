@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ingot.compiler.frontend.export import save_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.passes.quantize.errors import QuantisationError
+from ingot.compiler.quantization.plan import Plan
 from ingot.compiler.quantization.report import Report
 
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Quantized:
     """The graph of a quantised model, with `Quantize` and `Dequantize` around what is computed on integers, and the
-    report on it. `keeps_halves`: its weights are stored as halves."""
+    report on it. `keeps_halves`: weights are stored as halves. `plan` does the same again; None where the scheme is not
+    one of single layers."""
 
     graph: Graph
     report: Report
     keeps_halves: bool = False
+    plan: Plan | None = None
 
     def compile(self, target: str = "cpu", **options: Unpack[Options]) -> Artifact:
         """The artifact of the model: arguments and errors as of `ingot.compiler.compile`."""

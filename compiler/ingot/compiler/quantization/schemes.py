@@ -7,37 +7,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import hold_narrow
-from ingot.compiler.ir.graph import Array, Graph, Node
+from ingot.compiler.ir.graph import Graph, Node
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.quantize.dynamic import DynamicOptions, Grain, quantise_dynamic
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.grid import Range
 from ingot.compiler.passes.quantize.groups import WeightForm
 from ingot.compiler.passes.quantize.half import store_half
 from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of
 from ingot.compiler.passes.quantize.lossless import store_exactly
-from ingot.compiler.passes.quantize.points import placed
 from ingot.compiler.passes.quantize.products import products
-from ingot.compiler.passes.quantize.static import Activations, StaticOptions, quantise_static
+from ingot.compiler.passes.quantize.static import Activations, StaticOptions
 from ingot.compiler.passes.quantize.weight_only import WITH_DATA, Method, weight_only
 from ingot.compiler.passes.quantize.weights import WeightOptions, Weights
 from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.quantization.activations import activation_statistics
 from ingot.compiler.quantization.made import Made, Stored
+from ingot.compiler.quantization.mixture import Mixture, Seen, finished, seen_ranges, seen_statistics
+from ingot.compiler.quantization.plan import WEIGHTS, LayerPlan, Plan
 from ingot.compiler.quantization.reporting import reported
 from ingot.compiler.quantization.result import Quantized
-from ingot.compiler.quantization.validate import WEIGHTS, Scheme, require_fitting, require_layers
+from ingot.compiler.quantization.validate import Scheme, require_fitting, require_layers
 from ingot.compiler.rewrite import rewrite
 
 if TYPE_CHECKING:
-    from ingot.compiler.calibration import Observer, Sample
+    from ingot.compiler.calibration import Sample
 
 COMPARED = 8  # samples that the report is measured on
 CORE = ("simplify", "recognise", "fold_norm")
@@ -49,6 +50,7 @@ def quantize(
     data: Any = None,
     *,
     scheme: Scheme = "int8",
+    plan: Plan | str | Path | None = None,
     method: str = "mse",
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -88,17 +90,21 @@ def quantize(
     `weight_bits`, `per_channel`, `clip_weights`: the grids of weights. `correct_biases`: what rounded weights add to
     the means of convolutions, as "int8" sees them in the samples, is taken off their biases. `rounding`, `group` and
     `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how many rows have one scale,
-    and whether tables that rows are looked up in are, too (see docs/weights.md). `measure`: measure the report's ratios
-    and shares. `progress` is called with a line of text at each step.
+    and whether tables that rows are looked up in are, too (see docs/weights.md). `plan`: instead of a scheme for all,
+    one for each layer, or the file that has it; `only`, `exclude`, `ends`, `rounding`, `group` and `tables` do not go
+    with it. `measure`: measure the report's ratios and shares. `progress` is called with a line of text at each step.
 
     Raises QuantisationError (nothing to quantise, names of no layer, options that do not go together),
     CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.
     """
     tell = progress or _silent
     only, exclude = ((names,) if isinstance(names, str) else tuple(names) for names in (only, exclude))
+    if plan is not None and not isinstance(plan, Plan):
+        plan = Plan.load(plan)
     require_fitting(
         scheme,
         data,
+        plan=plan,
         method=method,
         only=only,
         exclude=exclude,
@@ -120,21 +126,31 @@ def quantize(
     tell("reading the model")
     graph = core(load_onnx(model, shapes=shapes, ranges=ranges, custom=custom, watch=True))
     every = layers_of(graph)
+    weights = WeightOptions(weight_bits, per_channel, clip_weights)
+    read = Samples(graph, data, preprocess, samples)
+    mixture = Mixture(
+        StaticOptions(activations, symmetric, weights), DynamicOptions(grain, symmetric, weights), everywhere
+    )
+    if plan is not None:
+        made = _planned(graph, every, plan.among(every), mixture, read, method, correct_biases, tell)
+        report = reported("plan", made, read.kept() if measure and data is not None else [], tell)
+        halves = any(each.scheme in ("fp16", "bf16") for each in plan.layers.values())
+        return Quantized(dataclasses.replace(made.after, watched={}), report, halves, plan)
     selection = Selection(only, exclude, scheme != "int8" if ends is None else ends)
     layers = selection.among(every)
     if scheme == "int8-dynamic" or scheme in WEIGHTS:
         layers = tuple(layer for layer in layers if isinstance(layer.node, MatMul))
     if scheme not in ("fp16", "bf16"):
         require_layers(graph, every, layers, scheme)
-    weights = WeightOptions(weight_bits, per_channel, clip_weights)
-    read = _Samples(graph, data, preprocess, samples)
     match scheme:
         case "int8":
-            options = StaticOptions(activations, symmetric, weights)
-            made = _static(graph, every, layers, options, read, method, everywhere, correct_biases, tell)
+            chosen = {layer: LayerPlan("int8") for layer in layers}
+            placement = mixture.placement(graph, chosen)
+            seen = seen_ranges(graph, placement, read.read, method, correct_biases=correct_biases, progress=tell)
+            made = mixture.made(graph, every, chosen, seen)
         case "int8-dynamic":
             marked = _marked(graph, every)
-            after, stored = quantise_dynamic(marked, layers, DynamicOptions(grain, symmetric, weights))
+            after, stored = quantise_dynamic(marked, layers, mixture.dynamic)
             made = Made(marked, rewrite(after, INTEGERS), every, _stored(stored), {})
         case "int8-weights" | "int4-weights":
             made = _weights_alone(_marked(graph, every), every, layers, scheme, rounding, group, tables, read, tell)
@@ -148,7 +164,14 @@ def quantize(
             note = f"weights are rounded: errors up to {error:.1e} of the largest of a weight"
             made = Made(marked, after, every, {}, {}, (note,))
     report = reported(scheme, made, read.kept() if measure and data is not None else [], tell)
-    return Quantized(dataclasses.replace(made.after, watched={}), report, scheme in ("fp16", "bf16"))
+    uniform = None
+    if scheme in WEIGHTS:
+        bits, rows = WEIGHTS[scheme]
+        how = rounding or ("nearest" if data is None else "gptq")
+        uniform = _uniform(made, LayerPlan(scheme, bits, rows if group is None else group, how))
+    elif scheme in ("int8", "int8-dynamic"):
+        uniform = _uniform(made, LayerPlan(scheme, None if weight_bits == 8 else weight_bits))
+    return Quantized(dataclasses.replace(made.after, watched={}), report, scheme in ("fp16", "bf16"), uniform)
 
 
 def core(graph: Graph) -> Graph:
@@ -162,7 +185,41 @@ def _silent(message: str) -> None:
     """Where progress goes when nobody asked for it."""
 
 
-class _Samples:
+def _planned(
+    graph: Graph,
+    every: tuple[Layer, ...],
+    layers: Mapping[Layer, LayerPlan],
+    mixture: Mixture,
+    samples: Samples,
+    method: str,
+    correct_biases: bool,
+    tell: Callable[[str], None],
+) -> Made:
+    has_samples = samples.data is not None
+    placement, products = mixture.placement(graph, layers), mixture.needs_statistics(layers, has_samples)
+    if placement.layers and not has_samples:
+        raise QuantisationError(
+            f"the plan has {placement.layers[0].name} in int8, which needs samples for its ranges: give data"
+        )
+    seen = Seen()
+    if placement.layers:
+        seen = seen_ranges(graph, placement, samples.read, method, correct_biases=correct_biases, progress=tell)
+    if products:
+        seen = dataclasses.replace(seen, statistics=seen_statistics(graph, products, samples.read, tell))
+    return finished(mixture.made(graph, every, layers, seen), layers)
+
+
+def _uniform(made: Made, plan: LayerPlan) -> Plan:
+    """The plan that does the same."""
+
+    def left(layer: Layer) -> LayerPlan:
+        end = "the first layer" if layer.is_first else "the last layer" if layer.is_last else ""
+        return LayerPlan("f32", reason=end)
+
+    return Plan({layer.name: plan if layer in made.weights else left(layer) for layer in made.layers})
+
+
+class Samples:
     """The samples, read once; the first are kept for the report."""
 
     def __init__(self, graph: Graph, data: Any, preprocess: Any, limit: int | None) -> None:
@@ -187,46 +244,6 @@ class _Samples:
         return [sample.arrays for sample in self.first]
 
 
-def _static(
-    graph: Graph,
-    every: tuple[Layer, ...],
-    layers: tuple[Layer, ...],
-    options: StaticOptions,
-    samples: _Samples,
-    method: str,
-    everywhere: bool,
-    correct_biases: bool,
-    tell: Callable[[str], None],
-) -> Made:
-    from ingot.compiler.calibration import Calibration, Extremes, Histogram, Moments
-
-    placement = placed(graph, layers, everywhere=everywhere)
-    corrected = [layer for layer in layers if correct_biases and isinstance(layer.node, Conv)]
-    points = placement.points
-    known = {value: name for name, value in points.items()}
-    operands = {layer: known.get(layer.x, f"operand of {layer.name}") for layer in corrected}
-    points |= {name: layer.x for layer, name in operands.items()}
-    channels = Moments(1)
-    observers: dict[str, list[Observer]] = {name: [Extremes(), Histogram()] for name in points}
-    for name in operands.values():
-        observers[name] = [Extremes(), Histogram(), channels]
-    found: dict[str, Range] = {}
-    means: dict[Layer, Array] = {}
-    if points:
-        calibration = Calibration(graph, points, observers)
-        calibration.update(samples.read(), progress=tell)
-        found = calibration.ranges(method)
-        if empty := [name for name in placement.points if name not in found]:
-            raise QuantisationError(f"all samples are empty at {', '.join(empty[:3])}: give some that are not")
-        for layer, name in operands.items():
-            state = calibration.state(name, channels)
-            means[layer] = state["sum"] / max(int(state["count"]), 1)
-    marked = _marked(graph, every)
-    static = quantise_static(marked, placement, found, options, means=means)
-    grids = {layer: static.grids[placement.of[layer.x]] for layer in layers if layer.x in placement.of}
-    return Made(marked, static.graph, every, _stored(static.weights), grids)
-
-
 def _stored(weights: Mapping[Layer, Weights]) -> dict[Layer, Stored]:
     return {layer: Stored.of(each) for layer, each in weights.items()}
 
@@ -239,7 +256,7 @@ def _weights_alone(
     rounding: Method | None,
     group: int | None,
     tables: bool,
-    samples: _Samples,
+    samples: Samples,
     tell: Callable[[str], None],
 ) -> Made:
     bits, rows = WEIGHTS[scheme]

@@ -13,11 +13,10 @@ from ingot.compiler.passes.quantize.dynamic import Grain
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.static import Activations
+from ingot.compiler.quantization.plan import WEIGHTS, Plan
 
 Scheme: TypeAlias = Literal["int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
-WEIGHTS: Mapping[str, tuple[int, int]] = MappingProxyType({"int8-weights": (8, 128), "int4-weights": (4, 32)})
-"""The bits of weights of the schemes for weights alone, and how many rows have one scale."""
 
 _INTEGERS = ("int8", "int8-dynamic")
 _BY_LAYER = (*_INTEGERS, *WEIGHTS, "lossless")
@@ -41,22 +40,33 @@ _USES: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """What an option is where it is not given, and the schemes that have a use for it."""
+_IN_PLANS = ("only", "exclude", "ends", "rounding", "group", "tables")
 
 
-def require_fitting(scheme: str, data: Any, *, samples: int | None, preprocess: Any, **options: Any) -> None:
-    """Raise QuantisationError for a scheme that is not known, options that it has no use for, and samples that are
-    needed or described but not there. `options` has all others that `quantize` takes and `_USES` knows."""
+def require_fitting(
+    scheme: str, data: Any, *, plan: Plan | None, samples: int | None, preprocess: Any, **options: Any
+) -> None:
+    """Raise QuantisationError for a scheme that is not known, options that it or, where there is one, the plan has no
+    use for, and samples that are needed or described but not there. `options` has all others that `quantize` takes and
+    `_USES` knows."""
     if scheme not in SCHEMES:
         raise QuantisationError(f"there is no scheme {scheme!r}: take {', '.join(SCHEMES)}")
-    if scheme == "int8" and data is None:
+    if plan is None and scheme == "int8" and data is None:
         raise QuantisationError("int8 needs samples for its ranges: give data, or take int8-dynamic, which needs none")
     if data is None and (samples is not None or preprocess is not None):
         what = "preprocess" if samples is None else "samples"
         raise QuantisationError(f"{what} says how data is read, and there is none: give data too")
+    asked, who = {scheme}, scheme
+    if plan is not None:
+        asked, who = {each.scheme for each in plan.layers.values()}, "the plan"
     for name, given in options.items():
         usual, schemes = _USES[name]
-        if given != usual and scheme not in schemes:
-            raise QuantisationError(f"{name} is for {', '.join(schemes)}: {scheme} has no use for it, leave it out")
+        if given == usual:
+            continue
+        if plan is not None and name in _IN_PLANS:
+            raise QuantisationError(f"a plan says what is done with each layer: {name} does not go with it")
+        if not asked.intersection(schemes):
+            raise QuantisationError(f"{name} is for {', '.join(schemes)}: {who} has no use for it, leave it out")
     for name, known in (("activations", get_args(Activations)), ("grain", get_args(Grain))):
         if options[name] not in known:
             raise QuantisationError(f"there is no {name} {options[name]!r}: take {', '.join(known)}")

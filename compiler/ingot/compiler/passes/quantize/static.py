@@ -60,43 +60,53 @@ def quantise_static(
     options: StaticOptions | None = None,
     *,
     means: Mapping[Layer, Array] | None = None,
+    weights: Mapping[Layer, WeightOptions] | None = None,
 ) -> Static:
     """`graph` with the layers of `placement` between `Quantize` and `Dequantize`; `ranges` has one for each of its
     points. Movement between grids moves integers; a Relu or Clip that a grid's ends imply goes. What the rounding of
     weights adds to the means of results is taken off the biases of convolutions for which `means` has the mean of each
-    input channel.
+    input channel. `weights` has options for single layers.
 
     Raises QuantisationError for a point without a range and weights that are not finite.
     """
     options = options or StaticOptions()
     if missing := [name for name in placement.points if name not in ranges]:
         raise QuantisationError(f"there are no ranges of {', '.join(missing[:3])}: calibrate {len(missing)} points")
-    grids = tuple(_grid(group, placement, ranges, options) for group in placement.groups)
+    grids = grids_of(placement, ranges, options)
     integers = _integers(graph, placement, grids)
     numbers: dict[Value, Value] = {}
     for value, q in integers.items():
-        made = grids[placement.of[value]].dequantise(q)
-        numbers[value] = dataclasses.replace(made, origin=node_of(value).origin)
+        number = grids[placement.of[value]].dequantise(q)
+        numbers[value] = dataclasses.replace(number, origin=node_of(value).origin)
 
     mapping: dict[Value, Value] = {}
-    weights: dict[Layer, Weights] = {}
-    shared: dict[tuple[Value, int | None], Weights] = {}
+    made: dict[Layer, Weights] = {}
+    shared: dict[tuple[Value, int | None, WeightOptions], Weights] = {}
     layers: dict[Node, Layer] = {layer.node: layer for layer in placement.layers}
     for old in graph.nodes():
         node = old
         changes = {value: numbers[value] for value in placement.read.get(node, ())}
         if (layer := layers.get(node)) is not None:
-            key = layer.w, layer.channels
-            weights[layer] = shared[key] = shared.get(key) or quantised_weights(layer, options.weights)
-            changes[layer.w] = weights[layer].value
-            if (bias := _bias(layer, weights[layer], (means or {}).get(layer))) is not None:
+            own = (weights or {}).get(layer, options.weights)
+            key = layer.w, layer.channels, own
+            made[layer] = shared[key] = shared.get(key) or quantised_weights(layer, own)
+            changes[layer.w] = made[layer].value
+            if (bias := _bias(layer, made[layer], (means or {}).get(layer))) is not None:
                 grid = grids[placement.of[layer.x]] if layer.x in placement.of else None
-                whole = None if grid is None else quantised_bias(bias, grid, weights[layer].grid)
-                made = constant(bias, layer.node.dtype) if whole is None else whole
-                node = dataclasses.replace(layer.node, bias=made)
+                whole = None if grid is None else quantised_bias(bias, grid, made[layer].grid)
+                node = dataclasses.replace(
+                    layer.node, bias=constant(bias, layer.node.dtype) if whole is None else whole
+                )
         if changes:
             mapping |= dict(zip(old.results(), with_operands(node, changes).results(), strict=True))
-    return Static(rebuild(graph, mapping), grids, weights)
+    return Static(rebuild(graph, mapping), grids, made)
+
+
+def grids_of(
+    placement: Placement, ranges: Mapping[str, Range], options: StaticOptions | None = None
+) -> tuple[Grid, ...]:
+    """The grid of each group of values of `placement`."""
+    return tuple(_grid(group, placement, ranges, options or StaticOptions()) for group in placement.groups)
 
 
 def _bias(layer: Layer, weights: Weights, mean: Array | None) -> Array | None:
