@@ -172,7 +172,7 @@ class _Reader:
     def _given_by(self, place: str) -> Iterator[Sample]:
         """The samples of the function that a text names."""
         try:
-            yield from self.read(_function(place), place)
+            yield from self.read(named_function(place), place)
         except CalibrationError:
             raise
         except Exception as error:
@@ -250,8 +250,8 @@ def _pieces(array: NDArray[Any], step: int) -> Iterator[NDArray[Any]]:
     return (array[start : start + step] for start in range(0, array.shape[0], step))
 
 
-def _function(text: str) -> Callable[[], Any]:
-    """The function that ``module:function`` names."""
+def named_function(text: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names. Raises CalibrationError where there is none."""
     module, _, attribute = text.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -260,5 +260,5 @@ def _function(text: str) -> Callable[[], Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise CalibrationError(f"{text}: there is no such file or folder, and no such function: {error}") from error
     if not callable(found):
-        raise CalibrationError(f"{text} is a {type(found).__name__}, not a function that gives samples")
+        raise CalibrationError(f"{text} is a {type(found).__name__}, not a function")
     return found

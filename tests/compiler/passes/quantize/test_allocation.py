@@ -14,8 +14,8 @@ from ingot.compiler.passes.quantize.groups import WeightForm
 FORMS = [WeightForm(bits, 32) for bits in (2, 3, 4, 8)]
 
 
-def made(random: np.random.Generator, weights: int) -> dict[str, list[Option]]:
-    def options() -> list[Option]:
+def made(random: np.random.Generator, weights: int) -> dict[str, list[Option[WeightForm]]]:
+    def options() -> list[Option[WeightForm]]:
         size, error = int(random.integers(1, 9)) * 100, float(random.random())
         return [Option(form, size * form.bits // 2, error * random.random() * 4.0**-form.bits) for form in FORMS]
 
@@ -26,14 +26,14 @@ def made(random: np.random.Generator, weights: int) -> dict[str, list[Option]]:
 def test_no_combination_of_as_many_bytes_is_better(seed: int) -> None:
     random = np.random.default_rng(seed)
     options = made(random, 5)
-    least, most = (sum(pick(o.bytes for o in each) for each in options.values()) for pick in (min, max))
+    least, most = (sum(pick(o.cost for o in each) for each in options.values()) for pick in (min, max))
     for budget in np.linspace(least, most, 12).astype(int).tolist():
         found = allocate(options, budget)
-        used = sum(each.bytes for each in found.values())
+        used = sum(each.cost for each in found.values())
         assert used <= budget
         error = sum(each.error for each in found.values())
         combinations = list(itertools.product(*options.values()))
-        best = min(sum(o.error for o in c) for c in combinations if sum(o.bytes for o in c) <= budget)
+        best = min(sum(o.error for o in c) for c in combinations if sum(o.cost for o in c) <= budget)
         gap = max(max(o.error for o in each) for each in options.values())
         assert best <= error * (1 + 1e-12) and error <= best + gap  # the last step that does not fit
         if budget == most:
@@ -44,16 +44,16 @@ def test_greedy_steps_are_optimal_where_they_end() -> None:
     random = np.random.default_rng(9)
     options = made(random, 4)
     steps = sorted(
-        ((b.error - a.error) / (b.bytes - a.bytes), b.bytes - a.bytes)
+        ((b.error - a.error) / (b.cost - a.cost), b.cost - a.cost)
         for each in options.values()
         for a, b in itertools.pairwise(frontier(each))
     )
-    budget = sum(frontier(each)[0].bytes for each in options.values())
+    budget = sum(frontier(each)[0].cost for each in options.values())
     for _, more in steps:
         budget += more
         found = sum(each.error for each in allocate(options, budget).values())
         every = itertools.product(*options.values())
-        best = min(sum(o.error for o in c) for c in every if sum(o.bytes for o in c) <= budget)
+        best = min(sum(o.error for o in c) for c in every if sum(o.cost for o in c) <= budget)
         assert found == pytest.approx(best, rel=1e-12)
 
 

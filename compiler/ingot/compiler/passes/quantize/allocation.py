@@ -11,25 +11,27 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.groups import WeightForm
+
+Form = TypeVar("Form")
 
 
 @dataclass(frozen=True)
-class Option:
-    """A way to store a weight: its form, the bytes that it takes, and the error that it causes."""
+class Option(Generic[Form]):
+    """A way to store a weight: its form, what it costs (such as bytes), and the error that it causes."""
 
-    form: WeightForm
-    bytes: int
+    form: Form
+    cost: float
     error: float
 
 
-def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, Option]:
+def allocate(options: Mapping[str, Sequence[Option[Form]]], budget: float) -> dict[str, Option[Form]]:
     """An option for each weight, of `budget` bytes together at most, with a small sum of errors. Raises
     QuantisationError where even the smallest ones take more."""
     lines = {name: frontier(each) for name, each in options.items()}
-    used = sum(line[0].bytes for line in lines.values())
+    used = sum(line[0].cost for line in lines.values())
     if used > budget:
         raise QuantisationError(f"the weights take {used} bytes at least, {budget} are allowed: allow more")
     places = dict.fromkeys(lines, 0)
@@ -39,14 +41,14 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, 
         line, place = lines[name], places[name]
         if place + 1 < len(line):
             now, then = line[place : place + 2]
-            heapq.heappush(steps, ((then.error - now.error) / (then.bytes - now.bytes), name))
+            heapq.heappush(steps, ((then.error - now.error) / (then.cost - now.cost), name))
 
     for name in lines:
         offer(name)
     while steps:
         _, name = heapq.heappop(steps)
         line, place = lines[name], places[name]
-        more = line[place + 1].bytes - line[place].bytes
+        more = line[place + 1].cost - line[place].cost
         if used + more <= budget:  # else a smaller weight may still have room
             used += more
             places[name] += 1
@@ -54,14 +56,14 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, 
     return {name: line[places[name]] for name, line in lines.items()}
 
 
-def frontier(options: Sequence[Option]) -> list[Option]:
-    """The options on the lower convex hull of error over bytes, the smallest first. Raises QuantisationError without
+def frontier(options: Sequence[Option[Form]]) -> list[Option[Form]]:
+    """The options on the lower convex hull of error over cost, the cheapest first. Raises QuantisationError without
     options."""
     if not options:
         raise QuantisationError("a weight without options: give the bits that it may have")
-    hull: list[Option] = []
-    for option in sorted(options, key=lambda each: (each.bytes, each.error)):
-        if hull and (option.bytes == hull[-1].bytes or option.error >= hull[-1].error):
+    hull: list[Option[Form]] = []
+    for option in sorted(options, key=lambda each: (each.cost, each.error)):
+        if hull and (option.cost == hull[-1].cost or option.error >= hull[-1].error):
             continue
         while len(hull) > 1 and _slope(hull[-2], option) <= _slope(hull[-2], hull[-1]):
             hull.pop()
@@ -69,5 +71,5 @@ def frontier(options: Sequence[Option]) -> list[Option]:
     return hull
 
 
-def _slope(a: Option, b: Option) -> float:
-    return (b.error - a.error) / (b.bytes - a.bytes)
+def _slope(a: Option[Form], b: Option[Form]) -> float:
+    return (b.error - a.error) / (b.cost - a.cost)

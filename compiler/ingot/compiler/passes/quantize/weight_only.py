@@ -145,7 +145,7 @@ def mixed_forms(
     Raises QuantisationError where the smallest forms take more.
     """
     wanted = _matrix_products(graph, only, exclude)
-    options: dict[str, list[Option]] = {}
+    options: dict[str, list[Option[WeightForm]]] = {}
     budget = 0
     for names in _readers(wanted).values():
         w = _finite(wanted[names[0]].matrices()[0], names[0])
