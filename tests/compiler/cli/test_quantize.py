@@ -19,7 +19,7 @@ Ingot = Callable[..., Any]
 
 
 def test_the_command_has_all_schemes() -> None:
-    assert quantize.SCHEMES == SCHEMES
+    assert quantize.SCHEMES == (*SCHEMES, "mixed")
 
 
 @pytest.fixture
@@ -104,3 +104,35 @@ def test_plans_are_written_changed_and_taken(ingot: Ingot, network: Path) -> Non
 def test_complaints_about_plans(ingot: Ingot, network: Path, arguments: tuple[str, ...], complaint: str) -> None:
     Path("p.json").write_text("")
     assert complaint in ingot("quantize", network, "--data", "data", "-o", "q.onnx", *arguments).complaint
+
+
+def test_mixed(ingot: Ingot, network: Path) -> None:
+    given = ("quantize", network, "--data", "data", "--scheme", "mixed", "--objective", "size", "-o", "q.onnx")
+    done = ingot(*given, "--max-error", "20%", "--write-plan", "p.json", "--sensitivity", "s.json", "--json")
+    assert done.status == 0, done.err
+    assert done.record["met"] and Path("q.onnx").exists()
+    schemes = [each["scheme"] for each in json.loads(Path("p.json").read_text())["layers"].values()]
+    assert schemes == ["fp16", "int8", "int8"]  # the scales of so few weights take more bytes than these in fp16
+    assert json.loads(Path("s.json").read_text()) == done.record["sensitivities"]
+    Path("q.onnx").unlink()
+    done = ingot(*given, "--max-error", "1e-9")
+    assert done.status == 1 and "the bound cannot be kept" in done.out and not Path("q.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "give either --max-error or --max-drop"),
+        (("--max-error", "1%", "--max-drop", "1%"), "give either --max-error or --max-drop"),
+        (("--max-drop", "1%"), "--max-drop is the drop of a --metric"),
+        (("--max-drop", "1%", "--metric", "top1"), "--metric top1 and --labels go together"),
+        (("--max-drop", "1%", "--metric", "top1", "--labels", "l.npy"), "--labels are those of --held-out"),
+        (("--max-error", "0"), "'0' is no number above 0"),
+        (("--max-error", "1%", "--exclude", "c1"), "--exclude does not go with --scheme mixed"),
+        (("--max-error", "1%", "--candidates", "int9"), "'int9' is no scheme to choose from"),
+    ],
+)
+def test_complaints_about_mixtures(ingot: Ingot, network: Path, arguments: tuple[str, ...], complaint: str) -> None:
+    given = ("quantize", network, "--data", "data", "--scheme", "mixed", "-o", "q.onnx")
+    assert complaint in ingot(*given, *arguments).complaint
+    assert "--held-out is for --scheme mixed" in ingot("quantize", network, "-o", "q.onnx", "--held-out", "d").complaint

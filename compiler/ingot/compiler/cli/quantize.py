@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ingot.compiler.cli.compile import input_names, read_steps, require_model
 from ingot.compiler.cli.console import Console, bytes_text
 from ingot.compiler.cli.custom import add_custom_argument, load_custom
 from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
+from ingot.compiler.cli.mixed import add_mixed_arguments, chosen, require_mixed, tell_not_kept
 from ingot.compiler.cli.passes import working_directory_importable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
 
 HELP = "quantise a model (.onnx) and write it as ONNX or as an artifact"
 
-SCHEMES = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless")
+SCHEMES = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless", "mixed")
 UNPLANNED = ("fp16", "bf16", "lossless")
 SUFFIXES = (".onnx", ".ingot")
 
@@ -39,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=SCHEMES,
         help="int8 (default): activations and weights, with ranges from --data; int8-dynamic: products, with ranges "
         "found as the model runs; int8-weights, int4-weights: weights of products alone; fp16, bf16: weights rounded; "
-        "lossless: weights that lie on a grid of 8 bits",
+        "lossless: weights that lie on a grid of 8 bits; mixed: the cheapest for each layer within a bound",
     )
     data = parser.add_argument_group("samples (see docs/calibration.md)")
     data.add_argument(
@@ -85,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     alone.add_argument("--group", type=int, metavar="N", help="how many rows have one scale; 0: all (32; 128 for int8)")
     alone.add_argument("--tables", action="store_true", help="tables that rows are looked up in, too")
+    add_mixed_arguments(parser)
     told = parser.add_argument_group("report")
     told.add_argument("--report", type=output_type, metavar="FILE", help="write the report, as JSON if FILE is .json")
     told.add_argument("--no-measure", action="store_true", help="do not compare the layers' results")
@@ -103,17 +106,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         if output.suffix not in SUFFIXES:
             raise CommandError(f"{output}: write {' or '.join(SUFFIXES)}, as what the model is wanted")
     plan: Path | None = options.plan
-    plan_written: Path | None = options.write_plan
     if plan is not None and options.scheme is not None:
         raise CommandError("--plan has a scheme for each layer: leave --scheme out")
     scheme = options.scheme or "int8"
-    if plan_written is not None and scheme in UNPLANNED:
+    if options.write_plan is not None and scheme in UNPLANNED:
         raise CommandError(f"{scheme} is no scheme of single layers: there is no plan to write")
-    written = (*outputs, *filter(None, (options.report, plan_written)))
-    for number, output in enumerate(written):
-        require_writable(output, sources=(model, *_sources([*options.data, *filter(None, (plan,))], output)))
-        if any(output.resolve() == other.resolve() for other in written[:number]):
-            raise CommandError(f"{output} is to be written twice: give every file a name of its own")
+    require_mixed(options)
+    _require_places(options)
     from ingot.compiler.frontend.export.model import require_opset
     from ingot.compiler.quantization import quantize
     from ingot.compiler.targets.registry import find_level
@@ -124,36 +123,47 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     shapes, ranges = for_compile(options.shape, lambda: input_names(model))
     steps = read_steps("--preprocess", options.preprocess)
     progress = console.progress()
+    common: dict[str, Any] = {
+        "method": options.method,
+        "samples": options.samples,
+        "shapes": shapes,
+        "ranges": ranges,
+        "custom": load_custom(options.custom),
+        "preprocess": steps or None,
+        "measure": not options.no_measure,
+    }
+    choice = None
     try:
-        with working_directory_importable(*options.data):
-            quantised = quantize(
-                model,
-                options.data or None,
-                scheme=scheme,
-                plan=plan,
-                method=options.method,
-                only=options.only,
-                exclude=options.exclude,
-                ends=options.ends,
-                activations=options.activations,
-                symmetric=options.symmetric,
-                everywhere=options.everywhere,
-                grain=options.grain,
-                weight_bits=options.weight_bits,
-                per_channel=not options.per_tensor,
-                clip_weights=options.clip_weights,
-                correct_biases=not options.no_bias_correction,
-                rounding=options.rounding,
-                group=options.group,
-                tables=options.tables,
-                measure=not options.no_measure,
-                samples=options.samples,
-                shapes=shapes,
-                ranges=ranges,
-                custom=load_custom(options.custom),
-                preprocess=steps or None,
-                progress=progress,
-            )
+        with working_directory_importable(*options.data, *(options.held_out or ()), options.metric):
+            if scheme == "mixed":
+                choice = chosen(options, common, progress)
+                quantised = choice.quantized
+            else:
+                quantised = quantize(
+                    model,
+                    options.data or None,
+                    scheme=scheme,
+                    plan=plan,
+                    only=options.only,
+                    exclude=options.exclude,
+                    ends=options.ends,
+                    activations=options.activations,
+                    symmetric=options.symmetric,
+                    everywhere=options.everywhere,
+                    grain=options.grain,
+                    weight_bits=options.weight_bits,
+                    per_channel=not options.per_tensor,
+                    clip_weights=options.clip_weights,
+                    correct_biases=not options.no_bias_correction,
+                    rounding=options.rounding,
+                    group=options.group,
+                    tables=options.tables,
+                    progress=progress,
+                    **common,
+                )
+        if quantised is None or (choice is not None and not choice.is_met):
+            assert choice is not None
+            return tell_not_kept(choice, model, console, progress)
         for output in outputs:
             progress(f"writing {output}")
             if output.suffix == ".onnx":
@@ -162,22 +172,35 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 quantised.save(output, target=options.target, progress=progress)
         if options.report:
             quantised.report.save(options.report)
-        if plan_written is not None:
+        if options.write_plan is not None:
             assert quantised.plan is not None
-            quantised.plan.save(plan_written)
+            quantised.plan.save(options.write_plan)
     finally:
         progress.close()
     report = quantised.report
-    record = {
+    record: dict[str, Any] = {
         "model": model,
         "outputs": [{"path": output, "bytes": output.stat().st_size} for output in outputs],
         "seconds": progress.seconds,
         "report": report.record(),
     }
+    if choice is not None:
+        record |= {"met": True, "notes": list(choice.notes), "sensitivities": choice.table.record()}
     lines = [] if options.report else report.text().splitlines()
+    lines += [] if choice is None else choice.notes
     lines += [f"{output}: {bytes_text(output.stat().st_size)}" for output in outputs]
     console.result(record, lines)
     return 0
+
+
+def _require_places(options: argparse.Namespace) -> None:
+    """Raise CommandError for a file that cannot be written, is read too, or is to be written twice."""
+    read = [*options.data, *(options.held_out or ()), *filter(None, (options.plan, options.labels))]
+    written = (*options.output, *filter(None, (options.report, options.write_plan, options.sensitivity)))
+    for number, output in enumerate(written):
+        require_writable(output, sources=(options.model, *_sources(read, output)))
+        if any(output.resolve() == other.resolve() for other in written[:number]):
+            raise CommandError(f"{output} is to be written twice: give every file a name of its own")
 
 
 def _sources(data: Sequence[str | Path], output: Path) -> list[Path]:
