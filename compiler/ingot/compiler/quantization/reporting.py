@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ingot.compiler.ir.graph import Constant, Graph, Value, node_of, topological
 from ingot.compiler.passes.quantize.grid import Grid, Range
 from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.spelling import stored_bytes
 from ingot.compiler.quantization.comparison import compared
 from ingot.compiler.quantization.made import Made
 from ingot.compiler.quantization.report import LayerReport, Report
@@ -74,8 +75,8 @@ def _left(layer: Layer) -> str:
 
 def _bytes_of(value: Value) -> int:
     """The bytes of the constants that a value is made of."""
-    return sum(node.data.nbytes for node in topological([value]) if isinstance(node, Constant))
+    return sum(stored_bytes(node) for node in topological([value]) if isinstance(node, Constant))
 
 
 def _bytes(graph: Graph) -> int:
-    return sum(node.data.nbytes for node in graph.nodes() if isinstance(node, Constant))
+    return sum(stored_bytes(node) for node in graph.nodes() if isinstance(node, Constant))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ingot.compiler.ir.graph import Constant, Origin, Value, constant
@@ -56,6 +58,11 @@ def readable(x: Constant) -> Value:
         return BitAnd(byte, constant((1 << bits) - 1, u8))
     high = BitCast(ShiftLeft(byte, constant(8 - bits, u8)), i8)
     return ShiftRight(high, constant(8 - bits, i8))
+
+
+def stored_bytes(x: Constant) -> int:
+    """What a constant takes in a file: several codes of less than 8 bits lie in one byte."""
+    return math.ceil(x.data.size * BITS[x.dtype] / 8) if x.dtype in BITS else x.data.nbytes
 
 
 def _spread(parameter: Value, axis: int, group: int, extents: tuple[int, ...]) -> Value:
