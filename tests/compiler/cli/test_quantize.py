@@ -19,7 +19,7 @@ Ingot = Callable[..., Any]
 
 
 def test_the_command_has_all_schemes() -> None:
-    assert quantize.SCHEMES == (*SCHEMES, "mixed")
+    assert (*SCHEMES, "mixed") == quantize.SCHEMES
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_plans_are_written_changed_and_taken(ingot: Ingot, network: Path) -> Non
     [
         (("--scheme", "fp16", "--write-plan", "p.json"), "fp16 is no scheme of single layers"),
         (("--scheme", "int8", "--plan", "p.json"), "leave --scheme out"),
-        (("--plan", "p.json", "--exclude", "c1"), "a plan says what is done with each layer"),
+        (("--plan", "v.json", "--exclude", "c1"), "a plan says what is done with each layer"),
         (("--plan", "p.json"), "p.json: a plan is JSON"),
         (("--plan", "nowhere.json"), "nowhere.json: No such file"),
         (("--plan", "p.json", "--write-plan", "p.json"), "would be overwritten"),
@@ -103,6 +103,7 @@ def test_plans_are_written_changed_and_taken(ingot: Ingot, network: Path) -> Non
 )
 def test_complaints_about_plans(ingot: Ingot, network: Path, arguments: tuple[str, ...], complaint: str) -> None:
     Path("p.json").write_text("")
+    Path("v.json").write_text('{"format": "ingot quantisation plan", "version": 1, "layers": {}}')
     assert complaint in ingot("quantize", network, "--data", "data", "-o", "q.onnx", *arguments).complaint
 
 
@@ -136,3 +137,48 @@ def test_complaints_about_mixtures(ingot: Ingot, network: Path, arguments: tuple
     given = ("quantize", network, "--data", "data", "--scheme", "mixed", "-o", "q.onnx")
     assert complaint in ingot(*given, *arguments).complaint
     assert "--held-out is for --scheme mixed" in ingot("quantize", network, "-o", "q.onnx", "--held-out", "d").complaint
+
+
+def test_what_diff_finds_is_a_plan(ingot: Ingot, network: Path) -> None:
+    """The second of three layers, whose weights one grid serves badly, stays in f32."""
+    proto = onnx.load(network)
+    for each in proto.graph.initializer:
+        if each.name == "w2":
+            data = onnx.numpy_helper.to_array(each).copy()
+            data[:, 0] *= 1000
+            each.CopyFrom(onnx.numpy_helper.from_array(data, "w2"))
+        if each.name == "w1":  # what these weights multiply is small, so that the others count, too
+            data = onnx.numpy_helper.to_array(each).copy()
+            data[0] /= 1e6
+            each.CopyFrom(onnx.numpy_helper.from_array(data, "w1"))
+    onnx.save(proto, network)
+    given = ("quantize", network, "--data", "data", "-o")
+    assert ingot(*given, "q.onnx", "--ends", "--no-measure").status == 0
+    done = ingot("diff", network, "q.onnx", "--data", "data/s1.npz", "--write-plan", "p.json", "--bound", "0.1")
+    assert Path("p.json").exists(), done.err
+    plan = json.loads(Path("p.json").read_text())["layers"]
+    assert [each["scheme"] for each in plan.values()] == ["int8", "f32", "int8"], plan
+    assert "adds an error of" in plan["Conv:c2"]["reason"] and plan["Conv:c2"]["reason"].endswith("in int8")
+    done = ingot(*given, "again.onnx", "--plan", "p.json", "--json")
+    assert done.status == 0, done.err
+    assert [each["weights"][:2] for each in done.record["report"]["layers"]] == ["i8", "as", "i8"]
+
+
+def test_what_diff_makes_no_plan_of(ingot: Ingot, network: Path) -> None:
+    assert ingot("quantize", network, "--data", "data", "-o", "q.onnx", "-o", "q.ingot", "--no-measure").status == 0
+    given = ("--data", "data/s1.npz", "--write-plan", "p.json")
+    assert "an artifact has its outputs alone" in ingot("diff", network, "q.ingot", *given).complaint
+    assert "there is one model" in ingot("diff", network, *given).complaint
+    assert "would be overwritten" in ingot("diff", network, "q.onnx", *given[:3], "q.onnx").complaint
+    proto = onnx.load("q.onnx")
+    kept = {each.name for each in (*proto.graph.input, *proto.graph.output)}
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name if name in kept else f"other {name}" for name in names]
+    for each in proto.graph.initializer:
+        each.name = f"other {each.name}"
+    proto.graph.output[0].name = "z"
+    proto.graph.node[-1].output[0] = "z"
+    onnx.save(proto, "other.onnx")
+    assert "nothing to compare" in ingot("diff", network, "other.onnx", *given).complaint
+    assert not Path("p.json").exists()

@@ -22,6 +22,7 @@ from ingot.compiler.cli.artifacts import (
 )
 from ingot.compiler.cli.console import Console, Progress, table
 from ingot.compiler.cli.failures import CommandError
+from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.passes import add_pipeline_arguments, build_pipeline, working_directory_importable
 from ingot.compiler.cli.profile import require_code
 from ingot.compiler.cli.run import count_type, seed_type
@@ -74,6 +75,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"largest deviation allowed, as a share of a tensor's largest magnitude (default {BOUND}, for quantised "
         f"models {QUANTISED_BOUND})",
     )
+    parser.add_argument(
+        "--write-plan",
+        type=output_type,
+        metavar="FILE",
+        help="of a model and its quantised form, both .onnx: a plan for ingot quantize --plan, in which layers stay in "
+        f"f32 that add more than the bound (here {QUANTISED_BOUND}) to the error of their results",
+    )
     parser.add_argument("--top", type=count_type, default=30, metavar="N", help="tensors to list, 0 for all (30)")
     parser.add_argument("--target", default="native", help="what the model is compiled for (default: this machine)")
     parser.add_argument("--numerics", choices=("default", "strict"), default="default")
@@ -103,6 +111,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             raise CommandError(f"{path}: there is no such file" if not path.exists() else f"{path}: not a file")
     if other is None and is_artifact(model):
         raise CommandError(f"{model} is an artifact: give its model before it, ingot diff MODEL.onnx {model}")
+    if options.write_plan is not None:
+        _require_layers(model, other, options.write_plan)
     progress = console.progress()
     try:
         sides = _Sides(options, progress)
@@ -128,6 +138,11 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         Row(name, str(have[name].dtype), want[name].shape, name in outputs, each, not each.relative <= bound)
         for name, each in found.items()
     ]
+    if options.write_plan is not None and other is not None:
+        from ingot.compiler.quantization.findings import plan_from
+
+        allowed = QUANTISED_BOUND if options.bound is None else bound
+        plan_from(model, other, want, have, allowed).save(options.write_plan)
     first = next((row.name for row in rows if row.over), None)
     record: dict[str, Any] = {
         "model": model,
@@ -144,6 +159,17 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     }
     console.result(record, _lines(record, rows, options.top))
     return OVER if first is not None else 0
+
+
+def _require_layers(model: Path, other: Path | None, plan: Path) -> None:
+    """Raise CommandError unless both sides are models whose layers can be compared, and a plan can be written."""
+    if other is None or is_artifact(model) or is_artifact(other):
+        what = "an artifact has its outputs alone" if other is not None else "there is one model"
+        raise CommandError(
+            f"{what}, and --write-plan compares the layers of two: ingot diff MODEL.onnx QUANTISED.onnx, of which "
+            "ingot quantize writes the second"
+        )
+    require_writable(plan, sources=(model, other))
 
 
 class _Sides:
