@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from tests.compiler.quantization.test_plan import matrices, rows
 from tests.compiler.quantization.test_schemes import network, samples_of
 
-from ingot.compiler import QuantisationError, load_onnx, quantize
+from ingot.compiler import Artifact, QuantisationError, load_onnx, quantize
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.passes.quantize.layers import Layer
@@ -28,15 +28,15 @@ def chosen(model: Any, data: Any, **options: Any) -> Choice:
 class Times:
     """Given times of layers in each scheme, in microseconds (those of f32 are 10), and of the whole."""
 
-    def __init__(self, times: Mapping[str, float], whole: tuple[float, float] = (2.0, 1.0)) -> None:
+    def __init__(self, times: Mapping[str, float], whole: Sequence[float] = (2.0, 1.0)) -> None:
         self.times, self.whole = times, whole
 
     def layers(self, layer: Layer, plans: Sequence[LayerPlan]) -> Sequence[float]:
         own = {**self.times, "f32": 10.0}
         return [1e-6 * own.get(f"{layer.names[-1]} {plan.scheme}", own.get(plan.scheme, 20.0)) for plan in plans]
 
-    def models(self, graphs: Sequence[Graph]) -> Sequence[float]:
-        return self.whole
+    def models(self, artifacts: Sequence[Artifact]) -> Sequence[float]:
+        return [*self.whole, *[self.whole[-1]] * len(artifacts)][: len(artifacts)]
 
 
 def delicate() -> onnx.ModelProto:
@@ -83,6 +83,21 @@ def test_layers_that_are_not_faster_stay() -> None:
     assert found.plan.layers["MatMul:m3"].reason == "no scheme is faster: int8 takes 12.0 µs, f32 10.0 µs"
     assert "int8 takes 5.0 µs, f32 10.0 µs" in found.plan.layers["MatMul:m1"].reason
     assert len(found.table.rows) == 4 and found.text().endswith("f32\n")
+
+
+def test_of_several_mixtures_the_fastest_is_taken() -> None:
+    """Those with layers in integers that are no faster by themselves, and without those that are hardly faster."""
+    options: dict[str, Any] = {"bound": Bound(error=0.5), "schemes": ("int8",)}
+    times = {"int8": 5, "m1 int8": 9, "m2 int8": 12}
+    full = chosen(matrices(), rows(6), timer=Times(times, (2.0, 1.5, 1.2, 1.4)), **options)
+    assert full.seconds == (2.0, 1.2) and {each.scheme for each in full.plan.layers.values()} == {"int8"}
+    assert "f32 10.0 µs, yet the whole is faster with it" in full.plan.layers["MatMul:m2"].reason
+    clear = chosen(matrices(), rows(6), timer=Times(times, (2.0, 1.5, 1.6, 1.4)), **options)
+    assert [each.scheme for each in clear.plan.layers.values()] == ["f32", "f32", "int8", "int8"]
+    assert clear.plan.layers["MatMul:m1"].reason == "the whole is faster without: int8 takes 9.0 µs, f32 10.0 µs"
+    options["bound"] = bound = Bound(error=0.99 * full.score.error)
+    tight = chosen(matrices(), rows(6), timer=Times(times, (2.0, 1.5, 1.2, 1.4)), **options)
+    assert bound.error is not None and tight.score.error <= bound.error
 
 
 def test_a_whole_that_is_slower_is_not_taken() -> None:

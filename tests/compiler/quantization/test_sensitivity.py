@@ -13,8 +13,7 @@ import pytest
 from tests.compiler.networks import image_network
 from tests.compiler.quantization.test_plan import matrices, rows
 
-from ingot.compiler import load_onnx
-from ingot.compiler.ir.graph import Graph
+from ingot.compiler import Artifact, compile, load_onnx
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.passes.quantize.layers import Layer, layers_of
 from ingot.compiler.quantization.emulation import Emulation
@@ -33,8 +32,8 @@ class Times:
     def layers(self, layer: Layer, plans: Sequence[LayerPlan]) -> Sequence[float]:
         return [1e-6 * (1 - i / 10) for i in range(len(plans))]
 
-    def models(self, graphs: Sequence[Graph]) -> Sequence[float]:
-        return [float(len(graphs) - i) for i in range(len(graphs))]
+    def models(self, artifacts: Sequence[Artifact]) -> Sequence[float]:
+        return [float(len(artifacts) - i) for i in range(len(artifacts))]
 
 
 def emulation(proto: Any, samples: list[dict[str, Any]], mixture: Mixture) -> Emulation:
@@ -123,4 +122,4 @@ def test_times_of_this_machine() -> None:
     found = timer.layers(layers[0], plans)
     assert len(found) == 6 and all(time > 0 for time in found)
     assert timer.layers(layers[1], plans) is found
-    assert all(time > 0 for time in timer.models([graph, graph]))
+    assert all(time > 0 for time in timer.models([compile(graph, target="native")] * 2))

@@ -1,73 +1,43 @@
 """A scheme for each layer, so that the whole keeps within a bound on what it loses: mixed precision.
 
-Steps from one scheme of a layer to a cheaper one are taken in the order of what they lose for what they bring (the
-energy of the error of each alone, which adds up where errors are independent). How many of them the bound allows is
-found by bisection, each time with the error of the whole model, since errors do not just add up; where the next step is
-too much it is left out and the others are looked through again. What comes out is compiled and judged as it is.
+What each scheme costs and brings is measured layer by layer; of the mixtures that the bound allows (see `search`) what
+comes out is compiled and judged once more as it is, and for latency timed: the fastest of them is taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from time import monotonic
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.compiler.api import compile
+from ingot.compiler.artifact import Artifact
 from ingot.compiler.frontend import load_onnx
+from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ops.custom import CustomOp
-from ingot.compiler.passes.quantize.allocation import Option, frontier
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.layers import Layer, layers_of
+from ingot.compiler.passes.quantize.layers import layers_of
 from ingot.compiler.quantization.emulation import Emulation
-from ingot.compiler.quantization.mixture import Mixture, finished, seen_ranges, seen_statistics
+from ingot.compiler.quantization.made import Made
+from ingot.compiler.quantization.mixture import Mixture, Seen, finished, seen_ranges, seen_statistics
 from ingot.compiler.quantization.plan import PLANNED, WEIGHTS, LayerPlan, Plan, is_possible
 from ingot.compiler.quantization.reporting import reported
 from ingot.compiler.quantization.result import Quantized
 from ingot.compiler.quantization.schemes import COMPARED, Samples, core
-from ingot.compiler.quantization.sensitivity import Judge, Metric, Score, Sensitivity, Table, sensitivities
+from ingot.compiler.quantization.search import Bound, Search
+from ingot.compiler.quantization.sensitivity import Judge, Metric, Score, Table, sensitivities
 from ingot.compiler.quantization.timing import Native, Timer
 
 Objective: TypeAlias = Literal["latency", "size"]
 Arrays = Mapping[str, NDArray[Any]]
 HELD_OUT = 64  # samples at most that are judged on, where none are given for it
 THIRD = 3
-TURNS = 4  # times that a step which is too much is left out
-FASTER = 0.97  # of the time that f32 takes: what is nearer to it is noise
-F32 = LayerPlan("f32")
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What may be lost: `error` of the outputs (see `Score`), or `drop`, the part of a task's metric."""
-
-    error: float | None = None
-    drop: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.error is None) == (self.drop is None):
-            raise QuantisationError("one bound is needed: the largest error of outputs, or drop of a metric")
-        value = self.error if self.drop is None else self.drop
-        if value is None or not 0 < value < math.inf:
-            raise QuantisationError(f"{value} is no bound: take a number above 0")
-
-    def holds(self, score: Score, before: Score) -> bool:
-        """Whether a model of this score keeps it; `before` is that of the model as it was."""
-        if self.error is not None:
-            return score.error <= self.error
-        assert self.drop is not None and score.metric is not None and before.metric is not None
-        return before.metric - score.metric <= self.drop * abs(before.metric)
-
-    def text(self, score: Score, before: Score) -> str:
-        """How a score keeps the bound, in words."""
-        if self.error is not None:
-            return f"error {score.error:.2e}, {self.error:.2e} allowed"
-        return f"metric {score.metric:.4f} of {before.metric:.4f}, a drop of {self.drop:.2%} allowed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,147 +141,27 @@ def choose(
         table = sensitivities(
             judge, candidates, timer=layer_timer, progress=tell, is_over=lambda: monotonic() - started > limit
         )
-        search = _Search(every, table, objective, bound, judge, tell)
-        taken = search.steps()
-        quantised, score = None, judge.before
-        while taken:
-            plans = search.plans(taken)
-            tell(f"compiling the model with {len(plans)} layers changed")
-            made = finished(mixture.made(graph, every, plans, seen), plans)
-            halves = any(plan.scheme in ("fp16", "bf16") for plan in plans.values())
-            quantised = Quantized(
-                dataclasses.replace(made.after, watched={}),
-                reported("mixed", made, arrays[:COMPARED] if measure else [], tell),
-                halves,
-                search.plan(plans),
-            )
-            score = judge.score(_outputs(quantised, arrays))
-            if bound.holds(score, judge.before):
-                break
-            taken = taken[: min(len(taken) - 1, len(taken) * 9 // 10)]
-        else:
-            quantised, score = None, judge.before
+        search = Search(every, table, judge, bound, is_latency=objective == "latency", progress=tell)
+        found = list(_judged(search, graph, seen, mixture, arrays))
         times = None
-        if quantised is not None and timer is not None:
+        if found and timer is not None:
             tell("timing the whole")
-            first, second = timer.models([dataclasses.replace(graph, watched={}), quantised.graph])
-            times = first, second
-        return _told(search, quantised, table, score, times, objective, bound)
+            plain = compile(dataclasses.replace(graph, watched={}), target="native")
+            first, *others = timer.models([plain, *(each.artifact for each in found)])
+            best = min(range(len(found)), key=lambda i: others[i]) if objective == "latency" else 0
+            found, times = [found[best]], (first, others[best])
+        if not found:
+            return _told(search, None, table, judge.before, None, objective, bound)
+        chosen = found[0]
+        report = reported("mixed", chosen.made, arrays[:COMPARED] if measure else [], tell)
+        quantised = dataclasses.replace(chosen.quantized, report=report)
+        return _told(search, quantised, table, chosen.score, times, objective, bound)
     finally:
         emulation.close()
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One layer from a scheme to a cheaper one: what it loses for what it brings."""
-
-    layer: Layer
-    plan: LayerPlan
-    price: float
-
-
-class _Search:
-    """The steps that a bound allows."""
-
-    def __init__(
-        self,
-        every: Sequence[Layer],
-        table: Table,
-        objective: Objective,
-        bound: Bound,
-        judge: Judge,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.every, self.bound, self.judge, self.tell = every, bound, judge, tell
-        self.is_latency = objective == "latency"
-        self.rows: dict[str, list[Sensitivity]] = {layer.name: [] for layer in every}
-        for row in table.rows:
-            self.rows[row.layer].append(row)
-
-    def steps(self) -> list[_Step]:
-        """Those that are taken, in order."""
-        left = sorted((step for layer in self.every for step in self._of(layer)), key=lambda step: step.price)
-        taken: list[_Step] = []
-        for _ in range(TURNS):
-            count = self._most(taken, left)
-            taken += left[:count]
-            if count == len(left):
-                break
-            stopped = left[count].layer
-            left = [step for step in left[count + 1 :] if step.layer is not stopped]
-        return taken
-
-    def _most(self, taken: Sequence[_Step], left: Sequence[_Step]) -> int:
-        """How many of the steps left the bound allows after those taken, by bisection."""
-        low, high = 0, len(left) + 1  # low is allowed, high is not
-        trial = len(left)  # all of them, which is often right
-        while high - low > 1:
-            self.tell(f"judging the model with {len(taken) + trial} changes")
-            score = self.judge.emulated(self.plans([*taken, *left[:trial]]))
-            if self.bound.holds(score, self.judge.before):
-                low = trial
-            else:
-                high = trial
-            trial = (low + high) // 2
-        return low
-
-    @staticmethod
-    def plans(taken: Sequence[_Step]) -> dict[Layer, LayerPlan]:
-        """What the layers have after these steps."""
-        return {step.layer: step.plan for step in taken}
-
-    def plan(self, plans: Mapping[Layer, LayerPlan]) -> Plan:
-        """The plan, with a reason for each layer."""
-        return Plan(
-            {
-                layer.name: dataclasses.replace(plans.get(layer, F32), reason=self._reason(layer, plans.get(layer)))
-                for layer in self.every
-            }
-        )
-
-    def _cost(self, row: Sensitivity) -> float:
-        cost = row.seconds if self.is_latency else row.bytes
-        return math.nan if cost is None else cost
-
-    def _before(self, row: Sensitivity) -> float:
-        cost = row.seconds_before if self.is_latency else row.bytes_before
-        return math.nan if cost is None else cost
-
-    def is_cheaper(self, row: Sensitivity) -> bool:
-        return self._cost(row) < self._before(row) * (FASTER if self.is_latency else 1)
-
-    def _of(self, layer: Layer) -> list[_Step]:
-        rows = [row for row in self.rows[layer.name] if self.is_cheaper(row) and math.isfinite(row.error)]
-        if not rows:
-            return []
-        options = [Option(row.plan, self._cost(row), row.error**2) for row in rows]
-        options.append(Option(F32, self._before(rows[0]), 0.0))
-        line = frontier(options)[::-1]
-        lossless = [] if line[0].form == F32 else [_Step(layer, line[0].form, 0.0)]
-        return lossless + [
-            _Step(layer, then.form, (then.error - now.error) / (now.cost - then.cost)) for now, then in pairwise(line)
-        ]
-
-    def _reason(self, layer: Layer, plan: LayerPlan | None) -> str:
-        rows = self.rows[layer.name]
-        if not rows:
-            return "not measured"
-        if plan is not None:
-            row = next(row for row in rows if row.plan == plan)
-            return f"{self._difference(row)}, error {row.error:.1e} alone"
-        best = min(rows, key=self._cost)
-        if not any(map(self.is_cheaper, rows)):
-            return f"no scheme is {'faster' if self.is_latency else 'smaller'}: {self._difference(best)}"
-        return f"loses too much for what it brings: {self._difference(best)}, error {best.error:.1e} alone"
-
-    def _difference(self, row: Sensitivity) -> str:
-        if self.is_latency:
-            return f"{row.plan.scheme} takes {self._cost(row) * 1e6:.1f} µs, f32 {self._before(row) * 1e6:.1f} µs"
-        return f"{row.plan.scheme} takes {row.bytes} bytes, f32 {row.bytes_before}"
-
-
 def _told(
-    search: _Search,
+    search: Search,
     quantised: Quantized | None,
     table: Table,
     score: Score,
@@ -378,6 +228,38 @@ def _without_thirds(samples: list[Any]) -> list[Any]:
     return [sample for i, sample in enumerate(samples) if i % THIRD != THIRD - 1]
 
 
-def _outputs(quantised: Quantized, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
-    with quantised.compile(target="native").session() as session:
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """A mixture that was compiled and keeps the bound; its report is still to be measured."""
+
+    made: Made
+    quantized: Quantized
+    artifact: Artifact
+    score: Score
+
+
+def _judged(
+    search: Search, graph: Graph, seen: Seen, mixture: Mixture, samples: Sequence[Arrays]
+) -> Iterator[_Judged]:
+    """The mixtures of `search`, with fewer steps where what is compiled does not keep the bound after all."""
+    before = search.judge.before
+    for steps in search.mixtures():
+        taken = steps
+        while taken:
+            plans = search.plans(taken)
+            search.tell(f"compiling the model with {len(plans)} layers changed")
+            made = finished(mixture.made(graph, tuple(search.every), plans, seen), plans)
+            halves = any(plan.scheme in ("fp16", "bf16") for plan in plans.values())
+            report = reported("mixed", made, [], search.tell)
+            quantised = Quantized(dataclasses.replace(made.after, watched={}), report, halves, search.plan(plans))
+            artifact = quantised.compile(target="native")
+            score = search.judge.score(_outputs(artifact, samples))
+            if search.bound.holds(score, before):
+                yield _Judged(made, quantised, artifact, score)
+                break
+            taken = taken[: min(len(taken) - 1, len(taken) * 9 // 10)]
+
+
+def _outputs(artifact: Artifact, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+    with artifact.session() as session:
         return [{name: np.array(data) for name, data in session.run(sample).items()} for sample in samples]

@@ -14,7 +14,7 @@ from ingot.compiler.frontend import load_onnx
 from ingot.compiler.frontend.export import hold_narrow
 from ingot.compiler.ir.graph import Graph, Node
 from ingot.compiler.ops.custom import CustomOp
-from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.passes.default import default_pipeline
 from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.quantize.dynamic import DynamicOptions, Grain, quantise_dynamic
