@@ -103,6 +103,10 @@ def test_table(tmp_path: Path) -> None:
     assert by_scheme["int8"].bytes == 64 * 64 + 64 * 5 and by_scheme["fp16"].bytes == 64 * 64 * 2
     assert by_scheme["int8"].seconds_before == 1e-6 and by_scheme["int8"].seconds == pytest.approx(0.9e-6)
     assert by_scheme["int8"].metric is not None
+    many = Judge(emulated, rows(12), metric=lambda outputs: float(len(outputs)))
+    some = many.emulated({emulated.layers[0]: LayerPlan("int8")}, few=True)
+    assert some.metric is None and 0 < some.error < 0.1
+    assert many.emulated({emulated.layers[0]: LayerPlan("int8")}).metric == 12
     table.save(tmp_path / "t.json")
     table.save(tmp_path / "t.txt")
     record = json.loads((tmp_path / "t.json").read_text())

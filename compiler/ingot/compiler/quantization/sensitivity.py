@@ -20,6 +20,7 @@ from ingot.compiler.quantization.timing import Timer
 from ingot.runtime.replacement import replaced
 
 Arrays = Mapping[str, NDArray[Any]]
+FEW = 8  # samples that single layers are judged on
 Metric: TypeAlias = Callable[[Sequence[Arrays]], float]
 """A task's metric, the larger the better, of the outputs of a model for all held-out samples in order."""
 
@@ -48,17 +49,18 @@ class Judge:
         self.floats = [name for name, value in emulation.graph.outputs if value.dtype.is_float]
         self.before = self.score(self._want)
 
-    def emulated(self, plans: Mapping[Layer, LayerPlan]) -> Score:
-        """That of the model with these plans for its layers."""
+    def emulated(self, plans: Mapping[Layer, LayerPlan], *, few: bool = False) -> Score:
+        """That of the model with these plans for its layers; with `few` of the first samples alone, without the metric
+        where there are more."""
         feeds = self.emulation.feeds(plans)
-        return self.score([self._outputs(sample, feeds) for sample in self.samples])
+        return self.score([self._outputs(sample, feeds) for sample in self.samples[: FEW if few else None]])
 
     def score(self, have: Sequence[Arrays]) -> Score:
-        """That of other outputs for the same samples."""
+        """That of other outputs for the same samples, or for the first of them; the metric is one of all."""
         error = 0.0
         for name in self.floats:
             signal = noise = 0.0
-            for one, other in zip(self._want, have, strict=True):
+            for one, other in zip(self._want, have, strict=False):
                 wide = one[name].astype(np.float64)
                 signal += float(np.square(wide).sum())
                 noise += float(np.square(other[name].astype(np.float64) - wide).sum())
@@ -68,7 +70,7 @@ class Judge:
         return Score(error, self._metric(have))
 
     def _metric(self, have: Sequence[Arrays]) -> float | None:
-        return None if self.metric is None else float(self.metric(have))
+        return None if self.metric is None or len(have) < len(self._want) else float(self.metric(have))
 
     def _outputs(self, sample: Arrays, feeds: Arrays) -> Arrays:
         return {name: np.array(data) for name, data in self.emulation.run(sample, feeds).items()}
@@ -145,7 +147,7 @@ def sensitivities(
         before = judge.emulation.variant(layer, LayerPlan("f32")).weights.nbytes
         for place, plan in enumerate(possible, 1):
             stored = judge.emulation.variant(layer, plan).stored
-            score = judge.emulated({layer: plan})
+            score = judge.emulated({layer: plan}, few=True)
             rows.append(
                 Sensitivity(
                     layer.name,
