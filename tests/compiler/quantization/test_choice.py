@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from tests.compiler.quantization.test_plan import matrices, rows
+from tests.compiler.quantization.test_plan import ids, matrices, rows, words
 from tests.compiler.quantization.test_schemes import network, samples_of
 
 from ingot.compiler import Artifact, QuantisationError, load_onnx, quantize
@@ -118,6 +118,17 @@ def test_size() -> None:
     loose = chosen(delicate(), rows(6), bound=Bound(error=0.5), objective="size", method="minmax")
     assert loose.quantized is not None
     assert sum(layer.bytes_after for layer in loose.quantized.report.layers) < sum(sizes)
+
+
+def test_size_of_tables() -> None:
+    found = chosen(words(), ids(6), bound=Bound(error=0.02), objective="size")
+    assert found.is_met and found.plan.layers["Gather:e"].scheme == "int8-weights"
+    loose = chosen(words(), ids(6), bound=Bound(error=0.3), objective="size", schemes=("int4-weights",))
+    assert loose.quantized is not None
+    assert {each.scheme for each in loose.plan.layers.values()} == {"int4-weights"}
+    assert loose.quantized.report.bytes_after < 0.16 * loose.quantized.report.bytes_before
+    fast = chosen(words(), ids(6), bound=Bound(error=0.3), timer=Times({"int8": 5}))
+    assert list(fast.plan.layers) == ["MatMul:y"]
 
 
 def test_a_bound_that_cannot_be_kept() -> None:

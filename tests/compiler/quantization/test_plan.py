@@ -36,6 +36,21 @@ def rows(count: int) -> list[dict[str, Any]]:
     return [{"x": random.standard_normal((24, 64)).astype(np.float32)} for _ in range(count)]
 
 
+def words() -> onnx.ModelProto:
+    """A table that rows are looked up in twice, and a product."""
+    text = """g (int64[n] a, int64[n] b) => (float[n, 64] y) {
+        e = Gather (table, a)
+        f = Gather (table, b)
+        s = Add (e, f)
+        y = MatMul (s, w1) }"""
+    return model_of(text, {"table": (300, 64), "w1": (64, 64)}, np.random.default_rng(3))
+
+
+def ids(count: int) -> list[dict[str, Any]]:
+    random = np.random.default_rng(4)
+    return [{"a": random.integers(0, 300, 12), "b": random.integers(0, 300, 12)} for _ in range(count)]
+
+
 def test_files_come_back(tmp_path: Path) -> None:
     plan = Plan(
         {
@@ -165,6 +180,37 @@ def test_every_scheme_in_one_model(tmp_path: Path) -> None:
     done.save(tmp_path / "m.ingot")
     with Session(tmp_path / "m.ingot") as session:
         np.testing.assert_allclose(session.run(sample)["y"], have, atol=0.02 * scale)
+
+
+@pytest.mark.parametrize(("scheme", "loss"), [("int8-weights", 0.01), ("int4-weights", 0.15), ("fp16", 1e-3)])
+def test_tables(scheme: str, loss: float, tmp_path: Path) -> None:
+    plan = Plan({"e": LayerPlan(scheme), "y": LayerPlan("fp16")})
+    done = quantize(words(), ids(2), plan=plan)
+    (product, table) = done.report.layers
+    assert table.operator == "gather" and table.bytes_before == 300 * 64 * 4
+    assert table.bytes_after < 0.52 * table.bytes_before and product.bytes_after == 64 * 64 * 2
+    assert done.report.bytes_after < table.bytes_after + product.bytes_after + 16  # a few numbers more
+    (sample,) = ids(1)
+    want = evaluate_graph(load_onnx(words()), sample)["y"]
+    have = evaluate_graph(done.graph, sample)["y"]
+    assert 0 < np.linalg.norm(have - want) < loss * np.linalg.norm(want)
+    done.save(tmp_path / "m.onnx")
+    np.testing.assert_allclose(runtime(onnx.load(tmp_path / "m.onnx"), sample)[0], have, rtol=1e-3, atol=1e-4)
+    with done.compile(target="native").session() as session:
+        np.testing.assert_allclose(session.run(sample)["y"], have, rtol=1e-3, atol=1e-4)
+
+
+def test_tables_of_a_scheme_for_all() -> None:
+    whole = quantize(words(), ids(2), scheme="int4-weights", tables=True, measure=False)
+    assert whole.plan is not None and list(whole.plan.layers) == ["MatMul:y", "Gather:e"]
+    again = quantize(words(), ids(2), plan=whole.plan, measure=False)
+    one, other = (evaluate_graph(graph, ids(1)[0])["y"] for graph in (whole.graph, again.graph))
+    np.testing.assert_array_equal(one, other)
+    assert again.report.bytes_after == whole.report.bytes_after < 0.17 * whole.report.bytes_before
+    with pytest.raises(PlanError, match="int8 is for layers that compute, this is a gather: take int8-weights"):
+        quantize(words(), ids(2), plan=Plan({"e": LayerPlan("int8")}))
+    with pytest.raises(PlanError, match="layer 'e', key 'method': tables are rounded to nearest: leave gptq out"):
+        quantize(words(), ids(2), plan=Plan({"e": LayerPlan("int4-weights", method="gptq")}))
 
 
 def test_halves_that_do_not_fit() -> None:

@@ -16,6 +16,7 @@ from tests.compiler.quantization.test_plan import matrices, rows
 from ingot.compiler import Artifact, compile, load_onnx
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.passes.quantize.layers import Layer, layers_of
+from ingot.compiler.passes.quantize.tables import Part
 from ingot.compiler.quantization.emulation import Emulation
 from ingot.compiler.quantization.mixture import Mixture, Seen, seen_ranges, seen_statistics
 from ingot.compiler.quantization.plan import LayerPlan, is_possible
@@ -58,7 +59,7 @@ def images(count: int) -> list[dict[str, Any]]:
     return [{"x": random.standard_normal((2, 3, 12, 12)).astype(np.float32)} for _ in range(count)]
 
 
-def close(emulated: Emulation, plans: Mapping[Layer, LayerPlan], sample: Mapping[str, Any]) -> None:
+def close(emulated: Emulation, plans: Mapping[Part, LayerPlan], sample: Mapping[str, Any]) -> None:
     """What is emulated is what the interpreter makes of the quantised graph; where there is more than one grid, single
     values may fall a step further."""
     made = emulated.mixture.made(emulated.graph, emulated.layers, plans, emulated.seen)

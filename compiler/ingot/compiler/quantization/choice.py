@@ -23,6 +23,7 @@ from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.layers import layers_of
+from ingot.compiler.passes.quantize.tables import Part, tables_of
 from ingot.compiler.quantization.emulation import Emulation
 from ingot.compiler.quantization.made import Made
 from ingot.compiler.quantization.mixture import Mixture, Seen, finished, seen_ranges, seen_statistics
@@ -111,8 +112,8 @@ def choose(
         raise QuantisationError("mixed precision needs samples: give data")
     tell("reading the model")
     graph = core(load_onnx(model, shapes=shapes, ranges=ranges, custom=custom, watch=True))
-    every = layers_of(graph)
-    if not every:
+    layers = layers_of(graph)
+    if not layers:
         raise QuantisationError("the model has no layer of f32 with constant weights: there is nothing to choose")
     calibrated = list(Samples(graph, data, preprocess, samples).read())
     if held_out is None:
@@ -123,11 +124,12 @@ def choose(
         judged = list(Samples(graph, held_out, preprocess, None).read())
     arrays = [sample.arrays for sample in judged]
 
+    every = (*layers, *(tables_of(graph) if objective == "size" else ()))
     candidates = {layer: [LayerPlan(s) for s in wanted if is_possible(layer, s)] for layer in every}
-    static = dict.fromkeys((layer for layer in every if "int8" in wanted), LayerPlan("int8"))
+    static: dict[Part, LayerPlan] = dict.fromkeys(layers if "int8" in wanted else (), LayerPlan("int8"))
     placement = mixture.placement(graph, static)
     seen = seen_ranges(graph, placement, lambda: calibrated, method, correct_biases=correct_biases, progress=tell)
-    matrices = [layer for layer, plans in candidates.items() if any(plan.scheme in WEIGHTS for plan in plans)]
+    matrices = [layer for layer in layers if any(plan.scheme in WEIGHTS for plan in candidates[layer])]
     if matrices:
         statistics = seen_statistics(graph, matrices, lambda: calibrated, tell)
         seen = dataclasses.replace(seen, statistics=statistics)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.api import compile
-from ingot.compiler.ir.graph import Graph, Input, Node, Value, with_operands
+from ingot.compiler.ir.graph import Graph, Input, Node, Value, node_of, operands_of, with_operands
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.pointwise import Where
@@ -26,6 +26,7 @@ from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.points import placed
 from ingot.compiler.passes.quantize.products import known
 from ingot.compiler.passes.quantize.static import grids_of
+from ingot.compiler.passes.quantize.tables import LookupTable, Part
 from ingot.compiler.quantization.made import Stored
 from ingot.compiler.quantization.mixture import Mixture, Seen, layer_in
 from ingot.compiler.quantization.plan import LayerPlan
@@ -48,13 +49,13 @@ class Emulation:
     """The model compiled once, and run with any plan for its layers."""
 
     def __init__(
-        self, graph: Graph, layers: Sequence[Layer], mixture: Mixture, seen: Seen, *, threads: int | None = None
+        self, graph: Graph, layers: Sequence[Part], mixture: Mixture, seen: Seen, *, threads: int | None = None
     ) -> None:
         self.graph, self.layers, self.mixture, self.seen = graph, tuple(layers), mixture, seen
-        self._variants: dict[tuple[Layer, LayerPlan], Variant] = {}
+        self._variants: dict[tuple[Part, LayerPlan], Variant] = {}
         self._inputs: list[Input] = []
         self._taken = {each.label for each in graph.inputs}
-        self._weights: dict[Layer, tuple[str, str | None]] = {}
+        self._weights: dict[Part, tuple[str, str | None]] = {}
         self._switches: dict[tuple[Node, Value], tuple[str, str, str]] = {}
         self._dynamic: dict[Layer, str] = {}
         self._session = compile(self._emulated(), target="native").session(threads=threads)
@@ -63,26 +64,30 @@ class Emulation:
         """Give back what the artifact takes."""
         self._session.close()
 
-    def variant(self, layer: Layer, plan: LayerPlan) -> Variant:
+    def variant(self, layer: Part, plan: LayerPlan) -> Variant:
         """What a layer computes with. Raises QuantisationError."""
         if (layer, plan) not in self._variants:
             made = self.mixture.made(self.graph, (layer,), {layer: plan}, self.seen)
-            now = layer_in(made.after, layer)
-            bias = None if isinstance(now.node, MatMul) else now.node.bias
-            weights = known(now.w)
+            bias = None
+            if isinstance(layer, LookupTable):
+                weights = known(operands_of(node_of(made.after.watched[layer.name]))[0])
+            else:
+                now = layer_in(made.after, layer)
+                bias = None if isinstance(now.node, MatMul) else now.node.bias
+                weights = known(now.w)
             assert weights is not None
             self._variants[layer, plan] = Variant(
                 np.ascontiguousarray(weights), None if bias is None else known(bias), made.weights.get(layer)
             )
         return self._variants[layer, plan]
 
-    def feeds(self, plans: Mapping[Layer, LayerPlan]) -> dict[str, NDArray[Any]]:
+    def feeds(self, plans: Mapping[Part, LayerPlan]) -> dict[str, NDArray[Any]]:
         """The inputs beside the model's own that make it what the plans say."""
         found: dict[str, NDArray[Any]] = {}
         for layer, (weights, bias) in self._weights.items():
             variant = self.variant(layer, plans.get(layer, LayerPlan("f32")))
             found[weights] = variant.weights
-            if bias is not None:
+            if bias is not None and isinstance(layer, Layer):
                 filters = _filters(layer)
                 found[bias] = np.zeros(filters, np.float32) if variant.bias is None else variant.bias.reshape(filters)
         placement = self.mixture.placement(self.graph, plans)
@@ -107,9 +112,13 @@ class Emulation:
         return BY_NAME[self.mixture.static.activations]
 
     def _emulated(self) -> Graph:
-        layers: dict[Node, Layer] = {layer.node: layer for layer in self.layers}
-        placement = placed(self.graph, self.layers, everywhere=self.mixture.everywhere)
+        layers: dict[Node, Layer] = {layer.node: layer for layer in self.layers if isinstance(layer, Layer)}
+        placement = placed(self.graph, tuple(layers.values()), everywhere=self.mixture.everywhere)
         mapping: dict[Value, Value] = {}
+        for table in self.layers:
+            if isinstance(table, LookupTable):
+                mapping[table.w] = rows = self._input("weights", table.w.dtype, table.w.type.static_shape())
+                self._weights[table] = rows.label, None
         for old in self.graph.nodes():
             node, changes = old, dict[Value, Value]()
             for value in placement.read.get(old, ()):

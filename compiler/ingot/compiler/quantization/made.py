@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ingot.compiler.ir.graph import Graph
 from ingot.compiler.passes.quantize.grid import Grid
 from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.tables import Part
 from ingot.compiler.passes.quantize.weights import Weights
 
 
@@ -36,7 +37,7 @@ class Made:
 
     before: Graph
     after: Graph
-    layers: tuple[Layer, ...]
-    weights: Mapping[Layer, Stored]
+    layers: tuple[Part, ...]
+    weights: Mapping[Part, Stored]
     grids: Mapping[Layer, Grid]
     notes: tuple[str, ...] = ()

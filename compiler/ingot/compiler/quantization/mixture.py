@@ -11,6 +11,7 @@ import numpy as np
 
 from ingot.compiler.ir.graph import Array, Graph, Node, Value, constant, node_of, with_operands
 from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.movement import Gather
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.passes.integers import INTEGERS
 from ingot.compiler.passes.quantize.dynamic import DynamicOptions, quantise_dynamic
@@ -22,6 +23,7 @@ from ingot.compiler.passes.quantize.points import Placement, placed
 from ingot.compiler.passes.quantize.products import products
 from ingot.compiler.passes.quantize.static import StaticOptions, quantise_static
 from ingot.compiler.passes.quantize.statistics import Statistics
+from ingot.compiler.passes.quantize.tables import LookupTable, Part, tables_of
 from ingot.compiler.passes.quantize.weight_only import WITH_DATA, Method, weight_only
 from ingot.compiler.passes.quantize.weights import Weights
 from ingot.compiler.quantization.activations import activation_statistics
@@ -104,11 +106,13 @@ class Mixture:
     dynamic: DynamicOptions = field(default_factory=DynamicOptions)
     everywhere: bool = False
 
-    def needs_statistics(self, layers: Mapping[Layer, LayerPlan], has_samples: bool) -> list[Layer]:
+    def needs_statistics(self, layers: Mapping[Part, LayerPlan], has_samples: bool) -> list[Layer]:
         """The layers whose weights are rounded with statistics. Raises QuantisationError where these need samples that
         are not there."""
         found: list[Layer] = []
         for layer, each in layers.items():
+            if isinstance(layer, LookupTable):
+                continue
             if each.scheme in WEIGHTS and rounding(each, has_samples) in WITH_DATA:
                 if not has_samples:
                     what = f"{each.method} needs samples for {layer.name}"
@@ -116,22 +120,22 @@ class Mixture:
                 found.append(layer)
         return found
 
-    def placement(self, graph: Graph, layers: Mapping[Layer, LayerPlan]) -> Placement:
+    def placement(self, graph: Graph, layers: Mapping[Part, LayerPlan]) -> Placement:
         """Where values lie on grids."""
-        static = [layer for layer, each in layers.items() if each.scheme == "int8"]
+        static = [layer for layer, each in layers.items() if each.scheme == "int8" and isinstance(layer, Layer)]
         return placed(graph, static, everywhere=self.everywhere)
 
-    def made(self, graph: Graph, every: tuple[Layer, ...], layers: Mapping[Layer, LayerPlan], seen: Seen) -> Made:
+    def made(self, graph: Graph, every: tuple[Part, ...], layers: Mapping[Part, LayerPlan], seen: Seen) -> Made:
         """`graph`, whose layers are `every`, with each of `layers` as its plan says. Raises QuantisationError."""
         before = after = dataclasses.replace(graph, watched={layer.name: layer.node for layer in every})
-        weights: dict[Layer, Stored] = {}
+        weights: dict[Part, Stored] = {}
         placement = self.placement(graph, layers)
         grids: dict[Layer, Grid] = {}
         if placement.layers:
             own = {
                 layer: dataclasses.replace(self.static.weights, bits=each.bits)
                 for layer, each in layers.items()
-                if each.bits is not None
+                if each.bits is not None and isinstance(layer, Layer)
             }
             static = quantise_static(
                 before, placement, seen.named(placement), self.static, means=seen.means, weights=own
@@ -147,9 +151,13 @@ class Mixture:
         after, halves = _halves(after, layers)
         return Made(before, after, every, weights | alone | halves, grids)
 
-    def _dynamic(self, graph: Graph, layers: Mapping[Layer, LayerPlan]) -> tuple[Graph, dict[Layer, Weights]]:
+    def _dynamic(self, graph: Graph, layers: Mapping[Part, LayerPlan]) -> tuple[Graph, dict[Layer, Weights]]:
         found: dict[Layer, Weights] = {}
-        wanted = {layer: each.bits for layer, each in layers.items() if each.scheme == "int8-dynamic"}
+        wanted = {
+            layer: each.bits
+            for layer, each in layers.items()
+            if each.scheme == "int8-dynamic" and isinstance(layer, Layer)
+        }
         for bits in dict.fromkeys(wanted.values()):
             now = {layer_in(graph, layer): layer for layer, own in wanted.items() if own == bits}
             options = self.dynamic
@@ -160,7 +168,7 @@ class Mixture:
         return graph, found
 
 
-def finished(made: Made, layers: Mapping[Layer, LayerPlan]) -> Made:
+def finished(made: Made, layers: Mapping[Part, LayerPlan]) -> Made:
     """Dynamic products as products of integers, which ONNX has operators for."""
     if not any(each.scheme == "int8-dynamic" for each in layers.values()):
         return made
@@ -180,26 +188,46 @@ def layer_in(graph: Graph, layer: Layer) -> Layer:
     return dataclasses.replace(layer, node=node, x=x, w=node.b if isinstance(node, MatMul) else node.w)
 
 
+def table_in(graph: Graph, table: LookupTable) -> LookupTable:
+    """A table as a graph that was made of its own has it."""
+    node = node_of(graph.watched[table.name])
+    assert isinstance(node, Gather)
+    return next(each for each in tables_of(graph) if each.w is node.data)
+
+
 def _product_names(graph: Graph) -> dict[Node, str]:
     return {each.node: name for name, each in products(graph).items() if isinstance(each.node, MatMul)}
 
 
 def _weights_alone(
-    graph: Graph, layers: Mapping[Layer, LayerPlan], statistics: Mapping[Layer, Statistics]
-) -> tuple[Graph, dict[Layer, Stored]]:
-    found: dict[Layer, Stored] = {}
-    chosen = {layer: each for layer, each in layers.items() if each.scheme in WEIGHTS}
-    methods: dict[Method, None] = dict.fromkeys(rounding(each, layer in statistics) for layer, each in chosen.items())
-    for method in methods:
+    graph: Graph, layers: Mapping[Part, LayerPlan], statistics: Mapping[Layer, Statistics]
+) -> tuple[Graph, dict[Part, Stored]]:
+    found: dict[Part, Stored] = {}
+    methods: dict[Part, Method] = {}
+    for layer, each in layers.items():
+        if each.scheme in WEIGHTS:
+            is_table = isinstance(layer, LookupTable)
+            methods[layer] = "nearest" if is_table else rounding(each, layer in statistics)
+    for method in dict.fromkeys(methods.values()):
         names = _product_names(graph)
-        mine = {
-            names[layer_in(graph, layer).node]: layer
-            for layer, each in chosen.items()
-            if rounding(each, layer in statistics) == method
+        mine: dict[str, Part] = {}
+        for layer, own in methods.items():
+            if own != method:
+                continue
+            if isinstance(layer, LookupTable):
+                mine[table_in(graph, layer).name] = layer
+            else:
+                mine[names[layer_in(graph, layer).node]] = layer
+        forms = {name: _form(layers[layer]) for name, layer in mine.items()}
+        known = {
+            name: statistics[layer]
+            for name, layer in mine.items()
+            if isinstance(layer, Layer) and layer in statistics
         }
-        forms = {name: _form(chosen[layer]) for name, layer in mine.items()}
-        known = {name: statistics[layer] for name, layer in mine.items() if layer in statistics}
-        graph, done = weight_only(graph, method=method, statistics=known or None, forms=forms, only=list(mine))
+        tables = any(isinstance(layer, LookupTable) for layer in mine.values())
+        graph, done = weight_only(
+            graph, method=method, statistics=known or None, forms=forms, only=list(mine), tables=tables
+        )
         for each in done:
             how = f"{each.form.bits} bits, {method}, groups of {each.form.group}"
             found[mine[each.name]] = Stored(how, each.after)
@@ -211,19 +239,24 @@ def _form(plan: LayerPlan) -> WeightForm:
     return WeightForm(bits if plan.bits is None else plan.bits, group if plan.group is None else plan.group)
 
 
-def _halves(graph: Graph, layers: Mapping[Layer, LayerPlan]) -> tuple[Graph, dict[Layer, Stored]]:
+def _halves(graph: Graph, layers: Mapping[Part, LayerPlan]) -> tuple[Graph, dict[Part, Stored]]:
     mapping: dict[Value, Value] = {}
-    found: dict[Layer, Stored] = {}
+    found: dict[Part, Stored] = {}
     for layer, each in layers.items():
         if each.scheme not in ("fp16", "bf16"):
             continue
         dtype = BY_NAME["f16" if each.scheme == "fp16" else "bf16"]
-        now = layer_in(graph, layer)
+        now = table_in(graph, layer) if isinstance(layer, LookupTable) else layer_in(graph, layer)
         with np.errstate(over="ignore"):
             rounded = layer.weights().astype(dtype.to_numpy())
         if not np.isfinite(rounded.astype(np.float32)).all():
             raise QuantisationError(f"{layer.name} has weights that {dtype} cannot hold: take bf16, or leave it in f32")
+        if now.w.dtype != f32 and isinstance(now, LookupTable):
+            raise QuantisationError(f"{layer.name} is stored in {now.w.dtype} as it is: leave it in f32")
         whole = Cast(constant(rounded, origin=node_of(now.w).origin), f32)
-        mapping[now.node] = with_operands(now.node, {now.w: whole})
+        if isinstance(now, LookupTable):
+            mapping[now.w] = whole
+        else:
+            mapping[now.node] = with_operands(now.node, {now.w: whole})
         found[layer] = Stored(f"{dtype}, rounded", rounded.nbytes)
     return (rebuild(graph, mapping) if mapping else graph), found

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeGuard, cast
 
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.tables import LookupTable, Part
 from ingot.compiler.passes.quantize.weight_only import METHODS, Method
 from ingot.runtime.replacement import replaced
 
@@ -105,18 +105,18 @@ class Plan:
         with replaced(Path(path)) as partial:
             partial.write_text(self.text(), encoding="utf-8")
 
-    def among(self, layers: Sequence[Layer]) -> dict[Layer, LayerPlan]:
+    def among(self, layers: Sequence[Part]) -> dict[Part, LayerPlan]:
         """What is done with each of the layers that the plan names, in order.
 
         Raises PlanError for a name that no layer has, or several have, two plans for one layer, and schemes that a
         layer cannot have.
         """
         own = {layer.name: layer for layer in layers}
-        by_name: dict[str, list[Layer]] = {}
+        by_name: dict[str, list[Part]] = {}
         for layer in layers:
             for name in layer.names:
                 by_name.setdefault(name, []).append(layer)
-        found: dict[Layer, str] = {}
+        found: dict[Part, str] = {}
         for name, each in self.layers.items():
             matching = [own[name]] if name in own else by_name.get(name, [])
             if not matching:
@@ -131,23 +131,30 @@ class Plan:
         return {layer: self.layers[found[layer]] for layer in layers if layer in found}
 
 
-def is_possible(layer: Layer, scheme: str) -> bool:
-    """Whether a layer can have the scheme: some are for products of matrices alone."""
+def is_possible(layer: Part, scheme: str) -> bool:
+    """Whether a layer can have the scheme: some are for products of matrices alone, tables are stored narrow alone."""
+    if isinstance(layer, LookupTable):
+        return scheme not in ("int8", "int8-dynamic")
     if scheme in WEIGHTS:
         return isinstance(layer.node, MatMul) and layer.w.rank == 2
     return scheme not in OF_PRODUCTS or isinstance(layer.node, MatMul)
 
 
-def require_possible(layer: Layer, plan: LayerPlan, name: str) -> None:
+def require_possible(layer: Part, plan: LayerPlan, name: str) -> None:
     """Raise PlanError for a scheme that a layer cannot have."""
     if not is_possible(layer, plan.scheme):
         what = "products with matrices of weights" if plan.scheme in WEIGHTS else "products"
+        other = "int8"
+        if isinstance(layer, LookupTable):
+            what, other = "layers that compute", "int8-weights"
         raise PlanError(
-            f"layer {name!r}, key 'scheme': {plan.scheme} is for {what}, this is a {layer.node.name}: take int8"
+            f"layer {name!r}, key 'scheme': {plan.scheme} is for {what}, this is a {layer.node.name}: take {other}"
         )
+    if isinstance(layer, LookupTable) and plan.method not in (None, "nearest"):
+        raise PlanError(f"layer {name!r}, key 'method': tables are rounded to nearest: leave {plan.method} out")
 
 
-def _and(layers: Sequence[Layer]) -> str:
+def _and(layers: Sequence[Part]) -> str:
     return " and ".join(repr(layer.name) for layer in layers)
 
 

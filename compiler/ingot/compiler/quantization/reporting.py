@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ingot.compiler.ir.graph import Constant, Graph, Value, node_of, topological
 from ingot.compiler.passes.quantize.grid import Grid, Range
-from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.spelling import stored_bytes
+from ingot.compiler.passes.quantize.tables import LookupTable, Part
 from ingot.compiler.quantization.comparison import compared
 from ingot.compiler.quantization.made import Made
 from ingot.compiler.quantization.report import LayerReport, Report
@@ -52,8 +52,8 @@ def _reach(grid: Grid) -> Range:
     return Range(grid.range.low - half, grid.range.high + half)
 
 
-def _layer(layer: Layer, made: Made, ratios: Mapping[str, float], shares: Mapping[str, float]) -> LayerReport:
-    weights, grid = made.weights.get(layer), made.grids.get(layer)
+def _layer(layer: Part, made: Made, ratios: Mapping[str, float], shares: Mapping[str, float]) -> LayerReport:
+    weights, grid = made.weights.get(layer), None if isinstance(layer, LookupTable) else made.grids.get(layer)
     before = _bytes_of(layer.w)
     bounds = None if grid is None else grid.range
     return LayerReport(
@@ -69,7 +69,7 @@ def _layer(layer: Layer, made: Made, ratios: Mapping[str, float], shares: Mappin
     )
 
 
-def _left(layer: Layer) -> str:
+def _left(layer: Part) -> str:
     return "as they are, first" if layer.is_first else "as they are, last" if layer.is_last else "as they are"
 
 

@@ -25,6 +25,7 @@ from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of
 from ingot.compiler.passes.quantize.lossless import store_exactly
 from ingot.compiler.passes.quantize.products import products
 from ingot.compiler.passes.quantize.static import Activations, StaticOptions
+from ingot.compiler.passes.quantize.tables import Part, tables_of
 from ingot.compiler.passes.quantize.weight_only import WITH_DATA, Method, weight_only
 from ingot.compiler.passes.quantize.weights import WeightOptions, Weights
 from ingot.compiler.pipeline import Pipeline
@@ -132,7 +133,8 @@ def quantize(
         StaticOptions(activations, symmetric, weights), DynamicOptions(grain, symmetric, weights), everywhere
     )
     if plan is not None:
-        made = _planned(graph, every, plan.among(every), mixture, read, method, correct_biases, tell)
+        parts = (*every, *tables_of(graph))
+        made = _planned(graph, parts, plan.among(parts), mixture, read, method, correct_biases, tell)
         report = reported("plan", made, read.kept() if measure and data is not None else [], tell)
         halves = any(each.scheme in ("fp16", "bf16") for each in plan.layers.values())
         return Quantized(dataclasses.replace(made.after, watched={}), report, halves, plan)
@@ -144,7 +146,7 @@ def quantize(
         require_layers(graph, every, layers, scheme)
     match scheme:
         case "int8":
-            chosen = {layer: LayerPlan("int8") for layer in layers}
+            chosen: dict[Part, LayerPlan] = {layer: LayerPlan("int8") for layer in layers}
             placement = mixture.placement(graph, chosen)
             seen = seen_ranges(graph, placement, read.read, method, correct_biases=correct_biases, progress=tell)
             made = mixture.made(graph, every, chosen, seen)
@@ -169,6 +171,9 @@ def quantize(
         bits, rows = WEIGHTS[scheme]
         how = rounding or ("nearest" if data is None else "gptq")
         uniform = _uniform(made, LayerPlan(scheme, bits, rows if group is None else group, how))
+        if tables:
+            narrow = LayerPlan(scheme, bits, rows if group is None else group)
+            uniform = Plan({**uniform.layers, **{table.name: narrow for table in tables_of(graph)}})
     elif scheme in ("int8", "int8-dynamic"):
         uniform = _uniform(made, LayerPlan(scheme, None if weight_bits == 8 else weight_bits))
     return Quantized(dataclasses.replace(made.after, watched={}), report, scheme in ("fp16", "bf16"), uniform)
@@ -187,8 +192,8 @@ def _silent(message: str) -> None:
 
 def _planned(
     graph: Graph,
-    every: tuple[Layer, ...],
-    layers: Mapping[Layer, LayerPlan],
+    every: tuple[Part, ...],
+    layers: Mapping[Part, LayerPlan],
     mixture: Mixture,
     samples: Samples,
     method: str,
@@ -212,7 +217,7 @@ def _planned(
 def _uniform(made: Made, plan: LayerPlan) -> Plan:
     """The plan that does the same."""
 
-    def left(layer: Layer) -> LayerPlan:
+    def left(layer: Part) -> LayerPlan:
         end = "the first layer" if layer.is_first else "the last layer" if layer.is_last else ""
         return LayerPlan("f32", reason=end)
 
@@ -244,7 +249,7 @@ class Samples:
         return [sample.arrays for sample in self.first]
 
 
-def _stored(weights: Mapping[Layer, Weights]) -> dict[Layer, Stored]:
+def _stored(weights: Mapping[Layer, Weights]) -> dict[Part, Stored]:
     return {layer: Stored.of(each) for layer, each in weights.items()}
 
 
@@ -275,7 +280,7 @@ def _weights_alone(
         graph, form, method=method, statistics=statistics, exclude=left, tables=tables, progress=tell
     )
     how = f"{bits} bits, {method}, groups of {form.group}"
-    stored = {named[each.name]: Stored(how, each.after) for each in done if each.name in named}
+    stored: dict[Part, Stored] = {named[each.name]: Stored(how, each.after) for each in done if each.name in named}
     notes = [f"{each.name}: {each.before} -> {each.after} bytes" for each in done if each.name not in named]
     return Made(graph, after, every, stored, {}, tuple(notes))
 

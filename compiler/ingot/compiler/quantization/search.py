@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from ingot.compiler.passes.quantize.allocation import Option, frontier
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.tables import Part
 from ingot.compiler.quantization.plan import LayerPlan, Plan
 from ingot.compiler.quantization.sensitivity import Judge, Score, Sensitivity, Table
 
@@ -62,7 +62,7 @@ class Bound:
 class Step:
     """One layer from a scheme to a cheaper one: what it loses for what it brings."""
 
-    layer: Layer
+    layer: Part
     plan: LayerPlan
     price: float
 
@@ -72,7 +72,7 @@ class Search:
 
     def __init__(
         self,
-        every: Sequence[Layer],
+        every: Sequence[Part],
         table: Table,
         judge: Judge,
         bound: Bound,
@@ -99,18 +99,18 @@ class Search:
             plans = self.plans(first)
             clear = {layer for layer, plan in plans.items() if self._is_clear(layer, plan)}
             made.append([step for step in first if step.layer in clear])
-        seen: list[Mapping[Layer, LayerPlan]] = [{}]
+        seen: list[Mapping[Part, LayerPlan]] = [{}]
         for steps in made:
             if (plans := self.plans(steps)) not in seen:
                 seen.append(plans)
                 yield steps
 
     @staticmethod
-    def plans(taken: Sequence[Step]) -> dict[Layer, LayerPlan]:
+    def plans(taken: Sequence[Step]) -> dict[Part, LayerPlan]:
         """What the layers have after these steps."""
         return {step.layer: step.plan for step in taken}
 
-    def plan(self, plans: Mapping[Layer, LayerPlan]) -> Plan:
+    def plan(self, plans: Mapping[Part, LayerPlan]) -> Plan:
         """The plan, with a reason for each layer."""
         return Plan(
             {
@@ -149,7 +149,7 @@ class Search:
             trial = (low + high) // 2
         return low
 
-    def _of(self, layer: Layer) -> list[Step]:
+    def _of(self, layer: Part) -> list[Step]:
         """The steps of a layer to schemes that are cheaper."""
         rows = [row for row in self.rows[layer.name] if self.is_cheaper(row) and math.isfinite(row.error)]
         if not rows:
@@ -171,11 +171,11 @@ class Search:
                 best = min(rows, key=self._cost)
                 yield Step(layer, best.plan, best.error**2)
 
-    def _is_clear(self, layer: Layer, plan: LayerPlan) -> bool:
+    def _is_clear(self, layer: Part, plan: LayerPlan) -> bool:
         row = self._row(layer, plan)
         return self._cost(row) < self._before(row) * CLEARLY
 
-    def _row(self, layer: Layer, plan: LayerPlan) -> Sensitivity:
+    def _row(self, layer: Part, plan: LayerPlan) -> Sensitivity:
         return next(row for row in self.rows[layer.name] if row.plan == plan)
 
     def _cost(self, row: Sensitivity) -> float:
@@ -186,7 +186,7 @@ class Search:
         cost = row.seconds_before if self.is_latency else row.bytes_before
         return math.nan if cost is None else cost
 
-    def _reason(self, layer: Layer, plan: LayerPlan | None) -> str:
+    def _reason(self, layer: Part, plan: LayerPlan | None) -> str:
         rows = self.rows[layer.name]
         if not rows:
             return "not measured"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.tables import LookupTable, Part
 from ingot.compiler.quantization.emulation import Emulation
 from ingot.compiler.quantization.plan import LayerPlan
 from ingot.compiler.quantization.timing import Timer
@@ -49,7 +49,7 @@ class Judge:
         self.floats = [name for name, value in emulation.graph.outputs if value.dtype.is_float]
         self.before = self.score(self._want)
 
-    def emulated(self, plans: Mapping[Layer, LayerPlan], *, few: bool = False) -> Score:
+    def emulated(self, plans: Mapping[Part, LayerPlan], *, few: bool = False) -> Score:
         """That of the model with these plans for its layers; with `few` of the first samples alone, without the metric
         where there are more."""
         feeds = self.emulation.feeds(plans)
@@ -127,7 +127,7 @@ class Table:
 
 def sensitivities(
     judge: Judge,
-    candidates: Mapping[Layer, Sequence[LayerPlan]],
+    candidates: Mapping[Part, Sequence[LayerPlan]],
     *,
     timer: Timer | None,
     progress: Callable[[str], None],
@@ -143,7 +143,9 @@ def sensitivities(
         possible = [plan for plan in plans if _is_possible(judge.emulation, layer, plan)]
         if not possible:
             continue
-        times = timer.layers(layer, [LayerPlan("f32"), *possible]) if timer is not None else None
+        times = None
+        if timer is not None and not isinstance(layer, LookupTable):
+            times = timer.layers(layer, [LayerPlan("f32"), *possible])
         before = judge.emulation.variant(layer, LayerPlan("f32")).weights.nbytes
         for place, plan in enumerate(possible, 1):
             stored = judge.emulation.variant(layer, plan).stored
@@ -164,7 +166,7 @@ def sensitivities(
     return Table(tuple(rows))
 
 
-def _is_possible(emulation: Emulation, layer: Layer, plan: LayerPlan) -> bool:
+def _is_possible(emulation: Emulation, layer: Part, plan: LayerPlan) -> bool:
     try:
         emulation.variant(layer, plan)
     except QuantisationError:

@@ -22,6 +22,7 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.quantised import Quantize
 from ingot.compiler.passes.quantize.grid import Range
 from ingot.compiler.passes.quantize.layers import Layer, layers_of
+from ingot.compiler.passes.quantize.tables import Part
 from ingot.compiler.quantization.mixture import Mixture, Seen, finished
 from ingot.compiler.quantization.plan import WEIGHTS, LayerPlan
 from ingot.compiler.rewrite import rebuild
@@ -97,7 +98,7 @@ class Native:
             return graph
         if plan.scheme in WEIGHTS:
             plan = dataclasses.replace(plan, method="nearest")  # how they are rounded is of no account here
-        chosen = {found[0]: plan}
+        chosen: dict[Part, LayerPlan] = {found[0]: plan}
         made = self.mixture.made(graph, found, chosen, Seen({x: Range(-1.0, 1.0)}))
         after = dataclasses.replace(finished(made, chosen).after, watched={})
         if plan.scheme != "int8":

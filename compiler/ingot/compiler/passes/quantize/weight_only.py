@@ -12,20 +12,19 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Constant, Graph, Node, Value, node_of
+from ingot.compiler.ir.graph import Constant, Graph, Value, node_of
 from ingot.compiler.ops.linear import MatMul
-from ingot.compiler.ops.movement import Gather
-from ingot.compiler.passes.constants import users
 from ingot.compiler.passes.quantize.allocation import Option, allocate
 from ingot.compiler.passes.quantize.awq import scaled_by_activations
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.gptq import Factor, factor, gptq
 from ingot.compiler.passes.quantize.groups import Array, Grouped, WeightForm, nearest, output_error
 from ingot.compiler.passes.quantize.hqq import hqq
-from ingot.compiler.passes.quantize.layers import called, numbered, weights_of
+from ingot.compiler.passes.quantize.layers import weights_of
 from ingot.compiler.passes.quantize.products import Product, chosen
 from ingot.compiler.passes.quantize.spelling import dequantised
 from ingot.compiler.passes.quantize.statistics import Statistics
+from ingot.compiler.passes.quantize.tables import tables_of
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import f16
 
@@ -203,19 +202,8 @@ def _readers(wanted: Mapping[str, Product]) -> dict[Value, list[str]]:
 
 
 def _tables(graph: Graph) -> dict[str, Constant]:
-    """The tables of floats that rows, and nothing else, are looked up in, by the name of the first Gather."""
-    found: list[tuple[Node, Constant]] = []
-    for value, readers in users(graph).items():
-        if not isinstance(value, Constant) or value.rank != 2 or not value.dtype.is_float or value in graph.results:
-            continue
-        if value.data.size and all(_looks_up(reader, value) for reader in readers):
-            found.append((readers[0], value))
-    names = numbered(called(reader.results()[0]) for reader, _ in found)
-    return {name: value for name, (_, value) in zip(names, found, strict=True)}
-
-
-def _looks_up(reader: Node, table: Constant) -> bool:
-    return isinstance(reader, Gather) and reader.data is table and reader.axis == 0
+    """The tables by name."""
+    return {table.name: table.w for table in tables_of(graph)}
 
 
 def _require_statistics(
