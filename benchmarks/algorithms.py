@@ -74,11 +74,21 @@ def random(*shape: int) -> Array:
     return made / np.float32(math.sqrt(math.prod(shape[1:])))
 
 
-def conv(size: int, inner: int, out: int, taps: int = 3, stride: int = 1, *, group: int = 1) -> Graph:
-    """relu(conv + bias) of one image, channels last."""
-    x, pad = Input("x", TensorType(f32, (1, size, size, inner))), taps // 2
-    weights, bias = constant(random(out, inner // group, taps, taps)), constant(random(out))
-    made = Conv(x, weights, bias, (stride, stride), (pad,) * 4, (1, 1), group, True, origin=("conv",))
+def conv(
+    size: int | tuple[int, ...],
+    inner: int,
+    out: int,
+    taps: int | tuple[int, ...] = 3,
+    stride: int = 1,
+    *,
+    group: int = 1,
+) -> Graph:
+    """relu(conv + bias) of one image, channels last; a single size or number of taps is that of two axes."""
+    spatial, window = (each if isinstance(each, tuple) else (each, each) for each in (size, taps))
+    x, pads = Input("x", TensorType(f32, (1, *spatial, inner))), tuple(extent // 2 for extent in window)
+    weights, bias = constant(random(out, inner // group, *window)), constant(random(out))
+    ones = (1,) * len(window)
+    made = Conv(x, weights, bias, tuple(stride * i for i in ones), pads * 2, ones, group, True, origin=("conv",))
     return Graph((x,), (("y", Relu(made)),), "conv")
 
 

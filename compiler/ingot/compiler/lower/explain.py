@@ -15,7 +15,7 @@ from ingot.compiler.lower.contraction import Group, dot_of, machine_for, widths_
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.schedules import Algorithm, Decision, Option, Schedule
 from ingot.compiler.lower.tiles import WIDTHS, ContractionTile, Extents, predict, tiles_by_width
-from ingot.compiler.lower.winograd import BY_NAME, expected_cycles, transform_cycles
+from ingot.compiler.lower.winograd import algorithms_of, expected_cycles, transform_cycles
 from ingot.compiler.ops.linear import Conv, MatMul
 
 
@@ -30,7 +30,7 @@ def explain(context: Context, group: Group, steps: Sequence[Step]) -> None:
     template = next((body for body in bodies if isinstance(body, Contraction | Strassen)), None)
     if signature is None or template is None:
         return
-    chosen = schedule_of(launches, template)
+    chosen = schedule_of(group, launches, template)
     options = context.explained.get(signature)
     if options is None or options[0].schedule != chosen:
         apart = isinstance(template, Contraction) and not strassen.takes(context, template)
@@ -44,15 +44,14 @@ def explain(context: Context, group: Group, steps: Sequence[Step]) -> None:
     note(Decision(signature, names, group.node.origin, options))
 
 
-def schedule_of(launches: Sequence[Launch], template: Contraction | Strassen) -> Schedule:
-    """The schedule that a group's launches have: their contraction is `template`."""
+def schedule_of(group: Group, launches: Sequence[Launch], template: Contraction | Strassen) -> Schedule:
+    """The schedule that the launches of `group` have: their contraction is `template`."""
     if isinstance(template, Strassen):
         return strassen.schedule_of(template.width, template)
     points = next((axis.extent for axis in template.batch if axis.var == "_p"), 0)  # of Winograd's algorithm alone
     algorithm: Algorithm = "direct"
-    for name, each in BY_NAME.items():
-        if len(launches) > 2 and points == each.reach**2:
-            algorithm = name
+    if isinstance(group.anchor, Conv) and len(launches) > 2 and points:
+        algorithm = next(name for name, each in algorithms_of(group.anchor).items() if points == each.points)
     assert isinstance(template.row_block, int) and isinstance(template.panel_block, int)
     return Schedule(
         algorithm, template.width, template.tile_rows, template.row_block, template.panel_block, template.order
@@ -108,10 +107,9 @@ def extents_of(context: Context, group: Group, algorithm: Algorithm) -> Extents:
     out, inner, *taps = w.type.static_shape()
     images, *spatial = anchor.type.static_shape()
     spatial = spatial[:-1] if anchor.channels_last else spatial[1:]
-    form = BY_NAME.get(algorithm)
+    form = algorithms_of(anchor).get(algorithm)
     if form is not None:
-        tiles = images * math.prod(-(-extent // form.size) for extent in spatial)
-        return Extents(tiles, out, inner, form.reach**2)
+        return Extents(images * form.tiles(spatial), out, inner, form.points)
     depth = _steps(context, group, inner) * math.prod(taps)
     return Extents(images * math.prod(spatial), out // anchor.group, depth, anchor.group)
 
@@ -140,7 +138,7 @@ def option_of(context: Context, group: Group, schedule: Schedule) -> Option:
     arithmetic, memory = predict(machine, extents, tile)
     if schedule.algorithm == "strassen":
         arithmetic *= strassen.share(machine, schedule.width, extents.rows, extents.columns, extents.depth)
-    form = BY_NAME.get(schedule.algorithm)
+    form = algorithms_of(group.anchor).get(schedule.algorithm) if isinstance(group.anchor, Conv) else None
     if form is not None:
         arithmetic += transform_cycles(machine, form, extents.rows, extents.depth, extents.columns)
     microseconds = max(arithmetic, memory) / machine.cycles_per_microsecond

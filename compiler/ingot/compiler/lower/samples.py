@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from ingot.compiler.ir.graph import (
 from ingot.compiler.ir.types import IrError, TensorType
 from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.tiles import typical
+from ingot.compiler.lower.winograd import algorithms_of
 from ingot.compiler.ops.composite import Attention
 from ingot.compiler.ops.control import Loop
 from ingot.compiler.ops.fused import Fused
@@ -46,7 +46,7 @@ LIKELY = 8  # samples of a batch whose size is not known, where there are severa
 LAUNCH = 600  # cycles that a launch more costs
 LEAST_GAIN = 0.02  # of the arithmetic of a stretch: less is not worth it
 LONGEST = 256  # nodes of a stretch: the search takes so many steps for each node
-GROWTH = 2.5  # of the filters of 3x3 convolutions of stride 1 in Winograd's form, as it comes out
+GROWTH = 2.5  # of filters in Winograd's form, as it comes out
 
 
 def by_samples(graph: Graph, machine: Machine) -> Graph:
@@ -342,12 +342,6 @@ def _members(node: Node) -> Iterator[Node]:
         yield node
 
 
-def _is_transformed(node: Any) -> bool:
+def _is_transformed(node: Node) -> bool:
     """Whether the filters of `node` may be in Winograd's form."""
-    return (
-        isinstance(node, Conv)
-        and node.group == 1
-        and tuple(node.w.shape[2:]) == (3, 3)
-        and set(node.strides) == {1}
-        and set(node.dilations) == {1}
-    )
+    return isinstance(node, Conv) and bool(algorithms_of(node))

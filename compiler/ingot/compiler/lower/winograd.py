@@ -1,9 +1,10 @@
-"""3x3 convolutions of stride 1 by Winograd's minimal filtering, F(m x m, 3 x 3) for m = 2 and 4.
+"""Convolutions by Winograd's minimal filtering, F(m x n, r x s): tiles of the result from transformed tiles of the input.
 
-After A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): each (m+2) x (m+2) tile of the
-input is transformed (B^T d B), multiplied with the transformed filters (G g G^T, made at compile time) as (m+2)^2
-matrix products over the channels, and transformed back (A^T M A). m = 2 needs 2.25 times fewer multiplications than the
-direct sum, m = 4 four times fewer; both add the traffic of the transformed data.
+After A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): each tile of the input is
+transformed along each axis (B^T d B), multiplied with the transformed filters (G g G^T, made at compile time) as a
+matrix product over the channels for each point, and transformed back (A^T M A). Tiles of 2 x 2 results of 3 x 3 filters
+need 2.25 times fewer multiplications than the direct sum, of 4 x 4 four times fewer, 4 results of 7 taps along one axis
+2.8 times fewer; all add the traffic of the transformed data. `filtering` has the transforms of an axis.
 
 Bytes are convolved by F(2 x 2, 3 x 3) in integers where processors multiply two of them at a time, as 16-bit numbers:
 data are sums of four elements, filters are made four times as large to be whole, so that the results are four times the
@@ -12,10 +13,12 @@ sums, exactly. Products of the transformed data may wrap around: what they are a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,138 +32,126 @@ from ingot.compiler.lower import schedules
 from ingot.compiler.lower.choices import choose_tile, unfit, wanted_schedule
 from ingot.compiler.lower.context import Context, kernel
 from ingot.compiler.lower.contraction import Epilogue, Group, Inner, Products, contraction, packed_size
+from ingot.compiler.lower.filtering import Filtering, Matrix, filtering
 from ingot.compiler.lower.machine import Machine
-from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, index_value, loop_names
 from ingot.compiler.lower.packing import pack_panels
+from ingot.compiler.lower.tiles import typical
 from ingot.compiler.lower.views import View
 from ingot.compiler.ops.linear import Conv
 from ingot.runtime.dtypes import DType, boolean, f32, i8, i16, i32, u8
 
-FILTERS_AT_ONCE = 16384  # of 3x3 each, which transformed are some 5 MB
+AT_ONCE = 600_000  # elements of filters that are transformed together, in f64: some 5 MB
 FLOPS_A_CHUNK = 800_000  # some 8 us of work
+DIRECT_RATE, PRODUCTS_RATE = 0.93, 0.85  # of the peak, of direct sums and of products of transformed data
 PAIRS_SHARE, SHORT_SUMS_SHARE = 0.78, 0.44  # of the time of a direct sum in f32 that one of bytes takes
-Matrix = NDArray[np.float64]
+MOST_POINTS = 64  # of a tile, each of which is a value in registers while a tile is transformed
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """F(m x m, 3 x 3): `size` outputs a tile side, and the three transforms of the paper."""
+    """Minimal filtering along each spatial axis."""
 
-    size: int
-    data: Matrix  # B^T, [m+2, m+2]
-    filters: Matrix  # G, [m+2, 3]
-    output: Matrix  # A^T, [m, m+2]
+    name: schedules.Algorithm
+    axes: tuple[Filtering, ...]
     kind: DType = f32  # of the transformed data and filters
     sums: DType = f32  # of their products
     shift: int = 0  # results are so many powers of two too large
 
     @property
-    def reach(self) -> int:
-        """Inputs a tile side."""
-        return self.size + 2
+    def points(self) -> int:
+        """Products a tile."""
+        return math.prod(axis.points for axis in self.axes)
+
+    def tiles(self, results: Sequence[int]) -> int:
+        """Tiles that results of these spatial extents take."""
+        return math.prod(axis.tiles(extent) for axis, extent in zip(self.axes, results, strict=True))
 
     def products(self, w: Value) -> Products:
         """How transformed data and the transformed filters `w` are multiplied."""
         return Products(2, i16, 0) if self.kind == i16 else Products.single(w)
 
     def transformed(self, w: NDArray[Any]) -> NDArray[Any]:
-        """[O, I, 3, 3] -> [(m+2)^2, I, O], computed in f64."""
+        """[O, I, *taps] -> [points, I, O], computed in f64."""
         out, inner = w.shape[:2]
-        transformed = np.empty((self.reach**2, inner, out), self.kind.to_numpy())
-        both = np.kron(self.filters, self.filters)  # G g G^T as one matrix on the nine taps
-        step = max(1, FILTERS_AT_ONCE // out)
+        transformed = np.empty((self.points, inner, out), self.kind.to_numpy())
+        whole = reduce(np.kron, (axis.filters for axis in self.axes)) * 2**self.shift  # one matrix on all taps
+        step = max(1, AT_ONCE // max(out * self.points, 1))
         for first in range(0, inner, step):
             # A product for each channel: one for all would be shared out among threads, which takes ten times as long.
-            part = w[:, first : first + step].reshape(out, -1).T.reshape(-1, 9, out).astype(np.float64)
-            transformed[:, first : first + step] = np.matmul(both, part).transpose(1, 0, 2)
+            part = w[:, first : first + step].reshape(out, -1).T.reshape(-1, whole.shape[1], out).astype(np.float64)
+            transformed[:, first : first + step] = np.matmul(whole, part).transpose(1, 0, 2)
         return transformed
 
 
-def toom_cook(size: int, points: Sequence[float]) -> Algorithm:
-    """F(size x size, 3 x 3) from its size + 1 finite interpolation points; the last point is infinity.
-
-    Data are the coefficients of the products of (x - q) over the other points q, which makes them integers or short
-    binary fractions when the points are; the filters take the divisors, at compile time.
-    """
-    finite = np.array(points, np.float64)
-    others = [np.delete(finite, i) for i in range(len(finite))]
-    data = [[*np.poly(rest)[::-1], 0.0] for rest in others]
-    data.append([*np.poly(finite)[::-1]])
-    filters: list[list[float]] = [
-        [1 / np.prod(p - rest) * p**k for k in range(3)] for p, rest in zip(finite, others, strict=True)
-    ]
-    output = [[*finite**k, float(k == size - 1)] for k in range(size)]
-    return Algorithm(size, np.array(data), np.array([*filters, [0.0, 0.0, 1.0]]), np.array(output))
+SIZES: Mapping[schedules.Algorithm, int] = MappingProxyType({"winograd2": 2, "winograd4": 4})
+"""Results a tile along each axis on which filters have more than one tap."""
 
 
-F2 = toom_cook(2, (0.0, 1.0, -1.0))
-# The usual points 0, 1, -1, 2, -2 lose three to four times as much accuracy: of pairs p, -p and q, -q the error is
-# least about q = 2p, pq = 1 (B. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
-# Deep Neural Networks", 2020). All coefficients of these are exact.
-F4 = toom_cook(4, (0.0, 0.75, -0.75, 1.5, -1.5))
-SHORT = replace(F2, filters=2 * F2.filters, kind=i16, sums=i32, shift=2)
-BY_NAME: Mapping[schedules.Algorithm, Algorithm] = MappingProxyType({"winograd2": F2, "winograd4": F4})
+def algorithms_of(node: Conv) -> Mapping[schedules.Algorithm, Algorithm]:
+    """Those that there are for the taps, strides and types of a convolution."""
+    found: dict[schedules.Algorithm, Algorithm] = {}
+    taps = [extent for extent in node.w.shape[2:] if isinstance(extent, int)]
+    plain = node.group == 1 and all(dilation == 1 for dilation in node.dilations)
+    if not plain or len(taps) < len(node.strides) or math.prod(taps) <= 1:
+        return found
+    for name, size in SIZES.items():
+        axes = [filtering(size, *each) for each in zip(taps, node.strides, strict=True)]
+        algorithm = Algorithm(name, tuple(axis for axis in axes if axis is not None))
+        if len(algorithm.axes) == len(axes) and algorithm.points <= MOST_POINTS:
+            found[name] = algorithm
+    if node.type.dtype != i32:
+        return found
+    plain = taps == [3, 3] and set(node.strides) == {1}
+    return {"winograd2": replace(found["winograd2"], kind=i16, sums=i32, shift=2)} if plain else {}
 
 
 def choose_winograd(context: Context, group: Group, node: Conv) -> Algorithm | None:
     """The algorithm that is asked for or that the cost model expects to win over the direct sum, if any. Raises
     ScheduleError for one that cannot be used here."""
     expected = expected_cycles(context, group, node)
-    algorithms = _algorithms(node)
     wanted = wanted_schedule(context, group)
-    if wanted is not None:
-        if wanted.algorithm in BY_NAME and wanted.algorithm not in expected:
-            raise unfit(group, wanted, f"it can be computed by {', '.join(expected)}")
-        return algorithms.get(wanted.algorithm)
     best: schedules.Algorithm = "direct"
-    for name, cycles in expected.items():
-        if cycles < 0.95 * expected[best]:
-            best = name
-    return algorithms.get(best)
-
-
-def _algorithms(node: Conv) -> Mapping[schedules.Algorithm, Algorithm]:
-    """Those that there are for the types of a convolution."""
-    return {"winograd2": SHORT} if node.type.dtype == i32 else BY_NAME
+    if wanted is not None:
+        best = wanted.algorithm if wanted.algorithm in SIZES else "direct"
+        if best not in expected:
+            raise unfit(group, wanted, f"it can be computed by {', '.join(expected)}")
+    else:
+        for name, cycles in expected.items():
+            if cycles < 0.95 * expected[best]:
+                best = name
+    return None if best == "direct" else algorithms_of(node)[best]
 
 
 def expected_cycles(context: Context, group: Group, node: Conv) -> dict[schedules.Algorithm, float]:
     """The direct sum and the algorithms of Winograd's that can compute a convolution, with the cycles that one image
     takes."""
-    if _is_plain(context, node, group.resolve(node.w)):
-        out, inner = group.resolve(node.w).type.static_shape()[:2]
-        _, height, width, _ = node.type.shape
-        assert isinstance(height, int) and isinstance(width, int)
-        # For one image: measured, more of them change the comparison little, though they move more than caches hold.
-        machine = context.machine
-        direct = _direct_cycles(machine, height * width, inner, out)
-        if node.type.dtype == i32:
-            w = group.resolve(node.w)
-            products = Products.of(context, node.x, w, Inner.of_conv(w, node.group))
-            direct *= SHORT_SUMS_SHARE if products.short is not None else PAIRS_SHARE
-        expected: dict[schedules.Algorithm, float] = {"direct": direct}
-        for name, algorithm in _algorithms(node).items():
-            tiles = -(-height // algorithm.size) * -(-width // algorithm.size)
-            expected[name] = _cycles(machine, algorithm, tiles, inner, out)
-        return expected
-    return {"direct": 0.0}
+    w = group.resolve(node.w)
+    if not _is_plain(context, node, w) or not (algorithms := algorithms_of(node)):
+        return {"direct": 0.0}
+    out, inner, *taps = w.type.static_shape()
+    results = [typical(extent, context.ranges) for extent in node.type.shape[1:-1]]
+    # For one image: measured, more of them change the comparison little, though they move more than caches hold.
+    machine = context.machine
+    direct = _direct_cycles(machine, math.prod(results), inner * math.prod(taps), out)
+    if node.type.dtype == i32:
+        products = Products.of(context, node.x, w, Inner.of_conv(w, node.group))
+        direct *= SHORT_SUMS_SHARE if products.short is not None else PAIRS_SHARE
+    expected: dict[schedules.Algorithm, float] = {"direct": direct}
+    for name, algorithm in algorithms.items():
+        expected[name] = _cycles(machine, algorithm, algorithm.tiles(results), inner, out)
+    return expected
 
 
 def _is_plain(context: Context, node: Conv, w: Value) -> bool:
     """Whether a convolution can be computed by these algorithms."""
     if not context.forms.may_grow or not isinstance(w, Constant) or not node.channels_last:
         return False
+    if min(w.type.static_shape()[:2]) < 16:
+        return False
     if node.type.dtype == i32:
-        if context.machine.dot != 2 or not _is_short(node, w):
-            return False
-    elif node.type.dtype != f32 or not context.reorder:
-        return False
-    out, inner, *taps = w.type.static_shape()
-    plain = all(x == 1 for x in (*node.strides, *node.dilations, node.group)) and taps == [3, 3]
-    if not plain:
-        return False
-    _, height, width, _ = node.type.shape
-    return isinstance(height, int) and isinstance(width, int) and min(out, inner) >= 16
+        return context.machine.dot == 2 and _is_short(node, w)
+    return node.type.dtype == f32 and context.reorder
 
 
 def _is_short(node: Conv, w: Constant) -> bool:
@@ -168,12 +159,12 @@ def _is_short(node: Conv, w: Constant) -> bool:
     if (node.x.dtype, w.dtype) != (u8, i8) or w.data.size == 0 or w.data.shape[1] % 2:
         return False
     sums = np.abs(w.data.astype(np.int64)).reshape(w.data.shape[0], -1).sum(1)
-    return int(sums.max()) * 255 << SHORT.shift < 1 << 31
+    return int(sums.max()) * 255 << 2 < 1 << 31
 
 
-def _direct_cycles(machine: Machine, pixels: int, inner: int, out: int) -> float:
-    cycles = pixels * inner * 9 * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.93)
-    return max(cycles, _reading(machine, 9 * inner * _padded(out)))
+def _direct_cycles(machine: Machine, pixels: int, depth: int, out: int) -> float:
+    cycles = pixels * depth * _padded(out) / (machine.fma_rate * machine.lanes_f32 * DIRECT_RATE)
+    return max(cycles, _reading(machine, depth * _padded(out)))
 
 
 def _reading(machine: Machine, weights: int) -> float:
@@ -183,8 +174,8 @@ def _reading(machine: Machine, weights: int) -> float:
 
 
 def _cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out: int) -> float:
-    points = algorithm.reach**2
-    products = tiles * points * inner * _padded(out) / (machine.fma_rate * machine.lanes_f32 * 0.85)
+    points = algorithm.points
+    products = tiles * points * inner * _padded(out) / (machine.fma_rate * machine.lanes_f32 * PRODUCTS_RATE)
     reading = _reading(machine, points * inner * _padded(out))
     # Of 16 bits twice as many at a time, which no longer hides the reading of half as many bytes.
     products = (products + reading) / 2 if algorithm.kind == i16 else max(products, reading)
@@ -193,12 +184,19 @@ def _cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out:
 
 def transform_cycles(machine: Machine, algorithm: Algorithm, tiles: int, inner: int, out: int) -> float:
     """Cycles of the transforms of `tiles` tiles and of moving what lies between them and the products."""
-    points = algorithm.reach**2
-    # Per vector of channels: loads, stores and the sums of both passes, at a good two a cycle.
-    adds = int(np.count_nonzero(algorithm.data)) * algorithm.reach * 2
-    back = int(np.count_nonzero(algorithm.output)) * (algorithm.reach + algorithm.size)
+    points, axes = algorithm.points, algorithm.axes
+    # Per vector of channels: loads, stores and the sums along each axis, at a good two a cycle.
+    before, after = [axis.reach for axis in axes], [axis.points for axis in axes]
+    read, adds, back = math.prod(before), 0, 0
+    for place, axis in enumerate(axes):
+        lines = math.prod(after[:place]) * math.prod(before[place + 1 :])
+        adds += lines * sum(int(np.count_nonzero(phase.data)) for phase in axis.phases)
+    before, after = after, [axis.size for axis in axes]
+    for place, axis in enumerate(axes):
+        lines = math.prod(after[:place]) * math.prod(before[place + 1 :])
+        back += lines * sum(int(np.count_nonzero(phase.output)) for phase in axis.phases)
     vectors_in, vectors_out = -(-inner // machine.lanes_f32), -(-out // machine.lanes_f32)
-    transforms = tiles * (vectors_in * (adds + 2 * points) + vectors_out * (back + 2 * points)) / 2
+    transforms = tiles * (vectors_in * (adds + points + read) + vectors_out * (back + 2 * points)) / 2
     moved = 8.0 * tiles * points * (inner + out)
     far = machine.l3_rate if moved / 2 > machine.l2 else machine.l2_rate * 2
     return transforms + moved / far
@@ -211,11 +209,14 @@ def _padded(columns: int) -> int:
 def winograd_halo(node: Conv, algorithm: Algorithm) -> tuple[tuple[int, int], ...]:
     """The zero border (begin, end) per axis of x: the padding, and what the last tiles reach beyond it."""
     borders: list[tuple[int, int]] = [(0, 0)]
-    for axis in (1, 2):
-        before, extent, outputs = node.pads[axis - 1], node.x.type.shape[axis], node.type.shape[axis]
-        assert isinstance(extent, int) and isinstance(outputs, int)
-        covered = -(-outputs // algorithm.size) * algorithm.size + 2
-        borders.append((before, max(node.pads[axis + 1], covered - before - extent)))
+    rank = len(algorithm.axes)
+    for place, axis in enumerate(algorithm.axes):
+        before, extent, results = node.pads[place], node.x.type.shape[1 + place], node.type.shape[1 + place]
+        after = node.pads[rank + place]
+        more = (axis.size - 1) * axis.stride  # at most, by which the last tile reaches further
+        if isinstance(extent, int) and isinstance(results, int):
+            more = (axis.tiles(results) - 1) * axis.step + axis.reach - before - extent - after
+        borders.append((before, after + max(more, 0)))
     return (*borders, (0, 0))
 
 
@@ -227,7 +228,7 @@ class _Plan:
     group: Group
     node: Conv
     algorithm: Algorithm
-    tiles: tuple[Dim, Dim, Dim]  # images, tile rows, tile columns
+    tiles: tuple[Dim, ...]  # images, tiles along each axis
     inner: int
     out: int
 
@@ -237,25 +238,37 @@ class _Plan:
         return product(self.tiles)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The variables of the tiles."""
+        return ("_b", *loop_names(len(self.algorithm.axes), "t"))
+
+    @property
     def tile(self) -> Dim:
         """The number of the tile at the current grid point."""
-        images, rows, columns = symbol("_b"), symbol("_y"), symbol("_x")
-        return (images * self.tiles[1] + rows) * self.tiles[2] + columns
+        number: Dim = 0
+        for name, extent in zip(self.names, self.tiles, strict=True):
+            number = number * extent + symbol(name)
+        return number
 
     def launch(self, build: KernelBuilder, channels: int, body: tuple[Stmt, ...], work: int) -> None:
         """Run `body` for every tile, along `channels` channels ``_c``."""
-        inner = For("_x", self.tiles[2], (For("_c", channels, body, "vector"),))
-        row = multiply(self.tiles[2], channels * work)
-        grid = (Axis("_b", self.tiles[0]), Axis("_y", self.tiles[1], grain_for(row, CHUNK)))
+        *grid, last = (Axis(name, extent) for name, extent in zip(self.names, self.tiles, strict=True))
+        loop = For("_c", channels, body, "vector")
+        inside: Dim = channels * work
+        if len(grid) > 1 and product(axis.extent for axis in grid[1:]) != 1:
+            loop, inside = For(last.var, last.extent, (loop,)), multiply(last.extent, inside)
+        else:
+            grid.append(last)
+        grid[-1] = replace(grid[-1], grain=grain_for(inside, CHUNK))
         flops = multiply(self.count, channels * work)
-        self.context.run(build.launch(grid, (inner,), origin=self.group.node.origin, flops=flops))
+        self.context.run(build.launch(grid, (loop,), origin=self.group.node.origin, flops=flops))
 
 
 def lower_winograd(context: Context, group: Group, node: Conv, view: View, algorithm: Algorithm) -> None:
     """Transform, multiply, transform back: three kernels. `view` has the border of `winograd_halo`."""
-    images, height, width, out = node.type.shape
-    size = algorithm.size
-    tiles = (images, ceil_divide(height, size), ceil_divide(width, size))
+    images, *results, out = node.type.shape
+    sizes = (axis.size for axis in algorithm.axes)
+    tiles = (images, *(ceil_divide(extent, size) for extent, size in zip(results, sizes, strict=True)))
     inner = node.x.type.shape[-1]
     assert isinstance(out, int) and isinstance(inner, int)
     plan = _Plan(context, group, node, algorithm, tiles, inner, out)
@@ -270,6 +283,22 @@ class _Sums:
     def __init__(self, statements: list[Stmt], prefix: str, kind: DType) -> None:
         self.statements, self.prefix, self.kind = statements, prefix, kind
         self.made = 0
+
+    def data(self, axis: Filtering, terms: Sequence[Expr]) -> list[Expr]:
+        """The inputs of a tile along an axis, transformed."""
+        made: list[Expr] = []
+        for number, phase in enumerate(axis.phases):
+            made += self.apply(phase.data, terms[number :: axis.stride][: len(phase.data)])
+        return made
+
+    def output(self, axis: Filtering, terms: Sequence[Expr]) -> list[Expr]:
+        """The products of a tile along an axis, transformed back."""
+        made: list[Expr] = []
+        for phase in axis.phases:
+            count = len(phase.data)
+            more, terms = self.apply(phase.output, terms[:count]), terms[count:]
+            made = [self._let(Call("add", pair, self.kind)) for pair in zip(made, more, strict=True)] if made else more
+        return made
 
     def apply(self, matrix: Matrix, terms: Sequence[Expr]) -> list[Expr]:
         """matrix @ terms."""
@@ -313,7 +342,7 @@ class _Sums:
             else:
                 total = Call("fma", (term, Const(factor, self.kind), total), self.kind)
         assert total is not None
-        return self._let(total)
+        return total if isinstance(total, Local) else self._let(total)
 
     def _let(self, value: Expr) -> Expr:
         name = f"{self.prefix}{self.made}"
@@ -334,34 +363,42 @@ def _mirrored(rows: Matrix) -> list[tuple[int, int]]:
     ]
 
 
-def _sandwich(statements: list[Stmt], matrix: Matrix, block: list[list[Expr]], kind: DType) -> list[list[Expr]]:
-    """matrix @ block @ matrix^T, written as Lets."""
-    sums = _Sums(statements, "s", kind)
-    half = [sums.apply(matrix, column) for column in zip(*block, strict=True)]
-    return [sums.apply(matrix, row) for row in zip(*half, strict=True)]
+def _transformed(
+    block: NDArray[Any], axes: Sequence[Filtering], change: Callable[[Filtering, list[Expr]], list[Expr]]
+) -> NDArray[Any]:
+    """An array of expressions with its lines along each axis changed."""
+    for place, axis in enumerate(axes):
+        if axis.taps == 1:
+            continue
+        lines = np.moveaxis(block, place, -1)
+        made = [change(axis, cast(list[Expr], lines[where].tolist())) for where in np.ndindex(*lines.shape[:-1])]
+        changed = np.empty((len(made), len(made[0])), object)
+        for row, line in enumerate(made):
+            for column, value in enumerate(line):
+                changed[row, column] = value
+        block = np.moveaxis(changed.reshape(*lines.shape[:-1], -1), -1, place)
+    return block
 
 
 def _transform_data(plan: _Plan, view: View) -> View:
     """V[point, tile, channel] = B^T d B."""
-    algorithm, context = plan.algorithm, plan.context
-    shape, kind = (algorithm.reach**2, plan.count, plan.inner), algorithm.kind
+    algorithm, context, axes = plan.algorithm, plan.context, plan.algorithm.axes
+    shape, kind = (algorithm.points, plan.count, plan.inner), algorithm.kind
     target = context.temp(TensorType(kind, shape), origin=plan.group.node.origin)
     build = KernelBuilder(context.unique("winograd_data"))
     statements: list[Stmt] = []
-    top, left = plan.node.pads[:2]
-    block: list[list[Expr]] = []
-    for i in range(algorithm.reach):
-        line: list[Expr] = []
-        for j in range(algorithm.reach):
-            y = symbol("_y") * algorithm.size + i - top
-            x = symbol("_x") * algorithm.size + j - left
-            element: Expr = build.load(view, view.at([symbol("_b"), y, x, symbol("_c")]))
-            if view.storage.dtype != kind:
-                element = Call("cast", (element,), kind)
-            statements.append(Let(f"d{i}_{j}", element))
-            line.append(Local(f"d{i}_{j}", kind))
-        block.append(line)
-    for point, value in enumerate(_flat(_sandwich(statements, algorithm.data, block, kind))):
+    block = np.empty([axis.reach for axis in axes], object)
+    for place in np.ndindex(*block.shape):
+        starts = (symbol(name) * axis.step for name, axis in zip(plan.names[1:], axes, strict=True))
+        where = [start + i - pad for start, i, pad in zip(starts, place, plan.node.pads, strict=False)]
+        element: Expr = build.load(view, view.at([symbol("_b"), *where, symbol("_c")]))
+        if view.storage.dtype != kind:
+            element = Call("cast", (element,), kind)
+        name = "d" + "_".join(map(str, place))
+        statements.append(Let(name, element))
+        block[place] = Local(name, kind)
+    block = _transformed(block, axes, _Sums(statements, "s", kind).data)
+    for point, value in enumerate(block.ravel()):
         statements.append(build.store(target, target.at([point, plan.tile, symbol("_c")]), value))
     plan.launch(build, plan.inner, tuple(statements), len(statements))
     return target
@@ -369,7 +406,7 @@ def _transform_data(plan: _Plan, view: View) -> View:
 
 def _multiply(plan: _Plan, data: View) -> View:
     """M[point, tile, out] = V[point] @ U[point]."""
-    context, points, algorithm = plan.context, plan.algorithm.reach**2, plan.algorithm
+    context, points, algorithm = plan.context, plan.algorithm.points, plan.algorithm
     w = plan.group.resolve(plan.node.w)
     assert isinstance(w, Constant)
     products = algorithm.products(w)
@@ -398,14 +435,14 @@ def _multiply(plan: _Plan, data: View) -> View:
         accumulator=algorithm.sums,
     )
     stores = (build.store(target, target.at([point, row, n]), Local("acc", algorithm.sums)),)
-    flops = multiply(product(plan.node.type.shape), 2 * 9 * plan.inner)  # of the sum that the model has
+    flops = multiply(product(plan.node.type.shape), 2 * w.data[0].size)  # of the sum that the model has
     template = replace(template, stores=stores)
     context.run(build.launch(template.grid, template, origin=plan.group.node.origin, flops=flops))
     return target
 
 
 def _packed(plan: _Plan, w: Constant, width: int, products: Products) -> Storage:
-    key = ("winograd", plan.algorithm.size, width)
+    key = (plan.algorithm.name, plan.node.strides, width)
     dtype = plan.algorithm.kind
     return plan.context.weight(
         w, key, lambda: pack_panels(plan.algorithm.transformed(w.data), width, products.dot), dtype
@@ -414,42 +451,33 @@ def _packed(plan: _Plan, w: Constant, width: int, products: Products) -> Storage
 
 def _transform_back(plan: _Plan, products: View) -> None:
     """out = epilogue(A^T M A + bias), cut at the image's edge."""
-    algorithm, context, node = plan.algorithm, plan.context, plan.node
+    algorithm, context, node, axes = plan.algorithm, plan.context, plan.node, plan.algorithm.axes
     epilogue = Epilogue(context, plan.group)
     build = KernelBuilder(context.unique("winograd_output"))
     statements: list[Stmt] = []
-    reach, size, kind, c = algorithm.reach, algorithm.size, algorithm.sums, symbol("_c")
-    block: list[list[Expr]] = []
-    for i in range(reach):
-        line: list[Expr] = []
-        for j in range(reach):
-            place = products.at([i * reach + j, plan.tile, c])
-            statements.append(Let(f"m{i}_{j}", build.load(products, place)))
-            line.append(Local(f"m{i}_{j}", kind))
-        block.append(line)
-    sums = _sandwich(statements, algorithm.output, block, kind)
-    if algorithm.shift:
-        by = Const(algorithm.shift, kind)
-        sums = [[Call("shr", (value, by), kind) for value in line] for line in sums]
+    kind, c = algorithm.sums, symbol("_c")
+    block = np.empty([axis.points for axis in axes], object)
+    for point, place in enumerate(np.ndindex(*block.shape)):
+        name = "m" + "_".join(map(str, place))
+        statements.append(Let(name, build.load(products, products.at([point, plan.tile, c]))))
+        block[place] = Local(name, kind)
+    block = _transformed(block, axes, _Sums(statements, "s", kind).output)
+    bias: Local | None = None
     if node.bias is not None:
-        bias = context.view(plan.group.resolve(node.bias))
-        statements.append(Let("bias", build.load(bias, bias.at([c]))))
-        sums = [[Call("add", (value, Local("bias", kind)), kind) for value in line] for line in sums]
-    _, height, width, _ = node.type.shape
-    for i in range(size):
-        for j in range(size):
-            y, x = symbol("_y") * size + i, symbol("_x") * size + j
-            stores: tuple[Stmt, ...] = epilogue.stores(build, [symbol("_b"), y, x, c], sums[i][j])
-            checks = [
-                Call("lt", (Index(place), index_value(extent)), boolean)
-                for place, extent, offset in ((y, height, i), (x, width, j))
-                if offset and extent % size != 0
-            ]
-            for check in checks:
-                stores = (When(check, stores),)
-            statements.extend(stores)
+        view = context.view(plan.group.resolve(node.bias))
+        statements.append(Let("bias", build.load(view, view.at([c]))))
+        bias = Local("bias", kind)
+    results = node.type.shape[1:-1]
+    for place in np.ndindex(*block.shape):
+        value = cast(Expr, block[place])
+        if algorithm.shift:
+            value = Call("shr", (value, Const(algorithm.shift, kind)), kind)
+        if bias is not None:
+            value = Call("add", (value, bias), kind)
+        where = [symbol(name) * axis.size + i for name, axis, i in zip(plan.names[1:], axes, place, strict=True)]
+        stores: tuple[Stmt, ...] = epilogue.stores(build, [symbol("_b"), *where, c], value)
+        for position, extent, axis, i in zip(where, results, axes, place, strict=True):
+            if i and extent % axis.size != 0:
+                stores = (When(Call("lt", (Index(position), index_value(extent)), boolean), stores),)
+        statements.extend(stores)
     plan.launch(build, plan.out, tuple(statements), len(statements))
-
-
-def _flat(block: list[list[Expr]]) -> list[Expr]:
-    return [value for line in block for value in line]

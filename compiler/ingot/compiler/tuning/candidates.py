@@ -49,7 +49,7 @@ def analytical_choice(context: Context, group: Group) -> Schedule:
     algorithm: Algorithm = "direct"
     form = choose_winograd(context, group, group.anchor) if isinstance(group.anchor, Conv) else None
     if form is not None:
-        algorithm = "winograd2" if form.size == 2 else "winograd4"
+        algorithm = form.name
     known = extents_of(context, group, algorithm)
     w = operands_of(group)[1]
     products = products_of(context, group) if form is None else form.products(w)
