@@ -60,7 +60,7 @@ def _packed_filters(context: Context, group: Group, w: Value, count: int, width:
 
 def is_depthwise(node: linear.Conv, w: Value) -> bool:
     """Whether the depthwise template takes the convolution."""
-    plain = node.channels_last and len(node.strides) == 2 and w.shape[1] == 1
+    plain = node.channels_last and len(node.strides) <= 2 and w.shape[1] == 1
     return plain and node.group == node.type.shape[-1]
 
 
@@ -290,6 +290,8 @@ def _is_exact_in_f32(w: Constant, bias: Value | None) -> bool:
 def _taps_together(context: Context, node: linear.Conv, w: Value) -> int:
     """How many taps of a column are summed at once: four where the machine sums four products of bytes, and the weights
     may grow if the columns must be filled up."""
+    if len(node.strides) == 1:
+        return 1
     machine, height = context.machine, int(w.type.static_shape()[2])
     if machine.dot != 4 or machine.signed_dot or (node.x.dtype, w.dtype) != (u8, i8) or not isinstance(w, Constant):
         return 1

@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 from ingot.compiler.ir.graph import Origin
 from ingot.compiler.ir.templates import Order
 
-Algorithm: TypeAlias = Literal["direct", "strassen", "winograd2", "winograd4"]
+Algorithm: TypeAlias = Literal["direct", "strassen", "winograd2", "winograd4", "winograd6"]
 """How a contraction is computed: as it is, by one level of Strassen's algorithm, or as a convolution by Winograd's
-F(2x2, 3x3) or F(4x4, 3x3)."""
+minimal filtering, in tiles of 2, 4 or 6 results along each axis."""
 
 Limit: TypeAlias = Literal["compute", "bandwidth"]
 

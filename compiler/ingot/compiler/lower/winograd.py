@@ -84,8 +84,9 @@ class Algorithm:
         return transformed
 
 
-SIZES: Mapping[schedules.Algorithm, int] = MappingProxyType({"winograd2": 2, "winograd4": 4})
+SIZES: Mapping[schedules.Algorithm, int] = MappingProxyType({"winograd2": 2, "winograd4": 4, "winograd6": 6})
 """Results a tile along each axis on which filters have more than one tap."""
+LARGE = 6  # tiles of so many results win along one axis alone, and lose more accuracy along several
 
 
 def algorithms_of(node: Conv) -> Mapping[schedules.Algorithm, Algorithm]:
@@ -96,6 +97,8 @@ def algorithms_of(node: Conv) -> Mapping[schedules.Algorithm, Algorithm]:
     if not plain or len(taps) < len(node.strides) or math.prod(taps) <= 1:
         return found
     for name, size in SIZES.items():
+        if size >= LARGE and max(taps) < math.prod(taps):
+            continue
         axes = [filtering(size, *each) for each in zip(taps, node.strides, strict=True)]
         algorithm = Algorithm(name, tuple(axis for axis in axes if axis is not None))
         if len(algorithm.axes) == len(axes) and algorithm.points <= MOST_POINTS:
