@@ -14,6 +14,7 @@ from ingot.compiler.lower.block_weights import form_of, is_weight
 from ingot.compiler.lower.context import Context, LoweringError
 from ingot.compiler.lower.contraction import Group, Inner, Products, machine_for, wide_type, widths_for
 from ingot.compiler.lower.schedules import Schedule
+from ingot.compiler.lower.spectral import choose_spectrum
 from ingot.compiler.lower.tiles import MOST_ROWS, PANEL_WIDTHS, ContractionTile
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.quantised import DequantizeBlocks
@@ -26,8 +27,8 @@ class ScheduleError(LoweringError):
 
 def signature_of(context: Context, group: Group) -> str | None:
     """All that the schedule of a convolution or matrix product depends on, as text: types, shapes, attributes, how the
-    weights lie in memory and the operators after it. None where an extent is not constant or 0, and for other
-    anchors."""
+    weights lie in memory and the operators after it. None where an extent is not constant or 0, for other anchors, and
+    where there is nothing to choose: long filters are transformed in one way."""
     if group.node not in context.signatures:
         context.signatures[group.node] = _signature(context, group)
     return context.signatures[group.node]
@@ -41,6 +42,8 @@ def _signature(context: Context, group: Group) -> str | None:
     if not all(isinstance(dim, int) and dim > 0 for value in (x, w, anchor) for dim in value.type.shape):
         return None
     if isinstance(anchor, Conv):
+        if choose_spectrum(context, group, anchor) is not None:
+            return None
         words = ["conv", _typed(anchor.x), _typed(w), "channels last" if anchor.channels_last else "channels first"]
         words += [f"strides {_list(anchor.strides)}", f"pads {_list(anchor.pads)}"]
         words += [f"dilations {_list(anchor.dilations)}", f"group {anchor.group}"]

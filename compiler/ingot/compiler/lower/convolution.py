@@ -34,6 +34,7 @@ from ingot.compiler.lower.contraction import (
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names, zero
 from ingot.compiler.lower.packing import pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
+from ingot.compiler.lower.spectral import choose_spectrum, lower_spectral, spectral_halo
 from ingot.compiler.lower.tiles import BYTES_DEPTHWISE_MICROSECONDS, CHUNK_MICROSECONDS, choose_depthwise
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
@@ -118,6 +119,9 @@ def conv_halo(context: Context, group: Group, node: linear.Conv) -> tuple[tuple[
     algorithm = choose_winograd(context, group, node)
     if algorithm is not None:
         return winograd_halo(node, algorithm)
+    spectrum = choose_spectrum(context, group, node)
+    if spectrum is not None:
+        return spectral_halo(node, spectrum)
     rank = len(node.strides)
     spatial = [(node.pads[i], node.pads[rank + i]) for i in range(rank)]
     products = Products.of(context, node.x, w, Inner.of_conv(w, node.group))
@@ -178,12 +182,14 @@ class _Window:
 
 
 def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
-    """Kernels for a convolution group: Winograd where it pays, depthwise, else an implicit GEMM."""
+    """Kernels for a convolution group: Winograd or Fourier where they pay, depthwise, else an implicit GEMM."""
     w = group.resolve(node.w)
     view = padded_input(context, group, node, group.resolve(node.x))
     algorithm = choose_winograd(context, group, node)
     if algorithm is not None:
         lower_winograd(context, group, node, view, algorithm)
+    elif (spectrum := choose_spectrum(context, group, node)) is not None:
+        lower_spectral(context, group, node, view, spectrum)
     elif is_depthwise(node, w):
         _depthwise(context, group, node, w, _Window.of(node, w, view))
     else:
