@@ -32,7 +32,7 @@ from ingot.compiler.driver import explain
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.lower import convolution, short_sums, winograd
+from ingot.compiler.lower import convolution, short_sums, spectral, winograd
 from ingot.compiler.lower.schedules import Algorithm
 from ingot.compiler.ops.composite import Softmax
 from ingot.compiler.ops.linear import Conv, MatMul
@@ -248,17 +248,37 @@ def _whole_batch(graph: Graph) -> Artifact:
     return lowered_without(graph, driver, "by_samples", lambda graph, machine: graph)
 
 
-def _scheduled(algorithm: Algorithm, layer: str, graph: Callable[[], Graph]) -> Trial:
-    return Trial(algorithm, layer, lambda: scheduled(graph(), algorithm))
+def _as_sums(graph: Graph) -> Artifact:
+    return lowered_without(graph, spectral, "LEAST_GAIN", 0.0)
+
+
+def _scheduled(algorithm: Algorithm, layer: str, graph: Callable[[], Graph], what: str = "") -> Trial:
+    return Trial(algorithm + what, layer, lambda: scheduled(graph(), algorithm))
 
 
 TRIALS: tuple[Trial, ...] = (
     _scheduled("direct", "conv 3x3, 256-256 @2", lambda: conv(2, 256, 256)),
     _scheduled("winograd2", "conv 3x3, 256-256 @4", lambda: conv(4, 256, 256)),
     _scheduled("winograd4", "conv 3x3, 128-128 @28", lambda: conv(28, 128, 128)),
+    _scheduled("winograd6", "conv 3, 384-384 @1500", lambda: conv((1500,), 384, 384, (3,))),
+    _scheduled("winograd4", "conv 1x7, 192-192 @17", lambda: conv(17, 192, 192, (1, 7)), " along one axis"),
+    _scheduled("winograd4", "conv 5x5, 32-96 @28", lambda: conv(28, 32, 96, 5), " of 5x5"),
+    _scheduled("winograd2", "conv 7x7, 64-64 @14", lambda: conv(14, 64, 64, 7), " of 7x7"),
+    _scheduled("winograd2", "conv 3x3x3, 64-64 @8x28x28", lambda: conv((8, 28, 28), 64, 64, (3, 3, 3)), " of 3x3x3"),
+    _scheduled("winograd2", "conv 3x3 stride 2, 64-64 @56", lambda: conv(56, 64, 64, 3, 2), " of stride 2"),
+    Trial(
+        "spectral",
+        "conv 128, 768-768 in 16 groups @500",
+        lambda: {"spectral": _native(g := conv((500,), 768, 768, (128,), group=16)), "direct": _as_sums(g)},
+    ),
     _scheduled("strassen", "matmul 512 x 1024 x 1024", lambda: matmul(512, 1024, 1024)),
     Trial("gathered pixels", "conv 1x1 stride 2, 512-1024 @28", lambda: _pixels(conv(28, 512, 1024, 1, 2))),
     Trial("depthwise", "conv 3x3 depthwise, 144 @56", lambda: _depthwise(conv(56, 144, 144, group=144))),
+    Trial(
+        "depthwise along one axis",
+        "conv 31 depthwise, 384 @1500",
+        lambda: _depthwise(conv((1500,), 384, 384, (31,), group=384)),
+    ),
     Trial(
         "fused epilogue",
         "relu(conv 1x1 + bias + x), 64-64 @56",

@@ -62,9 +62,8 @@ def reference(graph: Graph, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     each = w.shape[0] // conv.group
     for place in itertools.product(*(range(extent) for extent in w.shape[2:])):
         starts = [i * dilation for i, dilation in zip(place, conv.dilations, strict=True)]
-        seen = padded[
-            (slice(None), *(slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, results, conv.strides)))
-        ]
+        walks = zip(starts, results, conv.strides, strict=True)
+        seen = padded[(slice(None), *(slice(b, b + (n - 1) * s + 1, s) for b, n, s in walks))]
         parts = np.split(seen, conv.group, -1)
         tap = w[(slice(None), slice(None), *place)]
         total = total + np.concatenate([p @ tap[g * each : (g + 1) * each].T for g, p in enumerate(parts)], -1)

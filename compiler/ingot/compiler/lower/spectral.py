@@ -1,9 +1,9 @@
 """Long filters along one axis by the discrete Fourier transform of stretches of the input that overlap.
 
 The method is overlap-save (A. Oppenheim and R. Schafer, "Discrete-Time Signal Processing", 2010, 8.7.3): a stretch of n
-inputs gives n - r + 1 results of a filter of r taps, by one product of complex numbers for each frequency, where the sum
-has r products for each result. A stretch of real numbers has n / 2 + 1 frequencies, of which the first and the last are
-real and stand together for one. With channels each frequency is a real matrix product: [re, im] times
+inputs gives n - r + 1 results of a filter of r taps, by one product of complex numbers for each frequency, where the
+sum has r products for each result. A stretch of real numbers has n / 2 + 1 frequencies, of which the first and the last
+are real and stand together for one. With channels each frequency is a real matrix product: [re, im] times
 
     [[ re w, im w],
      [-im w, re w]].
@@ -43,7 +43,7 @@ from ingot.compiler.lower.views import View
 from ingot.compiler.ops.linear import Conv
 from ingot.runtime.dtypes import f32
 
-LEAST_TAPS = 12  # Fewer are summed in less time than it takes to transform.
+LEAST_TAPS = 8  # of a filter; for fewer there is Winograd's algorithm
 LEAST_GAIN = 0.85  # of the time of the sum: what is expected to take more is left a sum
 MOST_INPUTS = 2048  # of a stretch, whose transform is a matrix of so many rows and columns
 RATE = 0.7  # of the peak, of products with packing and all
@@ -119,7 +119,7 @@ def _is_plain(context: Context, node: Conv, w: Value) -> bool:
     if not context.reorder or not context.forms.may_grow or not isinstance(w, Constant) or w.data.size == 0:
         return False
     plain = node.channels_last and node.type.dtype == f32 and node.strides == node.dilations == (1,)
-    return plain and LEAST_TAPS <= w.data.shape[2] and min(w.data.shape[1], w.data.shape[0] // node.group) >= 8
+    return plain and w.data.shape[2] >= LEAST_TAPS and min(w.data.shape[1], w.data.shape[0] // node.group) >= 8
 
 
 def _spectra(taps: int, results: int) -> Iterator[Spectrum]:

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's minimal filtering, F(m x n, r x s): tiles of the result from transformed tiles of the input.
+"""Convolutions by Winograd's minimal filtering, F(m x n, r x s): tiles of the result from tiles of the input.
 
 After A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): each tile of the input is
 transformed along each axis (B^T d B), multiplied with the transformed filters (G g G^T, made at compile time) as a
