@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ingot.compiler.ir.dims import Dim, multiply, product, symbol
+from ingot.compiler.ir.dims import Dim, multiply, product, substitute, symbol
 from ingot.compiler.ir.graph import Constant, Value
-from ingot.compiler.ir.loops import Axis, Call, Expr, For, Local
+from ingot.compiler.ir.loops import Axis, Call, Expr, For, Load, Local
 from ingot.compiler.ir.program import Storage
 from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import TensorType
@@ -31,16 +31,17 @@ from ingot.compiler.lower.contraction import (
     unshifted,
     wide_type,
 )
-from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names, zero
+from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names, map_dims, zero
 from ingot.compiler.lower.packing import pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
 from ingot.compiler.lower.spectral import choose_spectrum, lower_spectral, spectral_halo
-from ingot.compiler.lower.tiles import BYTES_DEPTHWISE_MICROSECONDS, CHUNK_MICROSECONDS, choose_depthwise
+from ingot.compiler.lower.tiles import BYTES_DEPTHWISE_MICROSECONDS, CHUNK_MICROSECONDS, MOST_CHUNKS, choose_depthwise
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.winograd import choose_winograd, lower_winograd, winograd_halo
 from ingot.compiler.ops import linear
 from ingot.runtime.dtypes import f32, i8, u8
 
+LEAST_PART = 28
 DENSE_COLUMNS = 256  # from so many on a copy of the rows takes less than some two per cent of their product
 
 
@@ -305,10 +306,19 @@ def _taps_together(context: Context, node: linear.Conv, w: Value) -> int:
     return machine.dot if fits else 1
 
 
+def _parts(extent: int) -> int:
+    """Equal parts of a line that is all there is to share out among threads, each of `LEAST_PART` positions or more."""
+    return next((parts for parts in range(min(extent // LEAST_PART, MOST_CHUNKS), 1, -1) if extent % parts == 0), 1)
+
+
 def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:
     build = kernel(context, group.node)
     *rows, x = window.rows
-    channels = node.type.shape[-1]
+    channels, whole = node.type.shape[-1], symbol(x.var)
+    if len(rows) == 1 and isinstance(x.extent, int) and (parts := _parts(x.extent)) > 1:
+        rows.append(Axis("_part", parts))
+        x = Axis(x.var, x.extent // parts)
+        whole = symbol("_part") * x.extent + symbol(x.var)
     bias = None if node.bias is None else group.resolve(node.bias)
     dot = _taps_together(context, node, w)
     narrow = dot == 1 and isinstance(w, Constant) and _is_exact_in_f32(w, bias)
@@ -349,15 +359,18 @@ def _depthwise(context: Context, group: Group, node: linear.Conv, w: Value, wind
         acc: Expr = Call("cast", (real,), node.type.dtype)
     else:
         acc = _with_bias(context, group, node, build, c, Local("acc", kind))
+    a: Load = build.load(window.view, window.view.at([*window.where, c]))
+    stores = Epilogue(context, group).stores(build, window.result(node, c), acc, real)
+    a, stores = map_dims((a, stores), lambda dim: substitute(dim, {x.var: whole}))
     template = Depthwise(
         rows=tuple(rows),
         x=x,
         channels=Axis("_c", channels),
         taps=window.taps,
-        a=build.load(window.view, window.view.at([*window.where, c])),
+        a=a,
         w=build.load(weights, place),
         row_block=block,
-        stores=Epilogue(context, group).stores(build, window.result(node, c), acc, real),
+        stores=stores,
         accumulator=kind,
         narrow=window.view.storage.dtype != kind or packed.dtype != kind,
         dot=dot,

@@ -138,7 +138,7 @@ def _cycles(machine: Machine, spectrum: Spectrum, results: int, group: int, inne
     rate = machine.fma_rate * machine.lanes_f32 * RATE
     reading = 4.0 * weights / (machine.l3_rate if 4 * weights <= machine.l3 else machine.memory_rate)
     moved = 12.0 * stretches * n * group * (inner + out) / machine.l3_rate
-    return (transforms + stretches * weights) / rate + reading + moved
+    return (transforms + 2 * stretches * weights) / rate + reading + moved  # products of few rows take twice as long
 
 
 def _padded(columns: int) -> int:

@@ -14,13 +14,13 @@ together once for each place along x, for all the positions whose taps meet it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from llvmlite import ir
 
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, symbol
-from ingot.compiler.ir.loops import Load
+from ingot.compiler.ir.loops import Axis, Load
 from ingot.compiler.ir.templates import Depthwise
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import flow, functions
@@ -41,6 +41,8 @@ from ingot.compiler.targets.cpu.microkernel import lanes_below, multiply_add
 from ingot.runtime.dtypes import i32
 
 TILE = 7  # positions a register tile: 7 sums, up to 7 weights and an input fit 16 registers
+UNROLLED = 256  # taps of a window that are written out; larger ones are walked by loops
+TOGETHER = 32  # taps of a row that a round of these takes
 MORE = 14  # the same of bytes, which take fewer, where there are 32
 
 
@@ -166,8 +168,11 @@ class _Body:
         """`size` positions times one vector of channels: the sums in registers, then the stores."""
         b, template = self.b, self.template
         sums = [self._start(scope, mask)] * size
-        for _, points in itertools.groupby(self.tap_points, key=lambda point: point[:-1]):
-            sums = self._tap_row(scope, sums, list(points), mask)
+        if len(self.tap_points) > UNROLLED and self.quads is None:
+            sums = self._walked(scope, sums, self.template.taps, mask)
+        else:
+            for _, points in itertools.groupby(self.tap_points, key=lambda point: point[:-1]):
+                sums = self._tap_row(scope, sums, list(points), mask)
         outer = scope.child(b)
         loads, stores = invariant_loads(self.stores, outer, self._varies)
         var = template.channels.var
@@ -180,6 +185,31 @@ class _Body:
             for store in stores:
                 emit_store(b, store, inner, self.lanes, var, mask)
 
+    def _walked(self, scope: Scope, sums: list[Value], taps: Sequence[Axis], mask: Value | None) -> list[Value]:
+        """Add what is left of large windows, along the axes `taps`, by loops: over the rows, and over `TOGETHER` taps
+        of a row at a time."""
+        b, (axis, *others) = self.b, taps
+        whole, step = axis.extent, 1
+        if not others:
+            whole, step = axis.extent - axis.extent % TOGETHER, TOGETHER
+
+        def body(place: Value, carried: list[Value]) -> list[Value]:
+            inner = scope.child(b)
+            inner.symbols[axis.var] = place
+            return self._walked(inner, carried, others, mask) if others else self._steps(inner, carried, TOGETHER, mask)
+
+        sums = flow.loop(b, const(0), const(whole), step, sums, body)
+        if whole < axis.extent:
+            rest = scope.child(b)
+            rest.symbols[axis.var] = const(whole)
+            sums = self._steps(rest, sums, axis.extent - whole, mask)
+        return sums
+
+    def _steps(self, scope: Scope, sums: list[Value], count: int, mask: Value | None) -> list[Value]:
+        """Add `count` taps of the row that the scope is at, from its own place on."""
+        *outer, last = (symbol(axis.var) for axis in self.template.taps)
+        return self._tap_row(scope, list(sums), [(*outer, last + i) for i in range(count)], mask)
+
     def _start(self, scope: Scope, mask: Value | None) -> Value:
         """What the sums of a vector of channels start from."""
         if self.start is not None:
@@ -190,7 +220,7 @@ class _Body:
         """Whether an offset differs from position to position."""
         return self.template.x.var in dims.symbols(offset)
 
-    def _tap_row(self, scope: Scope, sums: list[Value], points: list[tuple[int, ...]], mask: Value | None):
+    def _tap_row(self, scope: Scope, sums: list[Value], points: list[tuple[Dim, ...]], mask: Value | None):
         """Add one row of taps: input vectors in order of position, each used for every (position, tap) it serves."""
         template = self.template
         weights = [self._weight(scope, point, mask) for point in points]
@@ -208,7 +238,7 @@ class _Body:
                         sums[other] = self._add(loaded[key], weights[use], sums[other])
         return sums
 
-    def _weight(self, scope: Scope, point: tuple[int, ...], mask: Value | None) -> Value:
+    def _weight(self, scope: Scope, point: tuple[Dim, ...], mask: Value | None) -> Value:
         """The weights of a tap, or of those that are summed with it."""
         if self.quads is None:
             return self._load(scope, self.template.w, point, 0, mask)
@@ -216,12 +246,13 @@ class _Body:
         at = element_pointer(self.b, pointer, dtype, emit_dim(self.b, self._offset(self.template.w, point, 0), scope))
         return load_vector(self.b, at, i32, self.lanes, mask)
 
-    def _element(self, scope: Scope, point: tuple[int, ...], position: int, mask: Value | None) -> Value:
+    def _element(self, scope: Scope, point: tuple[Dim, ...], position: int, mask: Value | None) -> Value:
         """What the taps of `point` meet at a position."""
         template = self.template
         if self.quads is None:
             return self._load(scope, template.a, point, position, mask)
         first, x = point
+        assert isinstance(first, int)
         rows = [
             emit_expr(self.b, self._moved(template.a, (y, x), position), scope, self.lanes, template.channels.var, mask)
             for y in range(first, min(first + self.quads.dot, self.height))
@@ -233,16 +264,16 @@ class _Body:
             return self.quads.add(self.b, x, y, total)
         return multiply_add(self.b, x, y, total, self.template.accumulator)
 
-    def _offset(self, load: Load, point: tuple[int, ...], position: int) -> Dim:
+    def _offset(self, load: Load, point: tuple[Dim, ...], position: int) -> Dim:
         """The offset of `load` at tap `point`, `position` places to the right of the tile's first."""
         values: dict[str, Dim] = {axis.var: i for axis, i in zip(self.template.taps, point, strict=True)}
         values[self.template.x.var] = symbol(self.template.x.var) + position
         return dims.substitute(load.offset, values)
 
-    def _moved(self, load: Load, point: tuple[int, ...], position: int) -> Load:
+    def _moved(self, load: Load, point: tuple[Dim, ...], position: int) -> Load:
         return Load(load.buffer, self._offset(load, point, position))
 
-    def _load(self, scope: Scope, load: Load, point: tuple[int, ...], position: int, mask: Value | None) -> Value:
+    def _load(self, scope: Scope, load: Load, point: tuple[Dim, ...], position: int, mask: Value | None) -> Value:
         moved, var = self._moved(load, point, position), self.template.channels.var
         value = emit_expr(self.b, moved, scope, self.lanes, var, mask)
         return functions.cast(self.b, value, scope.buffer(load.buffer)[1], self.template.accumulator)
