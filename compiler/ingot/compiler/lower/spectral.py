@@ -47,6 +47,7 @@ LEAST_TAPS = 8  # of a filter; for fewer there is Winograd's algorithm
 LEAST_GAIN = 0.85  # of the time of the sum: what is expected to take more is left a sum
 MOST_INPUTS = 2048  # of a stretch, whose transform is a matrix of so many rows and columns
 RATE = 0.7  # of the peak, of products with packing and all
+FEW_ROWS = 8  # so many more are what products of few rows come to
 Matrix = NDArray[np.float64]
 
 
@@ -138,7 +139,7 @@ def _cycles(machine: Machine, spectrum: Spectrum, results: int, group: int, inne
     rate = machine.fma_rate * machine.lanes_f32 * RATE
     reading = 4.0 * weights / (machine.l3_rate if 4 * weights <= machine.l3 else machine.memory_rate)
     moved = 12.0 * stretches * n * group * (inner + out) / machine.l3_rate
-    return (transforms + 2 * stretches * weights) / rate + reading + moved  # products of few rows take twice as long
+    return (transforms + (stretches + FEW_ROWS) * weights) / rate + reading + moved
 
 
 def _padded(columns: int) -> int:

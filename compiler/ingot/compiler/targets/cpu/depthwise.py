@@ -66,11 +66,12 @@ class _Body:
     def __init__(self, b: ir.IRBuilder, template: Depthwise, level: Level) -> None:
         self.b, self.template, self.level = b, template, level
         self.lanes = level.lanes(template.accumulator.bytes)
-        extents: list[int] = []
+        self.extents: dict[str, int] = {}
         for axis in template.taps:
             if not isinstance(axis.extent, int):
                 raise IrError(f"tap axis {axis.var!r} needs a constant extent, not {dims.show(axis.extent)}")
-            extents.append(axis.extent)
+            self.extents[axis.var] = axis.extent
+        extents = list(self.extents.values())
         if dims.coefficient(template.a.offset, template.x.var) is None:
             raise IrError(f"the offset of {template.a.buffer!r} is not affine in {template.x.var!r}")
         quads = product(level, template.dot)
@@ -189,9 +190,8 @@ class _Body:
         """Add what is left of large windows, along the axes `taps`, by loops: over the rows, and over `TOGETHER` taps
         of a row at a time."""
         b, (axis, *others) = self.b, taps
-        whole, step = axis.extent, 1
-        if not others:
-            whole, step = axis.extent - axis.extent % TOGETHER, TOGETHER
+        extent, step = self.extents[axis.var], 1 if others else TOGETHER
+        whole = extent - extent % step
 
         def body(place: Value, carried: list[Value]) -> list[Value]:
             inner = scope.child(b)
@@ -199,10 +199,10 @@ class _Body:
             return self._walked(inner, carried, others, mask) if others else self._steps(inner, carried, TOGETHER, mask)
 
         sums = flow.loop(b, const(0), const(whole), step, sums, body)
-        if whole < axis.extent:
+        if whole < extent:
             rest = scope.child(b)
             rest.symbols[axis.var] = const(whole)
-            sums = self._steps(rest, sums, axis.extent - whole, mask)
+            sums = self._steps(rest, sums, extent - whole, mask)
         return sums
 
     def _steps(self, scope: Scope, sums: list[Value], count: int, mask: Value | None) -> list[Value]:
