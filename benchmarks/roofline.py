@@ -5,7 +5,8 @@ its bytes at the measured rates of the cache, or memory, that holds them. What s
 roof over its time. Bytes count once however often they are read; those written count as copied, with as many that are
 read. Weights come from where those of the whole model fit, other bytes from where those of the kernel do. A kernel with
 the transforms of its algorithm counts as one, with the operations of the convolution or product as the model has it, so
-that Winograd's and Strassen's may be above their roof. One thread.
+that Winograd's, Fourier's and Strassen's may be above
+their roof. One thread.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from ingot.runtime.profile import LaunchProfile
 
 NEAR = 0.8  # of the roof: kernels that have nothing more to gain
 WORST = 3  # kernels that are listed for a model
-TRANSFORMS = ("winograd_data_", "winograd_output_", "quarters_")  # kernels whose operations no model asks for
+# Kernels whose operations no model asks for.
+TRANSFORMS = ("winograd_data_", "winograd_output_", "spectral_data_", "spectral_output_", "quarters_")
 NAME_WIDTH = 40
 
 
@@ -196,6 +198,8 @@ def algorithm_of(step: Launch | Host) -> str:
             return "Strassen"
         case Launch(kernel=kernel) if kernel.name.startswith("winograd_"):
             return "Winograd"
+        case Launch(kernel=kernel) if kernel.name.startswith("spectral_"):
+            return "Fourier"
         case _:
             return ""
 
