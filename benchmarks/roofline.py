@@ -5,8 +5,7 @@ its bytes at the measured rates of the cache, or memory, that holds them. What s
 roof over its time. Bytes count once however often they are read; those written count as copied, with as many that are
 read. Weights come from where those of the whole model fit, other bytes from where those of the kernel do. A kernel with
 the transforms of its algorithm counts as one, with the operations of the convolution or product as the model has it, so
-that Winograd's, Fourier's and Strassen's may be above
-their roof. One thread.
+that Winograd's, Fourier's and Strassen's may be above their roof. One thread.
 """
 
 from __future__ import annotations
