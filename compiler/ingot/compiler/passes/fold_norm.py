@@ -81,6 +81,8 @@ FOLD_NORM = (fold_batch_norm, fold_batch_norm_transposed, fold_scale, fold_shift
 
 
 def _foldable(conv: Conv, graph: Graph) -> bool:
+    if not conv.dtype.is_float:  # sums of integers wrap, and their weights are bytes
+        return False
     constant_bias = conv.bias is None or isinstance(conv.bias, Constant)
     return isinstance(conv.w, Constant) and constant_bias and graph.uses().get(conv) == 1
 
