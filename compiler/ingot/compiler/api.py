@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ingot.compiler.ops.custom import CustomOp
     from ingot.compiler.pipeline import Pipeline
     from ingot.compiler.processing.steps import Steps
-    from ingot.compiler.request import Numerics
+    from ingot.compiler.request import Numerics, Requantise
     from ingot.compiler.targets.cpu.c_interface.library import Library
     from ingot.compiler.targets.interpreter.session import Interpreted
     from ingot.compiler.targets.null.outline import Outline
@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     postprocess: Steps
     pipeline: Pipeline | None
     numerics: Numerics
+    requantise: Requantise
     denormals: Denormals
     memory: Memory
     weights: Weights
@@ -79,7 +80,9 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     `preprocess` and `postprocess`: steps before inputs and after outputs that become part of the model, by name, such
     as ``{"input": "image:imagenet"}`` (see docs/processing.md).
     `pipeline`: the passes (default: `default_pipeline`); `name`: what the model is called (default: as its graph).
-    `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `denormals`:
+    `numerics`: "strict" leaves out what changes the order of floating-point operations beyond sums. `requantise`: how
+    sums of integers become integers again: "onnx" by float scales, "tosa" by multipliers and shifts, rounded once, and
+    "tosa-double" by the same, rounded twice (see docs/integers.md). `denormals`:
     "flush" takes denormal operands for zeros and gives zeros instead of denormal results, which is faster where
     they appear; the caller's own mode is left as it was (see docs/levels.md). `memory`: "small" leaves out what makes
     weights larger than the model has them; `weights`: "keep" stores those that f16 or bf16 hold exactly in it, "f16"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ingot.compiler.pipeline import Pipeline
 
 Numerics: TypeAlias = Literal["default", "strict"]
+Requantise: TypeAlias = Literal["onnx", "tosa", "tosa-double"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Request:
     postprocess: Steps = field(default_factory=lambda: NO_STEPS)
     pipeline: Pipeline | None = None
     numerics: Numerics = "default"
+    requantise: Requantise = "onnx"
     denormals: Denormals = "keep"
     memory: Memory = "fast"
     weights: Weights = "default"
@@ -70,7 +72,8 @@ class Request:
             raise InputError(f"name is {str(self.name)[:40]!r}; it is a str of at most {MAX_NAME} characters")
         if not (self.progress is None or callable(self.progress)):
             raise InputError(f"progress is {self.progress!r}; it is a function that takes a str")
-        chosen = {"numerics": Numerics, "denormals": Denormals, "memory": Memory, "weights": Weights}
+        chosen = {"numerics": Numerics, "requantise": Requantise, "denormals": Denormals}
+        chosen |= {"memory": Memory, "weights": Weights}
         for name, words in chosen.items():
             if getattr(self, name) not in get_args(words):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(get_args(words))}")
@@ -135,7 +138,7 @@ class Request:
         """The pipeline, the default one where none is given."""
         from ingot.compiler.passes.default import default_pipeline
 
-        return self.pipeline if self.pipeline is not None else default_pipeline(self.numerics)
+        return self.pipeline if self.pipeline is not None else default_pipeline(self.numerics, self.requantise)
 
     @property
     def forms(self) -> WeightForms:
@@ -167,6 +170,7 @@ class Request:
         """What the artifact says of how it was made."""
         said: dict[str, Any] = {"pipeline": str(self.passes), "numerics": self.numerics, "target": self.target}
         asked = {"checked": self.checked, "preprocess": self.before, "postprocess": self.after}
+        asked |= {"requantise": "" if self.requantise == "onnx" else self.requantise}
         asked |= {"denormals": "" if self.denormals == "keep" else self.denormals}
         asked |= {"memory": self.memory if self.memory != "fast" else None}
         asked |= {"weights": self.weights if self.weights != "default" else None}

@@ -16,6 +16,7 @@ from tests.compiler.ops.host_examples import HOST
 from tests.compiler.ops.integer_examples import INTEGERS
 from tests.compiler.ops.random_examples import RANDOM
 from tests.compiler.ops.recurrent_examples import RECURRENT
+from tests.compiler.ops.rescale_examples import RESCALES
 from tests.compiler.ops.sampling_examples import SAMPLING
 from tests.compiler.ops.suppression_examples import SUPPRESSION
 
@@ -478,6 +479,7 @@ EXAMPLES: list[Example] = [
     *INTEGERS,
     *RANDOM,
     *RECURRENT,
+    *RESCALES,
     *SAMPLING,
     *SUPPRESSION,
 ]

@@ -18,6 +18,7 @@ from tests.compiler.ops.examples import EXAMPLES, Example
 from tests.compiler.ops.host_examples import HOST_ANSWERS
 from tests.compiler.ops.integer_examples import INTEGERS
 from tests.compiler.ops.random_examples import RANDOM_ANSWERS
+from tests.compiler.ops.rescale_examples import tosa
 
 from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import OPS, Array, Constant, Graph, Input, Node, constant, operands_of, with_operands
@@ -36,6 +37,7 @@ from ingot.compiler.ops import (
     recurrent,
     reduction,
     resample,
+    rescale,
     suppression,
     transposed,
 )
@@ -328,6 +330,7 @@ REFERENCES: Mapping[type[Node], Callable[..., Any]] = {
     indexing.TopK: _numpy_top_k,
     indexing.Compact: lambda node, x: np.array([i for i, found in enumerate(x.tolist()) if found], np.int64),
     resample.Resample: _numpy_resample,
+    rescale.Rescale: tosa,
     suppression.NonMaxSuppression: suppression_examples.onnx_runtime,
     fused.Fused: lambda node, a, b: (np.maximum(a + b, 0), a + b),
     **dict.fromkeys((recurrent.RNN, recurrent.GRU, recurrent.LSTM), recurrent_examples.onnx_runtime),

@@ -82,7 +82,8 @@ def program_key(cache: Cache, request: Request, schedules: str = "") -> str | No
     ranges = sorted((name, tuple(pair)) for name, pair in (request.ranges or {}).items())
     variants = (list(request.variants), request.general)
     target = (request.target, request.checked, request.denormals, machine_text(request.target))
-    options = (request.numerics, request.memory, request.weights, request.name, request.before, request.after)
+    numerics = (request.numerics, request.requantise)
+    options = (numerics, request.memory, request.weights, request.name, request.before, request.after)
     parts = (target, shapes, ranges, variants, options)
     return cache.program_key(content, passes, schedules, *map(repr, parts))
 
@@ -97,7 +98,7 @@ def _passes_text(request: Request) -> str | None:
     if any(id(item) not in own for item in request.pipeline):
         return None
     text = str(request.pipeline)
-    return "" if text == str(default_pipeline(request.numerics)) else text
+    return "" if text == str(default_pipeline(request.numerics, request.requantise)) else text
 
 
 def find_program(cache: Cache, key: str) -> Artifact | None:

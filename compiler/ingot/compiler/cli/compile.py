@@ -71,6 +71,12 @@ def _add_code_arguments(parser: argparse.ArgumentParser) -> None:
         "--numerics", choices=("default", "strict"), default="default", help="strict: keep the order of operations"
     )
     parser.add_argument(
+        "--requantise",
+        choices=("onnx", "tosa", "tosa-double"),
+        default="onnx",
+        help="sums of integers become integers by float scales, or by multipliers and shifts (see docs/integers.md)",
+    )
+    parser.add_argument(
         "--denormals", choices=("keep", "flush"), default="keep", help="flush: compute with zeros in their place"
     )
     parser.add_argument(
@@ -148,7 +154,11 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             pipeline = None  # the default one, whose modules are not needed where the cache has the artifact
             if options.pipeline is not None or options.passes or options.without:
                 pipeline = build_pipeline(
-                    options.numerics, text=options.pipeline, passes=options.passes, without=options.without
+                    options.numerics,
+                    options.requantise,
+                    text=options.pipeline,
+                    passes=options.passes,
+                    without=options.without,
                 )
             progress(f"compiling {model}")
             from ingot.compiler.api import compile, compile_library
@@ -180,8 +190,9 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         "seconds": progress.seconds,
         "target": options.target,
         "levels": levels,
-        "pipeline": str(build_pipeline(options.numerics)) if passes is None else passes,
+        "pipeline": str(build_pipeline(options.numerics, options.requantise)) if passes is None else passes,
         "numerics": options.numerics,
+        "requantise": options.requantise,
     }
     written = [f"{output}: {bytes_text(sizes[kind])}" for kind, output in outputs.items()]
     written[-1] += f" for {', '.join(levels)}, compiled in {progress.seconds:.1f} s"
@@ -204,6 +215,7 @@ def _asked(options: argparse.Namespace, pipeline: Pipeline | None, console: Cons
         postprocess=read_steps("--postprocess", options.postprocess),
         pipeline=pipeline,
         numerics=options.numerics,
+        requantise=options.requantise,
         denormals=options.denormals,
         memory=options.memory,
         weights=options.weights,

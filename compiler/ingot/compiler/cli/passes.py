@@ -60,9 +60,14 @@ def working_directory_importable(*specs: str | None) -> Generator[None]:
 
 
 def build_pipeline(
-    numerics: str, *, text: str | None = None, passes: Sequence[str] = (), without: Sequence[str] = ()
+    numerics: str,
+    requantise: str = "onnx",
+    *,
+    text: str | None = None,
+    passes: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Pipeline:
-    """The default pipeline for `numerics`, or the one of `text`, with passes added and taken away.
+    """The default pipeline for `numerics` and `requantise`, or the one of `text`, with passes added and taken away.
 
     Raises CommandError for a pass whose module cannot be imported, PipelineError for what is not known.
     """
@@ -73,7 +78,7 @@ def build_pipeline(
         with _imports(text):
             pipeline = Pipeline.parse(text, REGISTRY)
     else:
-        pipeline = default_pipeline(numerics)
+        pipeline = default_pipeline(numerics, requantise)
     # Passes without a place keep their order: each comes after the one before it.
     last: str | None = None
     for spec in passes:

@@ -14,9 +14,11 @@ from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.context import Context, LoweringError, kernel
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names
 from ingot.compiler.lower.quantised import dequantise, quantise
+from ingot.compiler.lower.rescale import rescale
 from ingot.compiler.lower.views import View, coalesce
 from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.quantised import Dequantize, Quantize
+from ingot.compiler.ops.rescale import Rescale
 from ingot.runtime.dtypes import DType, f32
 
 # Scalar functions that cost about this many additions.
@@ -94,6 +96,8 @@ def scalar_call(node: ops.Pointwise, args: Sequence[Expr]) -> Expr:
             return quantise(node, args)
         case Dequantize():
             return dequantise(node, args)
+        case Rescale():
+            return rescale(node, args)
         case ops.Pow(a=a, b=b) if a.dtype != b.dtype:
             return _mixed_power(a.dtype, b.dtype, args)
         case _:

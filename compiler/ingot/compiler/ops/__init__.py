@@ -15,6 +15,7 @@ from ingot.compiler.ops import (
     recurrent,
     reduction,
     resample,
+    rescale,
     suppression,
     transposed,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "recurrent",
     "reduction",
     "resample",
+    "rescale",
     "suppression",
     "transposed",
 ]

@@ -166,7 +166,7 @@ class _Activation:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Weights:
+class Weights:
     """Quantised weights, (data + offset) * scale: i8 elements; offset and scale have 1 for each summed axis. `most` is
     the largest sum that each column can have."""
 
@@ -213,12 +213,12 @@ def _activation(value: Value) -> _Activation | None:
     return _Activation(x, wide if number is None else constant(number), factor)
 
 
-def _numbers(value: Value) -> tuple[Array, Array | None] | None:
+def numbers_of(value: Value) -> tuple[Array, Array | None] | None:
     """Constant weights as integers, zero points taken off, and the scales of all elements (views, as a rule)."""
     match value:
-        case Transpose(x=x, perm=perm) if (found := _numbers(x)) is not None:
+        case Transpose(x=x, perm=perm) if (found := numbers_of(x)) is not None:
             return found[0].transpose(perm), None if found[1] is None else found[1].transpose(perm)
-        case Reshape(x=x) if value.type.is_static and (found := _numbers(x)) is not None:
+        case Reshape(x=x) if value.type.is_static and (found := numbers_of(x)) is not None:
             shape = value.type.static_shape()
             return found[0].reshape(shape), None if found[1] is None else found[1].reshape(shape)
         case Dequantize(w, scale, zero) if w.dtype in BYTES and scale.dtype == f32:
@@ -235,9 +235,9 @@ def _numbers(value: Value) -> tuple[Array, Array | None] | None:
             return None
 
 
-def _weights(value: Value, summed: tuple[int, ...]) -> _Weights | None:
+def weights_of(value: Value, summed: tuple[int, ...]) -> Weights | None:
     """Constant weights whose scales do not vary along the `summed` axes, which products add up."""
-    found = _numbers(value)
+    found = numbers_of(value)
     if found is None or found[0].size == 0:
         return None
     numbers, scale = found
@@ -255,20 +255,20 @@ def _weights(value: Value, summed: tuple[int, ...]) -> _Weights | None:
         if int(np.abs(numbers).max()) > 255 or not bool((low - offset >= -OFFSET).all()):
             return None
     data = (numbers if offset is None else numbers - offset).astype(np.int8)
-    return _Weights(data, offset, scale, 255 * np.abs(numbers.astype(np.int64)).sum(summed, keepdims=True))
+    return Weights(data, offset, scale, 255 * np.abs(numbers.astype(np.int64)).sum(summed, keepdims=True))
 
 
-def _bias(bias: Value, a: _Activation, scale: Array) -> Array | None:
-    """The bias in units of the products' scale, where it was quantised so; None for others."""
-    own = None if a.scale is None else known(a.scale)
+def bias_of(bias: Value, own: Value | None, scale: Array) -> Array | None:
+    """The bias in units of the products' scale, `own` times `scale`, where it was quantised so; None for others."""
+    factor = None if own is None else known(own)
     match bias:
-        case Dequantize(q, factor, zero) if q.dtype == i32 and own is not None:
-            data, unit = known(q), known(factor)
+        case Dequantize(q, step, zero) if q.dtype == i32 and factor is not None:
+            data, unit = known(q), known(step)
         case _:
             return None
     if data is None or unit is None or (zero is not None and splat(zero) != 0):
         return None
-    return data if np.allclose(unit, own * scale.reshape(-1), rtol=1e-5, atol=0) else None
+    return data if np.allclose(unit, factor * scale.reshape(-1), rtol=1e-5, atol=0) else None
 
 
 def integer_conv(node: Conv, graph: Graph) -> Patch | None:
@@ -276,7 +276,7 @@ def integer_conv(node: Conv, graph: Graph) -> Patch | None:
     a = _activation(node.x)
     if a is None or not a.is_uniform or node.channels_last:
         return None
-    w = _weights(node.w, tuple(range(1, node.w.rank)))
+    w = weights_of(node.w, tuple(range(1, node.w.rank)))
     if w is None or (a.scale is None) != (w.scale is None):
         return None
     filters = w.data.shape[0]
@@ -291,7 +291,7 @@ def integer_conv(node: Conv, graph: Graph) -> Patch | None:
         x, pads = Pad(x, amounts, "constant", fill), (0,) * len(pads)
     added, bias = None, node.bias  # what is added to the scaled sums, and to the sums
     if w.scale is not None:
-        exact = None if bias is None else _bias(bias, a, w.scale)
+        exact = None if bias is None else bias_of(bias, a.scale, w.scale)
         most = w.most.reshape(-1) + (0 if exact is None else np.abs(exact.astype(np.int64)))
         if most.max() > LIMIT:
             return None
@@ -305,24 +305,21 @@ def integer_conv(node: Conv, graph: Graph) -> Patch | None:
         ones = np.ones((node.group, *w.data.shape[1:]), np.int8)
         beyond = Mul(a.zero, constant(ones[0].size, i32))
         rest = Sub(dataclasses.replace(node, x=x, w=constant(ones), bias=None, pads=pads), beyond)
-        whole = Add(whole, Mul(rest, _wrapped(w.offset.reshape(column))))
+        whole = Add(whole, Mul(rest, wrapped(w.offset.reshape(column))))
     if a.scale is None or w.scale is None:
         return {node: whole}
-    result = _scaled(whole, a.scale, w.scale.reshape(column))
+    result = scaled(whole, a.scale, w.scale.reshape(column))
     return {node: result if added is None else Add(result, Reshape(added, column))}
 
 
 def integer_product(node: MatMul, graph: Graph) -> Patch | None:
     """mat_mul(dequantize(a), dequantize(b)) -> cast(mat_mul(a, b) - z * sum(b)) * scales"""
     a = _activation(node.a)
-    w = None if a is None else _weights(node.b, (node.b.rank - 2,))
+    w = None if a is None else weights_of(node.b, (node.b.rank - 2,))
     if a is None or w is None or (a.scale is None) != (w.scale is None):
         return None
     if w.scale is not None and w.most.max() > LIMIT:
         return None
-
-    def columns(data: Array) -> Array:
-        return data[0] if data.ndim == 2 else data
 
     whole: Value = MatMul(a.x, constant(w.data))
     depth = w.data.shape[-2]
@@ -331,30 +328,35 @@ def integer_product(node: MatMul, graph: Graph) -> Patch | None:
     if w.offset is not None:
         rows = ReduceSum(Cast(a.x, i32), (a.x.rank - 1,), True)
         rest = Sub(rows, Mul(a.zero, constant(depth, i32)))
-        whole = Add(whole, Mul(rest, _wrapped(columns(w.offset))))
+        whole = Add(whole, Mul(rest, wrapped(columns(w.offset))))
     if a.scale is None or w.scale is None:
         return {node: whole}
-    return {node: _scaled(whole, a.scale, columns(w.scale))}
+    return {node: scaled(whole, a.scale, columns(w.scale))}
+
+
+def columns(data: Array) -> Array:
+    """One number a column of matrices, as it broadcasts with products by them."""
+    return data[0] if data.ndim == 2 else data
 
 
 def _less(value: Value | None, zero: Value, sums: Array) -> Value:
     """value - zero * sums, i32; a value of None is 0."""
     own, number = None if value is None else known(value), known(zero)
     if number is None or number.ndim:
-        less: Value = Mul(zero, _wrapped(-sums))
+        less: Value = Mul(zero, wrapped(-sums))
     elif value is None or own is not None:
-        return _wrapped((0 if own is None else own.astype(np.int64)) - number.astype(np.int64) * sums)
+        return wrapped((0 if own is None else own.astype(np.int64)) - number.astype(np.int64) * sums)
     else:
-        less = _wrapped(-number.astype(np.int64) * sums)
+        less = wrapped(-number.astype(np.int64) * sums)
     return less if value is None else Add(value, less)
 
 
-def _wrapped(data: Array) -> Value:
+def wrapped(data: Array) -> Value:
     """Integers modulo 2**32, as i32."""
     return constant(np.asarray(data).astype(np.int64).astype(np.int32))
 
 
-def _scaled(whole: Value, own: Value, scale: Array) -> Value:
+def scaled(whole: Value, own: Value, scale: Array) -> Value:
     """cast(whole) * own * scale"""
     real, number = Cast(whole, f32), known(own)
     if own.rank:

@@ -32,7 +32,7 @@ TAIL = (1, 32)  # odds that a panel is cut off
 # Functions of a few instructions: worth repeating for every accumulator.
 _CHEAP = frozenset(
     ("add", "sub", "mul", "min", "max", "relu", "clip", "neg", "abs", "fma", "cast", "round", "select", "eq", "ne")
-) | frozenset(("lt", "le", "gt", "ge", "and", "or", "not", "copysign"))
+) | frozenset(("lt", "le", "gt", "ge", "and", "or", "not", "copysign", "shl", "shr"))
 _CHEAP_CALLS = 12  # a requantisation is eleven
 _FEW_CALLS = 6  # more need registers of their own
 

@@ -1,0 +1,77 @@
+"""Requantisation in integers as scalar expressions.
+
+A product of two 32-bit integers and the shift behind it take the 64 bits of the product only where the shift is short:
+what is shifted by more than 32 is read from the upper half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ingot.compiler.ir.graph import Constant, Value
+from ingot.compiler.ir.loops import Call, Const, Expr
+from ingot.compiler.ops.quantised import integer_range
+from ingot.compiler.ops.rescale import NUDGE, NUDGE_SHIFT, Rescale
+from ingot.runtime.dtypes import DType, boolean, i32, i64
+
+HALF = 32  # bits
+
+
+def rescale(node: Rescale, args: Sequence[Expr]) -> Expr:
+    """``saturate(((((x - input_zero) * multiplier) >> (shift - 1)) + 1) >> 1) + output_zero``"""
+    zeros = list(args[3:])
+    kind = i64 if node.x.dtype == i64 else i32
+    x, multiplier, shift = _wide(args[0], node.x.dtype, kind), _wide(args[1], node.multiplier.dtype, kind), args[2]
+    if node.input_zero is not None:
+        x = _sum("sub", x, _wide(zeros.pop(0), node.x.dtype, kind), kind)
+    product: Expr = Call("mul", (x, multiplier), i64)
+    is_long = kind == i32 and _is_long(node.shift)
+    if node.rounding == "double":
+        product = Call("add", (product, _nudge(x, shift, is_long)), i64)
+    if is_long:
+        upper = Call("cast", (Call("shr", (product, Const(HALF, i64)), i64),), i32)
+        steps = _rounded(upper, Call("sub", (shift, Const(HALF + 1, i32)), i32), i32)
+    else:
+        before = Call("sub", (Call("cast", (shift,), i64), Const(1, i64)), i64)
+        steps = _rounded(product, before, i64)
+    within = i32 if is_long else i64
+    if node.output_zero is not None:
+        steps = _sum("add", steps, _wide(zeros.pop(0), node.to, within), within)
+    if node.to == within:
+        return steps
+    low, high = (Const(bound, within) for bound in integer_range(node.to))
+    kept = Call("min", (Call("max", (steps, low), within), high), within)
+    return Call("cast", (kept,), node.to)
+
+
+def _rounded(value: Expr, before: Expr, kind: DType) -> Expr:
+    """``((value >> before) + 1) >> 1``: a shift by one more that rounds halves up, without a sum that overflows."""
+    return Call("shr", (Call("add", (Call("shr", (value, before), kind), Const(1, kind)), kind), Const(1, kind)), kind)
+
+
+def _nudge(x: Expr, shift: Expr, is_long: bool) -> Expr:
+    """What is added where a product is rounded twice."""
+    more = Call("ge", (x, Const(0, i32)), boolean)
+    signed = Call("select", (more, Const(NUDGE, i64), Const(-NUDGE, i64)), i64)
+    if is_long:
+        return signed
+    twice = Call("gt", (shift, Const(NUDGE_SHIFT, i32)), boolean)
+    return Call("select", (twice, signed, Const(0, i64)), i64)
+
+
+def _is_long(shift: Value) -> bool:
+    """Whether all shifts are known to leave the lower half of a product behind."""
+    return isinstance(shift, Constant) and shift.data.size > 0 and int(shift.data.min()) > HALF
+
+
+def _sum(fn: str, a: Expr, b: Expr, kind: DType) -> Expr:
+    """a + b or a - b; a itself where b is 0."""
+    return a if isinstance(b, Const) and b.value == 0 else Call(fn, (a, b), kind)
+
+
+def _wide(value: Expr, source: DType, target: DType) -> Expr:
+    if source == target:
+        return value
+    if isinstance(value, Const):
+        return Const(int(value.value), target)
+    return Call("cast", (value,), target)
