@@ -150,6 +150,7 @@ def test_every_option_makes_another_program(model: Path, cache: Store, tmp_path:
         {"specialise": [{"n": 1}]},
         {"specialise": [{"n": 1}], "general": False},
         {"numerics": "strict"},
+        {"requantise": "tosa"},
         {"denormals": "flush"},
         {"memory": "small"},
         {"weights": "keep"},

@@ -1,5 +1,5 @@
-"""Requantisation by multipliers and shifts: what a network becomes, that code and interpreter agree bit for bit, and how far
-the two modes are from float scales."""
+"""Requantisation by multipliers and shifts: what a network becomes, that code and interpreter agree bit for bit, and
+how far the two modes are from float scales."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ingot.compiler.ir.graph import Array, Constant, Value, constant, op
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.checks import broadcast, fail
-from ingot.compiler.ops.pointwise import Add, Cast, Clip, Div, Less, Mod, Mul, Pointwise, Pow, Sub, Where
+from ingot.compiler.ops.pointwise import Add, Cast, Div, Less, Mod, Mul, Pointwise, Pow, Sub, Where
 from ingot.compiler.ops.quantised import integer_range
 from ingot.runtime.dtypes import DType, f64, i8, i16, i32, i64, u8, u16
 
@@ -96,7 +96,9 @@ class Rescale(Pointwise):
         if self.output_zero is not None:
             steps = Add(steps, Cast(self.output_zero, i64))
         low, high = (constant(bound, i64) for bound in integer_range(self.to))
-        return Cast(Clip(steps, low, high), self.to)
+        # ONNX Runtime's Clip, Min and Max of i64 are wrong for numbers that lie far apart.
+        above = Where(Less(steps, low), low, steps)
+        return Cast(Where(Less(high, above), high, above), self.to)
 
 
 def _check(node: Rescale, value: Value, low: float, high: float, what: str) -> None:
