@@ -37,11 +37,15 @@ def rescale(node: Rescale, args: Sequence[Expr]) -> Expr:
     within = i32 if is_long else i64
     if node.output_zero is not None:
         steps = _sum("add", steps, _wide(zeros.pop(0), node.to, within), within)
-    if node.to == within:
-        return steps
-    low, high = (Const(bound, within) for bound in integer_range(node.to))
-    kept = Call("min", (Call("max", (steps, low), within), high), within)
-    return Call("cast", (kept,), node.to)
+    if not is_long:  # in two steps: LLVM 22 fails to narrow 64 bits to 8 at once on AArch64
+        steps = _saturated(steps, i64, i32)
+    return steps if node.to == i32 else _saturated(steps, i32, node.to)
+
+
+def _saturated(value: Expr, source: DType, target: DType) -> Expr:
+    """`value` as the nearest number of a narrower type."""
+    low, high = (Const(bound, source) for bound in integer_range(target))
+    return Call("cast", (Call("min", (Call("max", (value, low), source), high), source),), target)
 
 
 def _rounded(value: Expr, before: Expr, kind: DType) -> Expr:
