@@ -16,7 +16,7 @@ from ingot.compiler.ir.graph import Graph, Input, Node, Value, constant, operand
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.ops.linear import Conv, MatMul
-from ingot.compiler.ops.movement import Concat, Reshape
+from ingot.compiler.ops.movement import Concat, Gather, Reshape
 from ingot.compiler.ops.pointwise import Add, Clip, Mul, Relu, Sigmoid
 from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.compiler.ops.reduction import ReduceMean
@@ -118,11 +118,25 @@ def test_the_modes_differ_where_they_should() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_functions_and_scales_of_run_time_stay_floats(mode: str) -> None:
-    x, s = Input("x", TensorType(u8, (2, 3))), Input("s", TensorType(f32, ()))
-    of_function = steps(Sigmoid(real(x, 0.1, 3)), 1 / 256)
+    x, y, s = Input("x", TensorType(u8, (2, 3))), Input("y", TensorType(u8, (2, 3))), Input("s", TensorType(f32, ()))
+    of_function = steps(Mul(Sigmoid(real(x, 0.1, 3)), real(y, 0.2, 7)), 1 / 256)
     of_scale = Quantize(real(x, 0.1, 3), s, constant(0, u8), u8)
-    graph = Graph((x, s), (("a", of_function), ("b", of_scale)))
+    graph = Graph((x, y, s), (("a", of_function), ("b", of_scale)))
     assert len(kinds(optimised(graph, mode), Quantize)) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_functions_of_one_byte_are_tables(mode: Any) -> None:
+    x = Input("x", TensorType(u8, (16, 16)))
+    value = real(x, 0.05, 131)
+    hard = Mul(value, Clip(Add(Mul(value, constant(1 / 6, f32)), constant(0.5, f32)), constant(0, f32), constant(1, f32)))
+    graph = Graph((x,), (("y", steps(hard, 0.03, 11)),))
+    done, feed = optimised(graph, mode), {"x": np.arange(256, dtype=np.uint8).reshape(16, 16)}
+    assert len(kinds(done, Gather)) == 1 and not kinds(done, Quantize) and not kinds(done, Dequantize)
+    want = evaluate_graph(graph, feed)["y"]
+    np.testing.assert_array_equal(evaluate_graph(done, feed)["y"], want)
+    with compile(graph, requantise=mode, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], want)
 
 
 def test_biases_that_do_not_fit_stay_floats() -> None:

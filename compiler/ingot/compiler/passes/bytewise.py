@@ -39,7 +39,18 @@ DEAR = (ops.Sigmoid, ops.Tanh, ops.Erf, ops.Exp, ops.Gelu, ops.Softplus, ops.Log
 def tabulate(node: Quantize, graph: Graph) -> Patch | None:
     """quantize(f(dequantize(x, s, z), ...)) -> gather(table, x) for u8 elements of x and a dear function f"""
     size = node.type.size
-    if node.to not in (u8, i8) or (isinstance(size, int) and size < LEAST):
+    return None if isinstance(size, int) and size < LEAST else _tabulated(node, graph, DEAR)
+
+
+def tabulate_all(node: Quantize, graph: Graph) -> Patch | None:
+    """quantize(f(dequantize(x, s, z), ...)) -> gather(table, x) for u8 elements of x and any function f"""
+    return _tabulated(node, graph, (ops.Pointwise,))
+
+
+def _tabulated(node: Quantize, graph: Graph, wanted: tuple[type[ops.Pointwise], ...]) -> Patch | None:
+    """A table in the place of `node`, where one of the `wanted` functions is between it and the only byte that it is
+    computed of."""
+    if node.to not in (u8, i8):
         return None
     inside: set[Node] = {node}
     open_ = _bytes_below(node, node, inside)
@@ -49,7 +60,7 @@ def tabulate(node: Quantize, graph: Graph) -> Patch | None:
         below = _bytes_below(last, node, inside) if isinstance(last, Quantize) else None
         open_ = None if below is None else (open_ - {last}) | below
         inside.add(node_of(last))
-    if open_ is None or not any(isinstance(each, DEAR) for each in inside):
+    if open_ is None or not any(isinstance(each, wanted) for each in inside):
         return None
     (x,) = open_
     if x.dtype != u8:

@@ -7,9 +7,10 @@ What a Quantize makes of sums and products of integers times constant scales is 
     quantize(dequantize(x) + dequantize(y), t)  -> rescale(rescale(x, s / c) + rescale(y, r / c), c / t)
     quantize(dequantize(x) * dequantize(y), t)  -> rescale((x - z) * (y - w), s * r / t)
 
-A Relu or Clip in between becomes bounds of the result. c is such that the sum never leaves 32 bits: of two operands of
-8 bits twice the larger scale over 2**20, as in TFLite's kernels and TOSA's legalisations of them, else what the largest
-values that there can be allow. Functions that are not sums, and scales that are known at run time alone, stay floats.
+All other functions of one byte are tables (`passes.bytewise`). A Relu or Clip in between becomes bounds of the result. c
+is such that the sum never leaves 32 bits: of two operands of 8 bits twice the larger scale over 2**20, as in TFLite's
+kernels and TOSA's legalisations of them, else what the largest values that there can be allow. Functions of several
+operands that are not sums, and scales that are known at run time alone, stay floats.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ingot.compiler.ops.pointwise import Add, Cast, Clip, Mul, Relu, Sub
 from ingot.compiler.ops.quantised import Dequantize, Quantize, integer_range
 from ingot.compiler.ops.reduction import ReduceMean, ReduceSum
 from ingot.compiler.ops.rescale import NARROW_TYPES, Rescale, Rounding, multiplier_and_shift
+from ingot.compiler.passes.bytewise import tabulate_all
 from ingot.compiler.passes.exact_products import largest_sum
 from ingot.compiler.rewrite import Patch, Rule, Trace, rewrite
 from ingot.runtime.dtypes import DType, f32, f64, i8, i32, i64, u8
@@ -349,4 +351,4 @@ class Rescaling:
     lossy: bool = dataclasses.field(default=True, init=False)
 
     def __call__(self, graph: Graph, *, trace: Trace | None = None) -> Graph:
-        return rewrite(graph, (_RULES[self.rounding],), trace=trace, pass_name=self.name)
+        return rewrite(graph, (_RULES[self.rounding], tabulate_all), trace=trace, pass_name=self.name)
