@@ -1,14 +1,15 @@
 """Requantisation in integers as scalar expressions.
 
 A product of two 32-bit integers and the shift behind it take the 64 bits of the product only where the shift is short:
-what is shifted by more than 32 is read from the upper half.
+what is shifted by more than 32 is read from the upper half. So is what narrow integers come to, after they are shifted
+to the left by as much as is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingot.compiler.ir.graph import Constant, Value
+from ingot.compiler.ir.graph import Constant
 from ingot.compiler.ir.loops import Call, Const, Expr
 from ingot.compiler.ops.quantised import integer_range
 from ingot.compiler.ops.rescale import NUDGE, NUDGE_SHIFT, Rescale
@@ -24,13 +25,16 @@ def rescale(node: Rescale, args: Sequence[Expr]) -> Expr:
     x, multiplier, shift = _wide(args[0], node.x.dtype, kind), _wide(args[1], node.multiplier.dtype, kind), args[2]
     if node.input_zero is not None:
         x = _sum("sub", x, _wide(zeros.pop(0), node.x.dtype, kind), kind)
+    more = _shift_to_upper_half(node) if kind == i32 else None
+    is_long = more is not None
+    if more:
+        x = Call("shl", (x, Const(more, i32)), i32)
     product: Expr = Call("mul", (x, multiplier), i64)
-    is_long = kind == i32 and _is_long(node.shift)
-    if node.rounding == "double":
+    if node.rounding == "double" and not more:
         product = Call("add", (product, _nudge(x, shift, is_long)), i64)
-    if is_long:
+    if more is not None:
         upper = Call("cast", (Call("shr", (product, Const(HALF, i64)), i64),), i32)
-        steps = _rounded(upper, Call("sub", (shift, Const(HALF + 1, i32)), i32), i32)
+        steps = _rounded(upper, Call("sub", (shift, Const(HALF + 1 - more, i32)), i32), i32)
     else:
         before = Call("sub", (Call("cast", (shift,), i64), Const(1, i64)), i64)
         steps = _rounded(product, before, i64)
@@ -63,9 +67,16 @@ def _nudge(x: Expr, shift: Expr, is_long: bool) -> Expr:
     return Call("select", (twice, signed, Const(0, i64)), i64)
 
 
-def _is_long(shift: Value) -> bool:
-    """Whether all shifts are known to leave the lower half of a product behind."""
-    return isinstance(shift, Constant) and shift.data.size > 0 and int(shift.data.min()) > HALF
+def _shift_to_upper_half(node: Rescale) -> int | None:
+    """How far x is to be shifted left so that all shifts leave the lower half of a product behind: 0 where they do
+    so as they are; None where they are not known, or x has no room for it."""
+    shift = node.shift
+    if not isinstance(shift, Constant) or not shift.data.size:
+        return None
+    more = max(0, HALF + 1 - int(shift.data.min()))
+    room = 30 - node.x.dtype.bits  # a zero point takes one bit more
+    is_once = node.rounding == "single" or int(shift.data.max()) <= NUDGE_SHIFT
+    return more if not more or (more <= room and is_once) else None
 
 
 def _sum(fn: str, a: Expr, b: Expr, kind: DType) -> Expr:

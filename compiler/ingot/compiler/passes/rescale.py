@@ -7,8 +7,8 @@ What a Quantize makes of sums and products of integers times constant scales is 
     quantize(dequantize(x) + dequantize(y), t)  -> rescale(rescale(x, s / c) + rescale(y, r / c), c / t)
     quantize(dequantize(x) * dequantize(y), t)  -> rescale((x - z) * (y - w), s * r / t)
 
-All other functions of one byte are tables (`passes.bytewise`). A Relu or Clip in between becomes bounds of the result. c
-is such that the sum never leaves 32 bits: of two operands of 8 bits twice the larger scale over 2**20, as in TFLite's
+All other functions of one byte are tables (`passes.bytewise`). A Relu or Clip in between becomes bounds of the result.
+c is such that the sum never leaves 32 bits: of two operands of 8 bits twice the larger scale over 2**20, as in TFLite's
 kernels and TOSA's legalisations of them, else what the largest values that there can be allow. Functions of several
 operands that are not sums, and scales that are known at run time alone, stay floats.
 """
