@@ -129,7 +129,8 @@ def test_functions_and_scales_of_run_time_stay_floats(mode: str) -> None:
 def test_functions_of_one_byte_are_tables(mode: Any) -> None:
     x = Input("x", TensorType(u8, (16, 16)))
     value = real(x, 0.05, 131)
-    hard = Mul(value, Clip(Add(Mul(value, constant(1 / 6, f32)), constant(0.5, f32)), constant(0, f32), constant(1, f32)))
+    line = Add(Mul(value, constant(1 / 6, f32)), constant(0.5, f32))
+    hard = Mul(value, Clip(line, constant(0, f32), constant(1, f32)))
     graph = Graph((x,), (("y", steps(hard, 0.03, 11)),))
     done, feed = optimised(graph, mode), {"x": np.arange(256, dtype=np.uint8).reshape(16, 16)}
     assert len(kinds(done, Gather)) == 1 and not kinds(done, Quantize) and not kinds(done, Dequantize)
