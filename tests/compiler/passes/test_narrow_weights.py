@@ -140,6 +140,19 @@ def test_mat_mul_n_bits(bits: int, zeros: bool, depth: int) -> None:
     np.testing.assert_allclose(evaluate_graph(graph, {"x": x})["y"], want, rtol=1e-4, atol=close)
 
 
+@pytest.mark.parametrize(("level", "bits"), [(None, 0), (0, 0), (1, 0), (4, 8)])
+def test_accuracy_level(level: int | None, bits: int) -> None:
+    """Level 4 lets activations be rounded to 8 bits; what is kept by rewrites."""
+    model = nbits(4, zeros=False)
+    attributes = model.graph.node[0].attribute
+    attributes.remove(next(a for a in attributes if a.name == "accuracy_level"))
+    if level is not None:
+        attributes.append(helper.make_attribute("accuracy_level", level))
+    nodes = default_pipeline().run(load_onnx(model)).nodes()
+    inner = [node for fused in nodes if isinstance(fused, Fused) for node in fused.body.nodes()]
+    assert [node.a_bits for node in (*nodes, *inner) if isinstance(node, MatMul)] == [bits]
+
+
 def test_zero_points_that_are_floats_are_computed_with() -> None:
     assert not narrow(default_pipeline().run(load_onnx(nbits(4, zeros="float"))))
 

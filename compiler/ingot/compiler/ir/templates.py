@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ingot.compiler.ir.dims import Dim, ceil_divide, product, substitute, symbol
 from ingot.compiler.ir.loops import Accumulate, Axis, Call, Const, Expr, For, Index, Let, Load, Local, Stmt, Store, When
-from ingot.runtime.dtypes import DType, boolean, f32, i64, u32
+from ingot.runtime.dtypes import DType, boolean, f32, i32, i64, u32
 
 Order: TypeAlias = Literal["auto", "tiles", "panels", "ahead"]
 """Loops of a contraction's chunk: register tiles outside and the panels of B inside, or panels outside ("ahead": with
@@ -35,7 +35,8 @@ class Blocks:
     """Elements of B are ``(q - zero) * scale`` with q of `bits` bits, and `size` consecutive k of a column share one
     scale, f32 in the buffer `scales`, and one zero point, u8 in the buffer `zeros` or `zero` for all.
 
-    With `factored` the scale multiplies the sum of each block, and not its elements.
+    With `factored` the scale multiplies the sum of each block, and not its elements. With `coarse` the elements of A
+    may be rounded to 8 bits, with a scale for each block of a row.
     """
 
     bits: int
@@ -44,6 +45,7 @@ class Blocks:
     zeros: str | None
     zero: int
     factored: bool
+    coarse: bool = False
 
     @property
     def per_word(self) -> int:
@@ -52,12 +54,18 @@ class Blocks:
 
     def element(self, b: str, word: Dim, k: Dim, place: Dim) -> Expr:
         """The element number `k` of a column, in the word `word` of `b`; its block's scale lies at `place`."""
-        shift = Call("cast", (_index(k % 4 * 8 + k % self.per_word // 4 * self.bits),), u32)
-        bits = Call("bitand", (Call("shr", (Load(b, word), shift), u32), Const(2**self.bits - 1, u32)), u32)
+        return self.field(Load(b, word), k, place)
+
+    def field(self, word: Expr, k: Dim, place: Dim) -> Expr:
+        """The same where the word is at hand."""
+        lowest = k % 4 * 8 + k % self.per_word // 4 * self.bits
+        shift = Const(lowest, u32) if isinstance(lowest, int) else Call("cast", (Index(lowest),), u32)
+        bits = Call("bitand", (Call("shr", (word, shift), u32), Const(2**self.bits - 1, u32)), u32)
+        number = Call("cast", (Call("bitcast", (bits,), i32),), f32)  # few processors convert numbers without a sign
         zero: Expr = Const(float(self.zero), f32)
         if self.zeros is not None:
             zero = Call("cast", (Load(self.zeros, place),), f32)
-        return Call("mul", (Call("sub", (Call("cast", (bits,), f32), zero), f32), Load(self.scales, place)), f32)
+        return Call("mul", (Call("sub", (number, zero), f32), Load(self.scales, place)), f32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,11 @@ def pack_words(data: NDArray[np.uint8], bits: int, width: int) -> NDArray[np.uin
     return pack_panels(words, width)
 
 
-def block_parameters(context: Context, build: KernelBuilder, weights: DequantizeBlocks, width: int) -> Blocks:
-    """The template's part for weights in panels of `width` columns; their scales and zero points become parameters."""
+def block_parameters(
+    context: Context, build: KernelBuilder, weights: DequantizeBlocks, width: int, *, coarse: bool
+) -> Blocks:
+    """The template's part for weights in panels of `width` columns; their scales and zero points become parameters.
+    `coarse` says whether what they are multiplied by may be rounded to 8 bits."""
     scale, zero = _constant(weights.scale), _constant(weights.zero_point)
 
     def parameter(source: Constant) -> str:
@@ -65,6 +68,7 @@ def block_parameters(context: Context, build: KernelBuilder, weights: Dequantize
         None if uniform else parameter(zero),
         int(zero.data.item()) if uniform else 0,
         factored=context.reorder,
+        coarse=coarse and context.reorder,
     )
 
 

@@ -49,6 +49,7 @@ def _signature(context: Context, group: Group) -> str | None:
         words += [f"dilations {_list(anchor.dilations)}", f"group {anchor.group}"]
     else:
         words = ["matmul", _typed(anchor.a), _typed(w)]
+        words += [f"activations in {anchor.a_bits} bits"] if anchor.a_bits else []
     words += [] if context.reorder else ["strict"]
     if isinstance(w, Constant):
         products = products_of(context, group)

@@ -81,7 +81,8 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
         listed=listed_steps(context, b_value, products, (run,)),
     )
     if isinstance(b_value, DequantizeBlocks):
-        template = replace(template, blocks=block_parameters(context, build, b_value, tile.width))
+        blocks = block_parameters(context, build, b_value, tile.width, coarse=node.a_bits == 8)
+        template = replace(template, blocks=blocks)
     where = [*index, symbol("_n")]
     acc: Expr = Local("acc", template.accumulator)
     acc = unshifted(

@@ -20,7 +20,7 @@ from ingot.compiler.ops.checks import equal_dims, fail, ints, require_kind, same
 from ingot.compiler.ops.numeric import cast
 from ingot.compiler.ops.pointwise import NUMBER
 from ingot.compiler.ops.reduction import lowest
-from ingot.runtime.dtypes import DType, i8, i32, u8
+from ingot.runtime.dtypes import DType, f32, i8, i32, u8
 
 Window: TypeAlias = tuple[slice, ...]
 
@@ -37,15 +37,22 @@ def product_dtype(node: Node, x: Value, w: Value) -> DType:
 
 @op("mat_mul")
 class MatMul(Node):
-    """``a @ b`` with numpy's rule: a [..., M, K], b [..., K, N] -> [..., M, N]; batch axes broadcast, ranks >= 2."""
+    """``a @ b`` with numpy's rule: a [..., M, K], b [..., K, N] -> [..., M, N]; batch axes broadcast, ranks >= 2.
+
+    With `a_bits` of 8, f32 elements of a may be rounded to that many bits, with a scale for each block of a row that
+    has one in b: a permission, of which the reference makes no use. 0 is none.
+    """
 
     a: Value
     b: Value
+    a_bits: int = 0
 
     def infer(self) -> Sequence[TensorType]:
         a, b = self.a, self.b
         dtype = product_dtype(self, a, b)
         require_kind(self, a, NUMBER, "an operand")
+        if self.a_bits not in (0, 8) or (self.a_bits and dtype != f32):
+            fail(self, f"elements {dtype} are not rounded to {self.a_bits} bits: those of f32 are, to 8")
         if a.rank < 2 or b.rank < 2:
             fail(self, f"operands {a.type} and {b.type} need rank 2 or more: reshape vectors to matrices")
         equal_dims(self, a.shape[-1], b.shape[-2], f"inner dims of {a.type} @ {b.type}")

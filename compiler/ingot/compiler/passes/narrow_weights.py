@@ -128,7 +128,7 @@ def keep_product_narrow(node: MatMul, graph: Graph) -> Patch | None:
         constant(unsigned), constant(scale[::block]), constant(points.astype(np.uint8)), bits, block
     )
     narrow = dataclasses.replace(narrow, origin=node.b.origin if isinstance(node.b, Dequantize) else ())
-    product: Value = MatMul(node.a, narrow)
+    product: Value = MatMul(node.a, narrow, node.a_bits)
     return {node: product if product.type == node.type else Reshape(product, node.shape)}
 
 

@@ -172,7 +172,7 @@ def transpose_past_product(node: MatMul, graph: Graph) -> Patch | None:
     """mat_mul(transpose(x, p), w) -> transpose(mat_mul(x, w), p) for one matrix w where p leaves the last axis alone"""
     match node:
         case MatMul(Transpose(x, perm), w) if w.rank == 2 and perm[-1] == len(perm) - 1:
-            return {node: Transpose(MatMul(x, w), perm)}
+            return {node: Transpose(MatMul(x, w, node.a_bits), perm)}
         case _:
             return None
 
@@ -317,7 +317,7 @@ def reshape_past_product(node: MatMul, graph: Graph) -> Patch | None:
     if len(inner) < 2 or inner == reshaped.shape:
         return None
     before = x if inner == x.shape else Reshape(x, inner)
-    return {node: Reshape(MatMul(before, w), node.type.shape)}
+    return {node: Reshape(MatMul(before, w, node.a_bits), node.type.shape)}
 
 
 def slice_before_reshape(node: Slice, graph: Graph) -> Patch | None:

@@ -32,8 +32,9 @@ def mat_mul(ctx: Context) -> Results:
     return matrix_product(ctx, ctx.operand(0), ctx.operand(1))
 
 
-def matrix_product(ctx: Context, a: Value, b: Value) -> Value:
-    """numpy's matmul: a vector on the left is a row, on the right a column, and its axis is dropped again."""
+def matrix_product(ctx: Context, a: Value, b: Value, a_bits: int = 0) -> Value:
+    """numpy's matmul: a vector on the left is a row, on the right a column, and its axis is dropped again. `a_bits` is
+    that of `MatMul`."""
     if a.rank == 0 or b.rank == 0:
         raise ctx.error(f"MatMul of {a.type} and {b.type}: scalars are not allowed")
     left = ctx.build(Reshape, a, (1, a.shape[0])) if a.rank == 1 else a
@@ -41,7 +42,7 @@ def matrix_product(ctx: Context, a: Value, b: Value) -> Value:
     ctx.equal(left.shape[-1], right.shape[-2])
     left, right = ctx.whole_rows(left, right, behind=2)
     ctx.broadcast(left.shape[:-2], right.shape[:-2])
-    product = ctx.build(MatMul, left, right)
+    product = ctx.build(MatMul, left, right, a_bits)
     shape = list(product.shape)
     if b.rank == 1:
         del shape[-1]

@@ -20,7 +20,8 @@ BLOCK_ROWS = 512  # most rows of a block: bounds the row tables
 PREFETCH_BYTES = 16 << 10  # smaller panels are left to the hardware prefetchers
 FEW_TILES = 12  # of rows: so often a panel is used at most before the next is needed
 TILE_ROWS = 4  # fewer are not worth a tile
-FEW_ROWS = 3  # of weights of a few bits that are multiplied digit by digit
+FEW_ROWS = 3  # of weights of a few bits that are multiplied digit by digit; those that take several panels at once
+DIGIT_ROWS = 8  # that are multiplied as a single digit
 PREFETCH_ROWS = 4  # fewer rows run at the speed of memory whatever is done
 
 
@@ -176,20 +177,33 @@ class Blocking:
     def digits(self, rows: int) -> tuple[Plan, Multiplier] | None:
         """How a tile of `rows` rows is multiplied digit by digit; None where it is not."""
         blocks, depth = self.template.blocks, self.template.depth
-        if blocks is None or not isinstance(depth, int) or rows > FEW_ROWS:
+        if blocks is None or not isinstance(depth, int) or rows > self.most_grouped:
             return None
         step = coefficient(self.template.a.offset, self.template.run.var)
         if step is None or step[0] != 1:
             return None
-        plan, by = Plan.of(blocks, depth, rows), multiplier(self.level, blocks.bits, self.lanes)
+        by = multiplier(self.level, blocks.bits, self.lanes)
+        plan = None if by is None else Plan.of(blocks, depth, rows, by.digit_bits)
         return None if plan is None or by is None else (plan, by)
+
+    @property
+    def most_grouped(self) -> int:
+        """Most rows of a tile that takes several panels at once, or digits."""
+        blocks = self.template.blocks
+        return min(DIGIT_ROWS, self.most) if blocks is not None and blocks.coarse else FEW_ROWS
 
     def grouped_panels(self, rows: int) -> int:
         """Panels that a tile of `rows` rows takes at once so that their accumulators fill the registers."""
-        if self.template.blocks is not None:  # a total, a sum and a word for each vector, or three sums and a total
-            registers = self.level.vector_registers
-            kept = registers - 4 if self.digits(rows) is None else registers * 5 // 8
-            return max(1, min(4, kept // (3 * rows * self.vectors))) if rows <= 3 else 1
+        registers = self.level.vector_registers
+        if rows > self.most_grouped:
+            return 1
+        if self.template.blocks is not None:
+            found = self.digits(rows)
+            if found is None:  # a total, a sum and a word for each vector
+                return max(1, min(4, (registers - 4) // (3 * rows * self.vectors)))
+            if found[0].digits == 1:  # a sum and a total, and a word
+                return max(1, min(8, (registers - 6) // ((2 * rows + 1) * self.vectors)))
+            return max(1, min(4, registers * 5 // 8 // (3 * rows * self.vectors)))  # three sums and a total
         taken = self.filled(rows)
-        room = self.level.vector_registers - 4 - taken
-        return max(1, min(6, room // (taken * self.vectors))) if rows <= 3 else 1
+        room = registers - 4 - taken
+        return max(1, min(6, room // (taken * self.vectors)))

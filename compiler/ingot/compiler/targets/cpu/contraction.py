@@ -100,7 +100,7 @@ class _Body:
             self.partial = flow.stack(b, F32, self.block_rows * template.width)
         self._separate_a()
         self.panels_inside = blocking.order == "tiles" and template.blocks is None
-        group = max(blocking.grouped_panels(rows) for rows in (1, 2, 3))
+        group = max(blocking.grouped_panels(rows) for rows in range(1, blocking.most_grouped + 1))
         if blocking.tiles:
             group = max(group, amx.PANELS)
         begins = not blocking.tiles and blocking.together == 1
@@ -214,7 +214,9 @@ class _Body:
         operands = self._row_operands(scope.child(b), rows, Span(block.begin, const(0), const(rows)))
         element = memory_type(self.a_dtype)
         starts = [b.gep(each.pointer, [const(each.displacement)], source_etype=element) for each in operands]
-        digits = Rows(b, found[0], starts, self.lanes)
+        blocks = self.template.blocks
+        assert blocks is not None
+        digits = Rows(b, found[0], starts, self.lanes, -blocks.zero if blocks.zeros is None else -1)
 
         def emit(digits: Rows | None) -> None:
             self.digits = digits

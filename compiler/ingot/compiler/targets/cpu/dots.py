@@ -56,6 +56,11 @@ class Quads(OneRow):
 
     dot: int = 4
 
+    @property
+    def digit_bits(self) -> int:
+        """Bits of the signed bytes that others are multiplied by: all."""
+        return 8
+
     def spread(self, b: ir.IRBuilder, at: Sequence[Value], dtype: DType, lanes: int | None) -> Value:
         """Four bytes for every lane."""
         return functions.splat(b, b.load(at[0], align=1, typ=I32), lanes or 1)

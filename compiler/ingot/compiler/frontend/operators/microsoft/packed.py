@@ -14,10 +14,11 @@ from ingot.compiler.ops import pointwise as ops
 from ingot.compiler.ops.bitwise import BitAnd, ShiftRight
 from ingot.compiler.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
 from ingot.compiler.ops.quantised import Dequantize
-from ingot.runtime.dtypes import DType, u8
+from ingot.runtime.dtypes import DType, f32, u8
 
 TABLE = Table(domain=MICROSOFT)
 onnx_op = TABLE.onnx_op
+BYTES = 4  # the accuracy level that lets activations be rounded to 8 bits
 
 
 def unpacked(ctx: Context, x: Value, bits: int, extent: Dim) -> Value:
@@ -57,7 +58,8 @@ def _difference(ctx: Context, x: Value, zero: Value, to: DType) -> Value:
 
 @onnx_op("MatMulNBits")
 def mat_mul_n_bits(ctx: Context) -> Results:
-    """``a @ w.T + bias`` with w [N, K] in blocks along K: ``(bits - zero point) * scale``."""
+    """``a @ w.T + bias`` with w [N, K] in blocks along K: ``(bits - zero point) * scale``. An accuracy level of 4 says
+    that a may be rounded to 8 bits; below it, nothing is rounded."""
     a, packed, scales, zeros, groups, bias = (ctx.optional(i) for i in range(6))
     if a is None or packed is None or scales is None:
         raise ctx.error("MatMulNBits lacks an input", "run onnx.checker on the model")
@@ -65,7 +67,7 @@ def mat_mul_n_bits(ctx: Context) -> Results:
         raise ctx.unsupported("MatMulNBits with an order of its own (g_idx)", "quantise the model without it")
     if ctx.attribute("weight_prepacked", 0):
         raise ctx.unsupported("MatMulNBits with weights in a layout of one processor", "quantise the model without it")
-    ctx.ignore("accuracy_level")
+    level = ctx.attribute("accuracy_level", 0)
     rows, depth = ctx.attribute("N", 0), ctx.attribute("K", 0)
     bits, block = ctx.attribute("bits", 4), ctx.attribute("block_size", 0)
     if rows < 1 or depth < 1 or block < 1:
@@ -88,7 +90,8 @@ def mat_mul_n_bits(ctx: Context) -> Results:
     else:
         real = ctx.build(ops.Mul, _difference(ctx, weight, zero, scale.dtype), scale)
     real = ctx.cast(real, a.dtype)
-    product = matrix_product(ctx, a, ctx.build(Transpose, real, (1, 0)))
+    a_bits = 8 if level == BYTES and a.dtype == f32 else 0
+    product = matrix_product(ctx, a, ctx.build(Transpose, real, (1, 0)), a_bits)
     return product if bias is None else ctx.pointwise(ops.Add, product, bias)
 
 
