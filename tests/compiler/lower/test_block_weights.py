@@ -14,7 +14,7 @@ from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph
 from ingot.compiler.ir.loops import Kernel
 from ingot.compiler.ir.program import Program
-from ingot.compiler.ir.templates import Contraction
+from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.ir.text.loops import parse_kernel, show_kernel
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.lower.block_weights import pack_words
@@ -57,12 +57,12 @@ class Weights:
         zero = np.broadcast_to(self.zero, self.scale.shape)[rows]
         return (self.x.astype(np.float64) - zero) * self.scale[rows].astype(np.float64)
 
-    def graph(self, rows: Dim) -> Graph:
+    def graph(self, rows: Dim, a_bits: int = 0) -> Graph:
         """relu(x @ weights + bias)"""
         x = Input("x", TensorType(f32, (rows, len(self.x))))
         bias = constant(np.linspace(-1, 1, self.x.shape[1], dtype=np.float32))
         ranges = {} if isinstance(rows, int) else {"n": (0, 1000)}
-        return Graph((x,), (("y", Relu(Add(MatMul(x, self.node), bias))),), "product", ranges)
+        return Graph((x,), (("y", Relu(Add(MatMul(x, self.node, a_bits), bias))),), "product", ranges)
 
     def wanted(self, x: Array) -> Array:
         """The result in float64."""
@@ -174,6 +174,81 @@ def test_rows_of_all_magnitudes() -> None:
             largest = np.repeat(wide.reshape(3, 32).max(1), 32)  # of each block
             bound = (2.0**-22 * largest + 2e-7 * wide) @ np.abs(form.numbers) + 1e-6
             assert (np.abs(session.run({"x": row[None]})["y"][0] - want) <= bound).all()
+
+
+def rounded(x: Array, block: int) -> Array:
+    """What rows are where they are rounded to 8 bits, block by block, in float64."""
+    found = np.zeros(x.shape)
+    for first in range(0, x.shape[1], block):
+        part = x[:, first : first + block].astype(np.float64)
+        unit = np.maximum(np.abs(part).max(1, keepdims=True), 2.0**-100) / 127
+        found[:, first : first + block] = np.rint(part / unit) * unit
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS, ids=name_of)
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_rows_that_may_be_rounded(form: Weights, rows: int) -> None:
+    """They are, to what the definition says; halves go one way or the other, and more rows than that are not."""
+    x = random(rows, len(form.x))
+    x[0, :3] = 0
+    block = min(form.block, 256)
+    with compile(form.graph(rows, 8), jobs=1, target="native").session(threads=2) as session:
+        have = session.run({"x": x})["y"]
+    close(have, form.wanted(rounded(x, block)))
+    assert np.abs(have - form.wanted(x)).max() > 1e-5 * np.abs(have).max()
+
+
+def test_more_rows_are_not_rounded() -> None:
+    form = Weights(4, 32, 96, 70)
+    trials: list[tuple[Any, int]] = [("default", 0), ("default", 40), ("strict", 1), ("strict", 2)]
+    for numerics, rows in trials:
+        x = random(rows, 96)
+        with compile(form.graph(rows, 8), jobs=1, target="native", numerics=numerics).session(threads=1) as session:
+            close(session.run({"x": x})["y"], form.wanted(x))
+
+
+def test_rounded_rows_of_all_magnitudes() -> None:
+    form = Weights(4, 32, 96, 70, zeros=True)
+    x = random(6, 96)
+    x[0] *= np.float32(1e-37)
+    x[1] *= np.float32(1e35)
+    x[2] = 0
+    x[3, 5], x[4, 95], x[5, 40:] = np.nan, np.inf, -0.0
+    with compile(form.graph(1, 8), jobs=1, target="native").session(threads=1) as session:
+        have = np.concatenate([session.run({"x": row[None]})["y"] for row in x])
+    with np.errstate(invalid="ignore"):
+        want = form.wanted(np.concatenate([rounded(x[:3], 32), x[3:5], rounded(x[5:], 32)]))
+    np.testing.assert_array_equal(np.isnan(have), np.isnan(want))
+    np.testing.assert_array_equal(np.isinf(have), np.isinf(want))
+    for i in (0, 1, 2, 5):
+        close(have[i], want[i])
+
+
+@pytest.mark.parametrize("form", [Weights(4, 32, 512, 512), Weights(8, 64, 512, 510, zeros=True)], ids=name_of)
+def test_many_rows_take_one_level_of_strassen(form: Weights) -> None:
+    """The weights are written out as f32 for it, where they may be."""
+    x = random(257, 512)
+    for rows in (257, N):
+        graph = form.graph(rows)
+        program = lower(graph, MACHINE)
+        assert any(isinstance(launch.kernel.body, Strassen) for launch in program.launches())
+        with compile(graph, jobs=1).session(threads=2) as session:
+            for count in (257,) if rows == 257 else (1, 7, 100, 257):
+                have, want = session.run({"x": x[:count]})["y"], form.wanted(x[:count])
+                np.testing.assert_allclose(have, want, rtol=0, atol=4e-6 * float(want.max()))
+    for forms in (WeightForms(memory="small"), WeightForms(weights="f32")):
+        other = lower(form.graph(257), MACHINE, forms=forms)
+        assert not any(launch.kernel.name.startswith("widen") for launch in other.launches())
+    strict = lower(form.graph(257), MACHINE, reorder=False)
+    assert not any(isinstance(launch.kernel.body, Strassen) for launch in strict.launches())
+
+
+def test_the_strassen_program_means_the_same() -> None:
+    form = Weights(4, 32, 256, 256, zeros=True)
+    program, x = lower(form.graph(200), MACHINE), random(200, 256)
+    assert any(isinstance(launch.kernel.body, Strassen) for launch in program.launches())
+    close(run_program(program, {"x": x})["y"], form.wanted(x))
 
 
 def test_scales_that_are_not_finite() -> None:

@@ -2,7 +2,7 @@
 
 What it costs beside the products: the sums of quarters of A, in a kernel of their own; those of B are made while they
 are first multiplied. Rows that are known at run time only get both kernels, of which one has nothing to do. The weights
-are the same packed panels.
+are the same packed panels; where they are of a few bits, a kernel writes them out as f32 first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, merge_axes
 from ingot.compiler.lower.schedules import Schedule
 from ingot.compiler.lower.tiles import CHUNK_MICROSECONDS, MOST_CHUNKS, WIDTHS, typical
-from ingot.runtime.dtypes import f32
+from ingot.runtime.dtypes import f32, u32
 
 LEAST_GAIN = 0.96  # of the plain product's time
 SHARE = 0.97  # of the peak that the loops of a product reach
@@ -31,6 +31,7 @@ ROW_BLOCK = 112  # rows of a half, at most
 STACK_ELEMENTS = 1 << 14  # that a chunk's unfinished results may take: 64 KiB
 LEAST_ROWS = 32  # for fewer, the time is that of reading the weights
 ROWS_TRIED = range(LEAST_ROWS, 1025, 16)
+MOST_WIDENED = 16 << 20  # bytes of weights of a few bits as f32
 PADDING = 12  # rows of a half that is known at run time only are a multiple of this; at least those of a tile
 
 
@@ -76,12 +77,22 @@ def choose_strassen(context: Context, product: Contraction, wanted: Schedule | N
 
 def takes(context: Context, product: Contraction) -> bool:
     """Whether the algorithm can compute a product, whatever that takes."""
-    plain = product.accumulator == f32 and product.dot == 1 and not product.narrow
+    plain = product.accumulator == f32 and product.dot == 1 and (not product.narrow or _may_widen(context, product))
     if not context.reorder or not plain or product.batch or product.segments or product.b_offset != 0:
         return False
     if not halves(context.machine, product.width, product.columns.extent, product.depth):
         return False
     return len(merge_axes(product.rows, (product.a,))[0]) <= 1  # rows that lie apart: their sums take too long
+
+
+def _may_widen(context: Context, product: Contraction) -> bool:
+    """Whether the panels of a product are weights of a few bits, and such that they may lie in memory as f32 while it
+    is computed."""
+    blocks, depth, panels = product.blocks, product.depth, product.panels
+    if blocks is None or not context.forms.may_grow or not isinstance(depth, int) or not isinstance(panels, int):
+        return False
+    whole = depth % min(blocks.size, depth) == 0 if depth else False
+    return whole and depth % blocks.per_word == 0 and 4 * depth * panels * product.width <= MOST_WIDENED
 
 
 def halves(machine: Machine, width: int, columns: Dim, depth: Dim) -> bool:
@@ -187,10 +198,18 @@ def launch_strassen(
     rows_of_sums = multiply(size, len(PRODUCTS)) + PADDING  # the last tile may reach past the end
     sums = context.temp(TensorType(f32, (rows_of_sums, template.pitch)))
     a, kept = product.a.buffer, _buffers(product.stores)
+    blocks = product.blocks
+    narrow = () if blocks is None else (product.b, blocks.scales, blocks.zeros)
     make = build.forked(context.unique("quarters"), lambda name: name == a)
     _sum_quarters(context, make, product, replace(template, sums=make.parameter(sums, "write")), origin)
-    final = build.forked(context.unique(build.name.rsplit("_", 1)[0]), lambda name: name != a or a in kept)
+    dropped = {a, *narrow} - kept
+    final = build.forked(context.unique(build.name.rsplit("_", 1)[0]), lambda name: name not in dropped)
     template = replace(template, sums=final.parameter(sums, "read"))
+    if blocks is not None:
+        wide = context.temp(TensorType(f32, (product.panels, product.depth, product.width)))
+        make = build.forked(context.unique("widen"), lambda name: name in narrow)
+        _widen(context, make, product, template.batch, make.parameter(wide, "write"), origin)
+        template = replace(template, b=final.parameter(wide, "read"))
     context.run(final.launch(template.grid, template, origin=origin, flops=template.flops))
 
 
@@ -251,3 +270,27 @@ def _sum_quarters(
         statements.append(Store(template.sums, place, signed_sum(each.a, quarters.__getitem__)))
     grid = (*template.batch, Axis("_i", template.padded_rows, grain_for(multiply(depth, 11), CHUNK)))
     context.run(build.launch(grid, (For("_q", depth, tuple(statements), "vector"),), origin=origin))
+
+
+def _widen(
+    context: Context,
+    build: KernelBuilder,
+    product: Contraction,
+    gate: tuple[Axis, ...],
+    target: str,
+    origin: Origin,
+) -> None:
+    """Write the panels of weights of a few bits to `target` as f32."""
+    blocks, depth, width = product.blocks, product.depth, product.width
+    assert blocks is not None and isinstance(depth, int)
+    per, size = blocks.per_word, min(blocks.size, depth)
+    panel, block, number, lane = (symbol(name) for name in ("_panel", "_block", "_word", "_lane"))
+    first = (panel * depth + block * size + number * per) * width + lane  # of the word's elements
+    word = (panel * (depth // per) + block * (size // per) + number) * width + lane
+    place = (panel * (depth // size) + block) * width + lane
+    statements: list[Stmt] = [Let("_bits", Load(product.b, word))]
+    for k in range(per):
+        statements.append(Store(target, first + k * width, blocks.field(Local("_bits", u32), k, place)))
+    words = For("_word", size // per, (For("_lane", width, tuple(statements), "vector"),))
+    grid = (*gate, Axis("_panel", product.panels, grain_for(depth * width, CHUNK)))
+    context.run(build.launch(grid, (For("_block", depth // size, (words,)),), origin=origin))
