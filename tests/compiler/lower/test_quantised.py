@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingot.compiler import compile
+from ingot.compiler import compile, default_pipeline
 from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.interpret import evaluate_graph
+from ingot.compiler.ir.text.program import show_program
 from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.lowering import lower
 from ingot.compiler.ops.linear import Conv, MatMul
-from ingot.compiler.ops.pointwise import Add, Cast, Clip, Round
+from ingot.compiler.ops.pointwise import Add, Cast, Clip, Exp, Mul, Relu, Round
 from ingot.compiler.ops.quantised import Dequantize, Quantize
 from ingot.compiler.targets.cpu import features
+from ingot.compiler.targets.registry import find_target
 from ingot.runtime.dtypes import DType, f16, f32, i8, i32, u8
 
 TARGETS = [
@@ -24,6 +27,11 @@ TARGETS = [
 X = Input("x", TensorType(f32, (4, 99)))
 FEED = {"x": (np.random.default_rng(3).standard_normal((4, 99)) * 100).astype(np.float32)}
 SCALE = constant(0.37, f32)
+
+
+def divides(graph: Graph) -> bool:
+    """Whether a kernel divides."""
+    return "div(" in show_program(lower(default_pipeline().run(graph), find_target("cpu").machine))
 
 
 def check(value: Value) -> None:
@@ -61,6 +69,34 @@ def test_halves_that_an_integer_overflows_saturate(dtype: DType, zero: int, scal
     graph = Graph((x,), (("y", whole),))
     with compile(graph, target=target, jobs=1).session(threads=1) as session:
         np.testing.assert_array_equal(session.run(feed)["y"], evaluate_graph(graph, feed)["y"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("first", "second", "scale"), [(0.25, 0.5, 0.75), (0.056, 0.0328, 0.0422), (3e-5, 7e3, 0.9)])
+def test_sums_of_bytes_are_quantised_as_a_division_does(first: float, second: float, scale: float, target: str) -> None:
+    """All pairs of bytes, many of whose sums are halves of the last scale."""
+    a, b = Input("a", TensorType(u8, (256, 256))), Input("b", TensorType(i8, (256, 256)))
+    parts = Dequantize(a, constant(first, f32), constant(3, u8)), Dequantize(b, constant(second, f32), None)
+    whole = Quantize(Relu(Add(*parts)), constant(scale, f32), constant(7, u8), u8)
+    every = np.arange(256)
+    first_bytes, second_bytes = np.meshgrid(every.astype(np.uint8), (every - 128).astype(np.int8))
+    feed = {"a": first_bytes, "b": second_bytes}
+    graph = Graph((a, b), (("y", whole),))
+    assert not divides(graph)
+    with compile(graph, target=target, jobs=1).session(threads=1) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], evaluate_graph(graph, feed)["y"])
+
+
+def test_what_may_be_infinite_is_divided() -> None:
+    x = Input("u", TensorType(u8, (5,)))
+    large = Mul(Dequantize(x, constant(1e20, f32), None), constant(1e20, f32))
+    for value in (large, Exp(Cast(x, f32)), Add(Cast(x, f32), constant(np.inf, f32)), X):
+        assert divides(Graph((x, X), (("y", Quantize(value, constant(0.37, f32), None, u8)),)))
+    assert divides(Graph((x,), (("y", Quantize(Cast(x, f32), constant(1e-20, f32), None, u8)),)))
+    repeated: Value = Cast(x, f32)
+    for _ in range(40):  # every sum of the one before, twice
+        repeated = Add(repeated, repeated)
+    assert not divides(Graph((x,), (("y", Quantize(repeated, constant(0.37, f32), None, u8)),)))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from ingot.compiler.ir.graph import Constant, Value
 from ingot.compiler.ir.loops import Call, Const, Expr
-from ingot.compiler.ops.pointwise import Add, Cast, Mul, Relu
+from ingot.compiler.ops.pointwise import Add, Cast, Mul, Relu, Sub
 from ingot.compiler.ops.quantised import NARROW, Dequantize, Quantize, integer_range, working_type
 from ingot.runtime.dtypes import DType, f32
 
-LEAST, MOST = 1e-12, 1e12
+LEAST, MOST = 1e-12, 1e12  # of a scale
+MOST_SIZE = 1e25  # of what is divided by it
 
 
 def _converted(value: Expr, source: DType, target: DType) -> Expr:
@@ -27,24 +29,35 @@ def _is_zero(value: Expr) -> bool:
     return isinstance(value, Const) and value.value == 0
 
 
-def _is_product(value: Value, scale: float) -> bool:
-    """Whether `value` is made of an integer and constants in a way that neither it nor its quotient by `scale` can come
-    near the ends of f32."""
+def _largest(value: Value, known: dict[Value, float]) -> float:
+    """What the magnitude of `value` never exceeds where it is made of integers and constants; infinity where nothing is
+    known. `known` are values that have been looked at."""
     if value.dtype != f32:  # f16 ends at 65504: a quotient of infinity by a reciprocal of two floats is no number
-        return False
+        return math.inf
+    if value in known:
+        return known[value]
     match value:
-        case Cast(x=x):
-            return x.dtype.is_integer and LEAST < abs(scale) < MOST
-        case Mul(inner, Constant(data=data)):
-            sizes = np.abs(data)
-            within = bool(((sizes > LEAST) & (sizes < MOST)).all())
-            return within and isinstance(inner, Cast) and _is_product(inner, scale)
-        case Add(inner, Constant(data=data)):
-            return bool((np.abs(data) < MOST).all()) and _is_product(inner, scale)
-        case Relu(x=inner):
-            return _is_product(inner, scale)
+        case Constant(data=data):
+            found = float(np.abs(data).max(initial=0))
+        case Cast(x=x) if x.dtype.is_integer:
+            found = 2.0**x.dtype.bits
+        case Dequantize(x=x, scale=scale):
+            found = 2.0 ** (x.dtype.bits + 1) * _largest(scale, known)
+        case Mul(a, b):
+            found = _largest(a, known) * _largest(b, known)
+        case Add(a, b) | Sub(a, b):
+            found = _largest(a, known) + _largest(b, known)
+        case Relu(x=x):
+            found = _largest(x, known)
         case _:
-            return False
+            found = math.inf
+    known[value] = found = found if found < MOST_SIZE else math.inf  # NaN is not below it either
+    return found
+
+
+def _is_bounded(value: Value, scale: float) -> bool:
+    """Whether neither `value` nor its quotient by `scale` can come near the ends of f32."""
+    return LEAST < abs(scale) < MOST and _largest(value, {}) < MOST_SIZE
 
 
 def _steps(x: Expr, scale: float, to: DType) -> Expr:
@@ -78,7 +91,7 @@ def quantise(node: Quantize, args: Sequence[Expr]) -> Expr:
     """``cast(min(max(round(x / scale) + zero_point, low), high))`` in the working type."""
     kind = working_type(node.x.dtype)
     x, scale = (_converted(a, node.x.dtype, kind) for a in args[:2])
-    if isinstance(scale, Const) and kind == f32 and _is_product(node.x, float(scale.value)):
+    if isinstance(scale, Const) and kind == f32 and _is_bounded(node.x, float(scale.value)):
         steps = _steps(x, float(np.float32(scale.value)), node.to)
     else:
         steps = Call("round", (Call("div", (x, scale), kind),), kind)
