@@ -2,9 +2,10 @@
 
 For each (K, N) a chain of products, K by N and back, each with weights of its own, so that all of them come from memory
 (*cold*), and one product again and again (*warm*): with weights as f32, in 8 and in 4 bits (rounded to nearest, 32 rows
-a block), beside ONNX Runtime's MatMul and MatMulNBits, the latter with `accuracy_level` 0 and 4 (which rounds the
-activations to 8 bits). Both engines get the same model. Calls take turns; medians of a product's time are shown, and
-the bytes of weights that are read in it. ``--decode`` is a step of GPT-2 instead (`benchmarks.zoo`).
+a block), beside ONNX Runtime's MatMul and MatMulNBits, the latter with `accuracy_level` 0 and 4 (which lets activations
+be rounded to 8 bits). Both engines get the same model, and are compared at the same level. Calls take turns; medians of
+a product's time are shown, and the bytes of weights that are read in it. ``--decode`` is a step of GPT-2 instead
+(`benchmarks.zoo`).
 """
 
 from __future__ import annotations
@@ -174,8 +175,7 @@ class Way:
 
 WAYS = (
     Way("Ingot f32", 32),
-    Way("Ingot u8", 8),
-    Way("Ingot u4", 4),
+    *(Way(f"Ingot u{bits}, level {level}", bits, level) for bits in (8, 4) for level in (0, 4)),
     Way("ONNX Runtime f32", 32, 0, True),
     *(Way(f"ONNX Runtime u{bits}, level {level}", bits, level, True) for bits in (8, 4) for level in (0, 4)),
 )
@@ -226,10 +226,10 @@ def decode(threads: int) -> dict[str, float]:
 
 def lines(what: str, seconds: Mapping[str, float], bytes_of: Callable[[int], float]) -> Iterator[str]:
     """A Markdown row a way."""
-    own = {way.bits: seconds[way.name] for way in WAYS if not way.is_peer}
+    own = {(way.bits, way.accuracy): seconds[way.name] for way in WAYS if not way.is_peer}
     for way in WAYS:
         time_ = seconds[way.name]
-        ratio = f"{time_ / own[way.bits]:.2f}" if way.is_peer else f"{own[32] / time_:.2f}"
+        ratio = f"{time_ / own[way.bits, way.accuracy]:.2f}" if way.is_peer else f"{own[32, 0] / time_:.2f}"
         rate = bytes_of(way.bits) / time_ / 1e9
         yield f"| {what} | {way.name} | {time_ * 1e6:.1f} | {ratio} | {rate:.1f} |"
 

@@ -202,7 +202,7 @@ class Blocking:
             if found is None:  # a total, a sum and a word for each vector
                 return max(1, min(4, (registers - 4) // (3 * rows * self.vectors)))
             if found[0].digits == 1:  # a sum and a total, and a word
-                return max(1, min(8, (registers - 6) // ((2 * rows + 1) * self.vectors)))
+                return max(1, min(4, (registers - 6) // ((2 * rows + 1) * self.vectors)))
             return max(1, min(4, registers * 5 // 8 // (3 * rows * self.vectors)))  # three sums and a total
         taken = self.filled(rows)
         room = registers - 4 - taken
