@@ -25,6 +25,7 @@ from ingot.compiler.targets.cpu.codegen import compile_program
 from ingot.compiler.targets.cpu.features import host_level
 from ingot.compiler.targets.cpu.program import argument_table
 from ingot.runtime import ArtifactError, Session
+from ingot.runtime.dims import OPERATORS
 from ingot.runtime.dtypes import f32, i64
 from ingot.runtime.manifest import DIGEST_CHUNK, parse_manifest
 from ingot.runtime.tables import Pointer
@@ -171,7 +172,7 @@ def test_the_callers_names(artifact: Artifact) -> None:
 def test_symbols_without_a_range_and_parallel_chunks() -> None:
     manifest = build(chain([weight("w", ramp(0))])).manifest
     assert manifest.symbols == {"n": (0, 2**62)}
-    assert manifest.chunks == (("//", ("+", "n", 63), 64),)
+    assert list(manifest.chunks) == [("//", ("+", "n", 63), 64)]
     assert [entry.storage for entry in manifest.args if isinstance(entry, Pointer)] == [0, 2, 1]
 
 
@@ -244,9 +245,12 @@ def test_programs_that_the_runtime_would_refuse() -> None:
 
 def test_manifest_is_plain_json(artifact: Artifact) -> None:
     document = json.loads(artifact.manifest.encode())
-    assert document["format"] == 3 and document["target"] == {"arch": LEVEL.arch, "asked": "cpu"}
-    args, storages = document["args"], document["storages"]
-    assert args["dims"][:2] == [["//", ["+", "n", 63], 64], 0]
-    assert (args["dim"][:3], args["storage"][:3]) == ([0, 1, 1], [-1, 0, 2])
-    assert storages["dtypes"] == ["f32"] and storages["dims"][storages["size"][2]] == WIDTH
+    assert document["format"] == 4 and document["target"] == {"arch": LEVEL.arch, "asked": "cpu"}
+    args, storages, dims = document["args"], document["storages"], document["dims"]
+    numbered = ["n", *dims["constants"]]
+    for number, left, right in zip(dims["operators"], dims["left"], dims["right"], strict=True):
+        numbered.append([list(OPERATORS)[number], numbered[left], numbered[right]])
+    assert [numbered[dim] for dim in args["dim"][:3]] == [["//", ["+", "n", 63], 64], 0, 0]
+    assert args["storage"][:3] == [-1, 0, 2]
+    assert storages["dtypes"] == ["f32"] and numbered[storages["size"][2]] == WIDTH
     assert storages["kind"][2] == 2 and storages["offset"][0] == 0

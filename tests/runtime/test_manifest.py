@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ingot.compiler.artifact import Artifact
+from ingot.runtime.dims import MAX_DEPTH, MAX_NODES, DimTable
 from ingot.runtime.dtypes import f32
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.manifest import FORMAT_VERSION, Manifest, parse_manifest
@@ -47,7 +48,7 @@ def test_writing_refuses_what_reading_would(manifest: Manifest) -> None:
         replace(manifest, name="\ud800").encode()
 
 
-@pytest.mark.parametrize("version", [0, 2, 4, "3", None, True, 3.0])
+@pytest.mark.parametrize("version", [0, 3, 5, "4", None, True, 4.0])
 def test_other_versions(document: dict[str, Any], version: object) -> None:
     document["format"] = version
     with pytest.raises(ArtifactError, match=f"this runtime reads version {FORMAT_VERSION}: update ingot"):
@@ -73,7 +74,6 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("code.0.level", "../../etc", "cannot be part of a member's name"),
     ("code.0.level", "other", "no digest"),
     ("code.0.features", "avx", "not a JSON array"),
-    ("symbols", {"n": [0, 9], "other": [0, 1]}, "no input has an axis"),
     ("symbols.n", [5, 4], "not an integer of 5"),
     ("symbols.n", [-1, 4], "not an integer of 0"),
     ("symbols.n", [0, 2**63], "not an integer"),
@@ -96,9 +96,19 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("storages.surprise", [], "unknown keys: surprise"),
     ("storages.dtypes.0", "f31", "has 'f31'; known are f64"),
     ("storages.dtypes.0", ["f32"], "known are f64"),
-    ("storages.dims.0", -1, "size is -1"),
-    ("storages.dims.0", 2**57, "size is"),
-    ("storages.dims.0", ["^", 1, 2], "storages.dims: a dim has the operator"),
+    ("dims", [], "not a JSON object"),
+    ("dims", {"constants": [], "operators": [], "left": [], "right": []}, "not in 0 to 0"),
+    ("dims.constants.0", -1, "size is -1"),
+    ("dims.constants.0", 2**57, "size is"),
+    ("dims.constants.0", 2**63, "dims.constants.0. is 9223372036854775808, which is not in"),
+    ("dims.constants.0", "n", "not an array of integers"),
+    ("dims.operators.0", 6, "dims.operators.0. is 6, which is not in 0 to 5"),
+    ("dims.operators.0", "*", "not an array of integers"),
+    ("dims.left.0", 99, "is not made of those before it"),
+    ("dims.left.0", 2**70, "dims.left.0. is 1180591620717411303424, which is not in"),
+    ("dims.right.0", -1, "dims.right.0. is -1, which is not in"),
+    ("dims.right", [], "not of one length"),
+    ("dims.surprise", [], "unknown keys: surprise"),
     ("storages.kind.0", 6, "not in 0 to 5"),
     ("storages.kind.0", 3, "not a first and last step for each temp"),
     ("storages.kind.0", "input", "not an array of integers"),
@@ -107,7 +117,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("storages.dtype.0", 1, "not in 0 to 0"),
     ("storages.size.0", True, "not an array of integers"),
     ("storages.size.0", 0.0, "not an array of integers"),
-    ("storages.size.0", 2**70, "not in 0 to 1"),
+    ("storages.size.0", 2**70, "not in 0 to"),
     ("storages.size.4", 0, "must be constant"),
     ("storages.offset", [8], "multiple of 64"),
     ("storages.offset", [], "multiple of 64"),
@@ -116,15 +126,14 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("storages.live", [3, 2], "not a first and last step"),
     ("storages.live", [3], "not a first and last step"),
     ("args", [], "not a JSON object"),
-    ("args.dims", [], "not in 0 to -1"),
-    ("args.dims.0", "m", "args.dims: a dim names 'm'"),
     ("args.dim.0", -1, "args.dim.0. is -1, which is not in 0"),
     ("args.dim", [0], "not of one length"),
     ("args.storage.1", 6, "not in -3 to 5"),
     ("args.storage.1", -4, "not in -3 to 5"),
     ("args.storage.1", [], "not an array of integers"),
     ("args.storage.0", -2, "1 words for the block"),
-    ("chunks.0", "m", "no symbol"),
+    ("chunks.0", "m", "chunks is not an array of integers"),
+    ("chunks.0", 99, "chunks.0. is 99, which is not in 0 to"),
     ("faults", [3], "not a string"),
     ("digests", {}, "no digest"),
     ("digests.weights\\.bin.size", 1 << 21, "not the SHA-256 digests"),
@@ -157,6 +166,67 @@ def test_each_entry_is_checked(document: dict[str, Any], place: str, value: Any,
         parse(document)
 
 
+def make_room(document: dict[str, Any], number: int) -> None:
+    """All dims from this number on get the next one."""
+    dims = document["dims"]
+    for table, key in ((dims, "left"), (dims, "right"), (document["storages"], "size"), (document["args"], "dim"),
+                       (document, "chunks")):  # fmt: skip
+        table[key] = [each + (each >= number) for each in table[key]]
+
+
+def add_constant(document: dict[str, Any], value: int) -> int:
+    """The number of a new dim."""
+    number = len(document["symbols"]) + len(document["dims"]["constants"])
+    document["dims"]["constants"].append(value)
+    make_room(document, number)
+    return number
+
+
+def test_a_symbol_that_no_input_tells(document: dict[str, Any]) -> None:
+    document["symbols"]["other"] = [0, 1]
+    make_room(document, 1)
+    with pytest.raises(ArtifactError, match="no input has an axis that gives the symbol other"):
+        parse(document)
+
+
+def test_an_operation_is_on_what_stands_before_it(document: dict[str, Any]) -> None:
+    dims = document["dims"]
+    last = len(document["symbols"]) + len(dims["constants"]) + len(dims["operators"]) - 1
+    for side in ("left", "right"):
+        before = dims[side][-1]
+        dims[side][-1] = last
+        with pytest.raises(ArtifactError, match=f"dim {last} is not made of those before it"):
+            parse(document)
+        dims[side][-1] = before
+    parse(document)
+
+
+def test_dims_that_are_too_deep_or_too_large(document: dict[str, Any]) -> None:
+    dims = document["dims"]
+
+    def append(left: int, right: int) -> int:
+        for key, number in (("operators", 0), ("left", left), ("right", right)):
+            dims[key].append(number)
+        return len(document["symbols"]) + len(dims["constants"]) + len(dims["operators"]) - 1
+
+    before = json.dumps(dims)
+    number = 0
+    for _ in range(MAX_DEPTH):
+        number = append(number, 0)
+    parse(document)
+    append(number, 0)
+    with pytest.raises(ArtifactError, match=f"dim {number + 1} is nested more than {MAX_DEPTH} levels deep"):
+        parse(document)
+    dims = document["dims"] = json.loads(before)
+    number = 0
+    for _ in range(MAX_NODES.bit_length() - 2):
+        number = append(number, number)
+    parse(document)
+    append(number, number)
+    with pytest.raises(ArtifactError, match=f"has over {MAX_NODES} parts"):
+        parse(document)
+
+
 def test_two_status_storages(lookup: Artifact) -> None:
     document = json.loads(lookup.manifest.encode())
     table = document["storages"]
@@ -167,9 +237,8 @@ def test_two_status_storages(lookup: Artifact) -> None:
         parse(document)
     for column in ("kind", "dtype", "size"):
         table[column].pop()
-    table["dims"].append(2)
-    table["size"][last] = len(table["dims"]) - 1
-    with pytest.raises(ArtifactError, match="one i64"):
+    table["size"][last] = add_constant(document, 2)
+    with pytest.raises(ArtifactError, match="1 i64"):
         parse(document)
 
 
@@ -177,18 +246,18 @@ def test_entropy_storages(lookup: Artifact) -> None:
     document = json.loads(lookup.manifest.encode())
     table = document["storages"]
     table["dtypes"].append("u64")
-    table["dims"] += [2, 3]
+    two, three = add_constant(document, 2), add_constant(document, 3)
     for _ in range(2):
         table["kind"].append(ENTROPY)
         table["dtype"].append(len(table["dtypes"]) - 1)
-        table["size"].append(len(table["dims"]) - 2)
+        table["size"].append(two)
     with pytest.raises(ArtifactError, match="two entropy"):
         parse(document)
     for column in ("kind", "dtype", "size"):
         table[column].pop()
     parse(document)
-    table["size"][-1] += 1
-    with pytest.raises(ArtifactError, match="two u64"):
+    table["size"][-1] = three
+    with pytest.raises(ArtifactError, match="2 u64"):
         parse(document)
 
 
@@ -201,7 +270,7 @@ def test_tables_are_sequences(manifest: Manifest, lookup: Artifact) -> None:
     assert manifest.storages[4:5] == (Storage("weight", f32, 16, offset=0),)
     assert manifest.args[0] == Value(("//", ("+", "n", 3), 4)) and manifest.args[1] == Pointer(0, 0)
     assert Arguments.of([Block()])[0] == Block()
-    empty = Storages.parse(Storages.of(()).encode() | {"dims": [], "dtypes": []}, ())
+    empty = Storages.parse(Storages.of(()).encode([]), DimTable())
     assert len(empty) == 0 and empty == Storages.of(())
 
 

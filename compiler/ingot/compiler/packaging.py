@@ -22,7 +22,7 @@ from ingot.compiler.stored import SCHEDULES_MEMBER
 from ingot.runtime import __version__, tables
 from ingot.runtime import manifest as stored
 from ingot.runtime.dims import Dim as StoredDim
-from ingot.runtime.dims import parse_dim
+from ingot.runtime.dims import compile_dims, parse_dim
 from ingot.runtime.host.calls import Call
 from ingot.runtime.host.calls import Tensor as HostOperand
 from ingot.runtime.memory import ALIGNMENT
@@ -120,7 +120,7 @@ def describe_program(
         outputs=_signatures(program, labels.labelled(program, "output"), names),
         storages=tables.Storages.of(_storages(program, placed, names)),
         args=tables.Arguments.of(_argument(entry, names) for entry in argument_table),
-        chunks=tuple(dict.fromkeys(_stored(launch.chunks, names) for launch in program.launches())),
+        chunks=compile_dims(dict.fromkeys(_stored(launch.chunks, names) for launch in program.launches())),
         faults=(*program.faults, *(f"out of memory for {_title(s)}" for s in program.late_storages())),
         provenance=dict(labels.provenance),
         bound=program.bound(),

@@ -17,7 +17,7 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -59,7 +59,8 @@ _LEAST_EXTRA: Final = 2 * _EXTRA.size + 16
 # An extra field holds less than 64 KiB. Where alignment asks for more, the header begins this many zero bytes later.
 _GAP: Final = 64
 _COPY_BYTES: Final = 1 << 20
-_NAME: Final = re.compile(r"[A-Za-z0-9_+=@.-]+(/[A-Za-z0-9_+=@.-]+)*")
+_PART: Final = r"(?!\.+(?:/|\Z))[A-Za-z0-9_+=@.-]+"  # dots alone are no name
+_NAME: Final = re.compile(f"{_PART}(?:/{_PART})*")
 _LONGEST_NAME: Final = 255
 
 
@@ -167,8 +168,19 @@ class Container:
 
         This detects damage; it says nothing about who wrote the file.
         """
-        if zlib.crc32(self.view(name).data) != self.entry(name).crc32:
-            raise ArtifactError(f"{self.path}: member {name!r} is damaged: its content does not match its CRC-32")
+        self.claim(name)()
+
+    def claim(self, name: str) -> Callable[[], memoryview]:
+        """A function that gives a member's bytes after comparing them with their CRC-32, as `verify` does; it can be
+        called after `close`."""
+        data, entry, path = self.view(name).data, self.entry(name), self.path
+
+        def give() -> memoryview:
+            if zlib.crc32(data) != entry.crc32:
+                raise ArtifactError(f"{path}: member {name!r} is damaged: its content does not match its CRC-32")
+            return data
+
+        return give
 
     def close(self) -> None:
         """Close the file. The mapping ends with the last array that `view` returned."""
@@ -253,9 +265,7 @@ def _check_members(members: Sequence[Member]) -> None:
 
 
 def _is_valid_name(name: str) -> bool:
-    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
-        return False
-    return all(part.strip(".") for part in name.split("/"))
+    return len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 
 def _as_bytes(name: str, data: Buffer) -> memoryview:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import platform
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -84,7 +83,7 @@ def processor_name(path: str = "/proc/cpuinfo") -> str:
                 found[name.strip()] = value.strip()
     except OSError:
         pass
-    name = found.get("model name", platform.machine())
+    name = found.get("model name", os.uname().machine)
     numbers = [f"{key.removeprefix('cpu ')} {found[key]}" for key in ("cpu family", "model") if key in found]
     return ", ".join([name, *numbers])
 
@@ -93,7 +92,8 @@ def missing_features(required: Iterable[str], architecture: str, flags: frozense
     """Those of the `required` features that a processor with these kernel flags lacks, sorted."""
     names = _KERNEL_NAMES[architecture]
     wanted = frozenset(required) - _FOR_SYSTEMS
-    return tuple(sorted(f for f in wanted if not flags.issuperset(names.get(f, (_plain(f),)))))
+    others = (wanted - flags) | (wanted & names.keys())  # most are called as the kernel calls them
+    return tuple(sorted(f for f in others if not flags.issuperset(names.get(f, (_plain(f),)))))
 
 
 def obtain_state(features: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ Format: System V ABI (gABI 4.1) chapters 4 and 5, with the x86-64 and AArch64 su
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
 import sys
 from types import MappingProxyType
@@ -94,7 +94,7 @@ class Layout(NamedTuple):
 
 def host_machine() -> int:
     """ELF machine number of this process. Raises UnsupportedCpuError where machine code cannot be loaded at all."""
-    name = platform.machine().lower()
+    name = os.uname().machine.lower()
     if not sys.platform.startswith("linux") or sys.maxsize < 2**32 or sys.byteorder != "little":
         raise UnsupportedCpuError(
             f"compiled code runs on 64-bit little-endian Linux only; this is {name} on {sys.platform}"

@@ -11,13 +11,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import functools
 import hashlib
 import mmap
 import os
 import re
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final
@@ -30,6 +28,14 @@ _MAP_FIXED: Final = 0x10
 _MFD_NOEXEC_SEAL: Final = 0x8
 # A mount with noexec answers EPERM, a security module EACCES, a file system without mmap ENODEV.
 _REFUSED_BY_FILE_SYSTEM: Final = (errno.EPERM, errno.EACCES, errno.ENODEV)
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+)  # fmt: skip
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_LIBC.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Image:
@@ -156,20 +162,8 @@ def _read_range(descriptor: int, offset: int, size: int | None) -> bytes:
     return code
 
 
-@functools.cache
-def _system_calls() -> tuple[Callable[..., int | None], Callable[..., int], Callable[..., int]]:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (
-        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
-    )  # fmt: skip
-    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return libc.mmap, libc.munmap, libc.mprotect
-
-
 def _mmap(address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int) -> int:
-    result = _system_calls()[0](address, size, protection, flags | mmap.MAP_PRIVATE, descriptor, offset)
+    result = _LIBC.mmap(address, size, protection, flags | mmap.MAP_PRIVATE, descriptor, offset)
     if result is None or result == ctypes.c_void_p(-1).value:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -177,7 +171,7 @@ def _mmap(address: int | None, size: int, protection: int, flags: int, descripto
 
 
 def _munmap(address: int, size: int) -> None:
-    if _system_calls()[1](address, size):
+    if _LIBC.munmap(address, size):
         raise RuntimeFault(f"munmap failed: {os.strerror(ctypes.get_errno())}")
 
 
@@ -198,7 +192,7 @@ def _map_image(descriptor: int, offset: int, layout: Layout) -> int:
             ctypes.c_uint64.from_address(base + address).value = base + addend
         if layout.relro is not None:
             first, last = layout.relro
-            if first < last and _system_calls()[2](base + first, last - first, mmap.PROT_READ):
+            if first < last and _LIBC.mprotect(base + first, last - first, mmap.PROT_READ):
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
     except BaseException:

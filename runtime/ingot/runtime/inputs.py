@@ -118,7 +118,7 @@ def solve(manifest: Manifest, shapes: Sequence[tuple[int, ...]]) -> dict[str, in
             sources.setdefault(dim, f"axis {axis} of input {signature.name!r}")
     for signature, shape in zip(manifest.inputs, shapes, strict=True):
         for axis, (dim, extent) in enumerate(zip(signature.shape, shape, strict=True)):
-            form = linear(dim)
+            form = linear(dim) if isinstance(dim, tuple) else None
             if form is None or form[1] in values:
                 continue
             stride, name, rest = form
@@ -130,18 +130,19 @@ def solve(manifest: Manifest, shapes: Sequence[tuple[int, ...]]) -> dict[str, in
                     f"{_span(low * stride + rest, high * stride + rest)}"
                 )
             values[name] = (extent - rest) // stride
-    fixed = [
-        (signature, shape, axis)
-        for signature, shape in zip(manifest.inputs, shapes, strict=True)
-        for axis, dim in enumerate(signature.shape)
-        if not isinstance(dim, str)
-    ]
-    wanted = compile_dims(signature.shape[axis] for signature, _, axis in fixed).evaluate(values)
-    for (signature, shape, axis), expected in zip(fixed, wanted, strict=True):
-        if shape[axis] != expected:
-            dim = signature.shape[axis]
-            meaning = str(dim) if isinstance(dim, int) else f"{show(dim)} = {expected}"
-            raise InputError(f"{_axis(signature, shape, axis)}, but {meaning} is needed")
+    derived: list[tuple[Signature, tuple[int, ...], int]] = []
+    for signature, shape in zip(manifest.inputs, shapes, strict=True):
+        for axis, (dim, extent) in enumerate(zip(signature.shape, shape, strict=True)):
+            if isinstance(dim, tuple):
+                derived.append((signature, shape, axis))
+            elif isinstance(dim, int) and dim != extent:
+                raise InputError(f"{_axis(signature, shape, axis)}, but {dim} is needed")
+    if derived:
+        wanted = compile_dims(signature.shape[axis] for signature, _, axis in derived).evaluate(values)
+        for (signature, shape, axis), expected in zip(derived, wanted, strict=True):
+            if shape[axis] != expected:
+                meaning = f"{show(signature.shape[axis])} = {expected}"
+                raise InputError(f"{_axis(signature, shape, axis)}, but {meaning} is needed")
     return values
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -67,7 +67,7 @@ class Library:
                 member = code_member(self.code.level)
                 _verify(file, member, self.manifest)
                 self._weights = _map_weights(file, self.manifest, verify)
-                self._costs = tuple(_read_costs(file, n) for n in range(1 + len(self.manifest.variants)))
+                self._costs = tuple(_find_costs(file, n) for n in range(1 + len(self.manifest.variants)))
             except UnsupportedCpuError as error:
                 raise UnsupportedCpuError(f"{file.path}: {error}") from None
             except ArtifactError as error:
@@ -104,8 +104,8 @@ class Library:
         ArtifactError for nonsense."""
         from ingot.runtime.profile import parse_costs
 
-        costs = self._costs[number]
-        return None if costs is None else parse_costs(costs)
+        read = self._costs[number]
+        return None if read is None else parse_costs(bytes(read()))
 
     def close(self) -> None:
         """Unmap code and weights. No thread may be running the code."""
@@ -113,22 +113,20 @@ class Library:
         self._weights = np.empty(0, np.uint8)
 
 
-def _read_costs(file: container.Container, number: int) -> bytes | None:
-    """The bytes only: most sessions never look at them."""
+def _find_costs(file: container.Container, number: int) -> Callable[[], memoryview] | None:
+    """What reads them: most sessions never do."""
     member = profile_member(number)
     if member not in file.members:
         return None
     if file.entry(member).size > MAX_PROFILE_BYTES:
         raise ArtifactError(f"{member!r} has more than {MAX_PROFILE_BYTES} bytes")
-    file.verify(member)
-    return file.view(member).tobytes()
+    return file.claim(member)
 
 
 def _read_manifest(file: container.Container) -> Manifest:
     if file.entry(MANIFEST_MEMBER).size > MAX_MANIFEST_BYTES:
         raise ArtifactError(f"the manifest has more than {MAX_MANIFEST_BYTES} bytes")
-    file.verify(MANIFEST_MEMBER)
-    return parse_manifest(file.view(MANIFEST_MEMBER).tobytes())
+    return parse_manifest(bytes(file.claim(MANIFEST_MEMBER)()))
 
 
 def _choose_code(manifest: Manifest) -> Code:
@@ -166,11 +164,14 @@ def _verify(
 def _index_chunks(storages: Storages) -> frozenset[int]:
     """The chunks of the weights that hold integers of 32 or 64 bits. The code trusts constants that it finds elements
     by, so that damage to them would be worse than wrong results."""
-    wide = np.array([dtype.is_integer and dtype.bits >= 32 for dtype in storages.dtypes], np.bool_)
-    chosen = wide[storages.dtype[storages.numbers(WEIGHT)]]
-    first = storages.offset[chosen] // DIGEST_CHUNK
-    last = (storages.weight_ends()[chosen] - 1) // DIGEST_CHUNK
-    return frozenset(n for low, high in zip(first.tolist(), last.tolist(), strict=True) for n in range(low, high + 1))
+    wide = [dtype.is_integer and dtype.bits >= 32 for dtype in storages.dtypes]
+    if not any(wide):
+        return frozenset()
+    found: set[int] = set()
+    for number, start, end in zip(storages.numbers(WEIGHT), storages.offset, storages.weight_ends(), strict=True):
+        if wide[storages.dtype[number]]:
+            found.update(range(start // DIGEST_CHUNK, (end - 1) // DIGEST_CHUNK + 1))
+    return frozenset(found)
 
 
 def _map_weights(file: container.Container, manifest: Manifest, verify: Verify) -> NDArray[np.uint8]:

@@ -6,18 +6,27 @@ them back with `parse_manifest`, which believes nothing: every name, kind, dtype
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, TypeVar, cast
 
-import numpy as np
-
 from ingot.runtime import records
 from ingot.runtime.cpu import ARCHITECTURES
-from ingot.runtime.dims import UNBOUNDED, Dim, linear, parse_dim, show, symbols_of
-from ingot.runtime.dtypes import BY_NAME, DType, stored_dtype
+from ingot.runtime.dims import (
+    UNBOUNDED,
+    CompiledDims,
+    Dim,
+    DimTable,
+    compile_dims,
+    linear,
+    parse_dims,
+    show,
+    symbols_of,
+)
+from ingot.runtime.dtypes import BY_NAME, DType, stored_dtype, string
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.records import Record
 from ingot.runtime.tables import (
@@ -32,12 +41,14 @@ from ingot.runtime.tables import (
     VALUE,
     Arguments,
     Storages,
+    encode_dim_table,
+    parse_dim_table,
 )
 
 if TYPE_CHECKING:
     from ingot.runtime.host.calls import Call
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 
 MANIFEST_MEMBER: Final = "manifest.json"
 WEIGHTS_MEMBER: Final = "weights.bin"
@@ -150,7 +161,7 @@ class Manifest:
     outputs: tuple[Signature, ...]
     storages: Storages
     args: Arguments
-    chunks: tuple[Dim, ...] = ()
+    chunks: CompiledDims = field(default_factory=lambda: compile_dims(()))
     faults: tuple[str, ...] = ()
     digests: Mapping[str, Digest] = field(default_factory=dict[str, Digest])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -193,13 +204,24 @@ class Manifest:
 
     def _encode_program(self) -> dict[str, Any]:
         """The part that each variant has of its own."""
+        columns: tuple[list[Dim], ...] = (
+            [self.storages.dims[number] for number in self.storages.size],
+            [self.args.dims[number] for number in self.args.dim],
+            list(self.chunks),
+        )
+        dims, numbers = DimTable.of((dim for column in columns for dim in column), self.symbols)
+        if unknown := [name for name in dims.symbols if name not in self.symbols]:
+            raise ArtifactError(f"a dim names {unknown[0]!r}, which is no symbol of the model")
+        left = iter(numbers)
+        sizes, words, chunks = (list(itertools.islice(left, len(column))) for column in columns)
         document: dict[str, Any] = {
             "symbols": {name: list(bounds) for name, bounds in self.symbols.items()},
+            "dims": encode_dim_table(dims),
             "inputs": [_encode_signature(each) for each in self.inputs],
             "outputs": [_encode_signature(each) for each in self.outputs],
-            "storages": self.storages.encode(),
-            "args": self.args.encode(),
-            "chunks": self.chunks,
+            "storages": self.storages.encode(sizes),
+            "args": self.args.encode(words),
+            "chunks": chunks,
             "faults": self.faults,
         }
         if self.bound:
@@ -240,12 +262,12 @@ def _parse_document(top: Record) -> Manifest:
         digests=_parse_digests(Record("digests", top.take("digests"))),
         provenance=_provenance(top.take("provenance")),
         checked=_parse_flag(top, "checked"),
-        eager=top.integer("eager", 0, MAX_SIZE) if "eager" in top.names() else None,
+        eager=top.integer("eager", 0, MAX_SIZE) if "eager" in top else None,
         closed=_parse_flag(top, "closed"),
         **_parse_program(top),
     )
     target.end()
-    if "variants" in top.names():
+    if "variants" in top:
         manifest = replace(manifest, variants=_parse_variants(top, replace(manifest, closed=False)))
     top.end()
     _check_whole(manifest)
@@ -278,7 +300,7 @@ class _ProgramFields(TypedDict):
     outputs: tuple[Signature, ...]
     storages: Storages
     args: Arguments
-    chunks: tuple[Dim, ...]
+    chunks: CompiledDims
     faults: tuple[str, ...]
     bound: dict[str, int]
     late: dict[int, int]
@@ -288,20 +310,17 @@ class _ProgramFields(TypedDict):
 
 def _parse_program(top: Record) -> _ProgramFields:
     symbols = _parse_symbols(Record("symbols", top.take("symbols")))
-    storages = Storages.parse(top.take("storages"), symbols.keys())
-
-    def read(value: object) -> Dim:
-        return parse_dim(value, symbols.keys())
-
+    dims = parse_dim_table(top.take("dims"), tuple(symbols))
+    storages = Storages.parse(top.take("storages"), dims)
     bound, late = _parse_late(top, symbols, len(storages))
     return _ProgramFields(
         symbols=symbols,
-        inputs=_parse_signatures("inputs", INPUT, top, read, storages),
-        outputs=_parse_signatures("outputs", OUTPUT, top, read, storages),
+        inputs=_parse_signatures("inputs", INPUT, top, symbols, storages),
+        outputs=_parse_signatures("outputs", OUTPUT, top, symbols, storages),
         storages=storages,
-        args=Arguments.parse(top.take("args"), symbols.keys(), len(storages)),
-        chunks=_each("chunks", top.sequence("chunks"), read),
-        faults=_each("faults", top.sequence("faults"), lambda f: records.text(f, "a message")),
+        args=Arguments.parse(top.take("args"), dims, len(storages)),
+        chunks=CompiledDims(dims, top.integers("chunks", 0, len(dims) - 1)),
+        faults=tuple(top.texts("faults")),
         bound=bound,
         late=late,
         strings=_parse_strings(top),
@@ -335,27 +354,26 @@ def _parse_code(record: Record) -> Code:
     level = record.text("level", longest=64)
     if not _NAME.fullmatch(level):
         raise ArtifactError(f"{record.where}.level is {level!r}, which cannot be part of a member's name")
-    given = record.sequence("features")
-    features = _each(f"{record.where}.features", given, lambda f: records.text(f, "a feature", 64))
+    features = tuple(record.texts("features", 64))
     record.end()
     return Code(level, features)
 
 
 def _parse_signatures(
-    key: str,
-    kind: int,
-    top: Record,
-    read: Callable[[object], Dim],
-    storages: Storages,
+    key: str, kind: int, top: Record, symbols: Collection[str], storages: Storages
 ) -> tuple[Signature, ...]:
     signatures: list[Signature] = []
     for index, value in enumerate(top.sequence(key)):
         record = Record(f"{key}[{index}]", value)
         name = record.text("name", longest=MAX_NAME)
-        dtype = BY_NAME[record.choice("dtype", tuple(BY_NAME))]
-        shape = _each(f"{record.where}.shape", record.sequence("shape"), read)
+        dtype = BY_NAME[record.choice("dtype", BY_NAME)]
+        extents = record.sequence("shape")
         storage = record.integer("storage", 0, len(storages) - 1)
         record.end()
+        try:
+            shape = parse_dims(extents, symbols)
+        except ArtifactError as error:
+            raise ArtifactError(f"{record.where}.shape: {error}") from None
         if len(shape) > MAX_RANK or any(isinstance(d, int) and d < 0 for d in shape):
             raise ArtifactError(f"{record.where}.shape has a negative extent or more than {MAX_RANK} axes")
         if storages.kind[storage] != kind or storages.dtypes[storages.dtype[storage]] != stored_dtype(dtype):
@@ -363,7 +381,7 @@ def _parse_signatures(
         signatures.append(Signature(name, dtype, shape, storage))
     if len({s.name for s in signatures}) != len(signatures) or len({s.storage for s in signatures}) != len(signatures):
         raise ArtifactError(f"{key}: two have the same name or the same storage")
-    if len(signatures) != len(storages.numbers(kind)):
+    if len(signatures) != storages.kind.count(kind):
         raise ArtifactError(f"{key}: not every storage of that kind has a name")
     return tuple(signatures)
 
@@ -374,7 +392,7 @@ def _parse_late(
     """The entries `bound` and `late`; a manifest without bound symbols has neither."""
     bound: dict[str, int] = {}
     late: dict[int, int] = {}
-    if "bound" not in top.names():
+    if "bound" not in top:
         return bound, late
     for name, fault in _each("bound", top.sequence("bound"), _pair):
         if not isinstance(name, str) or name not in symbols or name in bound:
@@ -391,16 +409,16 @@ def _parse_late(
 
 
 def _parse_strings(top: Record) -> tuple[str, ...]:
-    if "strings" not in top.names():
+    if "strings" not in top:
         return ()
-    strings = _each("strings", top.sequence("strings"), lambda s: records.text(s, "the string", MAX_MANIFEST_BYTES))
+    strings = tuple(top.texts("strings", MAX_MANIFEST_BYTES))
     if not strings or strings[0] or len(set(strings)) != len(strings):
         raise ArtifactError("strings does not begin with an empty one, or two are equal")
     return strings
 
 
 def _parse_host(top: Record) -> tuple[Call, ...]:
-    if "host" not in top.names():
+    if "host" not in top:
         return ()
     from ingot.runtime.host.calls import parse_calls  # here, as few models need the host
 
@@ -408,7 +426,7 @@ def _parse_host(top: Record) -> tuple[Call, ...]:
 
 
 def _parse_flag(top: Record, key: str) -> bool:
-    if key not in top.names():
+    if key not in top:
         return False
     if top.take(key) is not True:
         raise ArtifactError(f"{key} is not true; an artifact that is not {key} has no such entry")
@@ -427,9 +445,9 @@ def _parse_digests(record: Record) -> dict[str, Digest]:
     for name in record.names():
         entry = Record(f"digests.{name[:80]}", record.take(name))
         size = entry.integer("size", 0, MAX_SIZE)
-        chunks = _each(f"{entry.where}.chunks", entry.sequence("chunks"), lambda c: records.text(c, "a digest", 64))
+        chunks = tuple(entry.texts("chunks", 64))
         entry.end()
-        if len(chunks) != -(-size // DIGEST_CHUNK) or not all(_DIGEST.fullmatch(c) for c in chunks):
+        if len(chunks) != -(-size // DIGEST_CHUNK) or not all(map(_DIGEST.fullmatch, chunks)):
             raise ArtifactError(f"{entry.where}: these are not the SHA-256 digests of {size} bytes")
         digests[name] = Digest(size, chunks)
     return digests
@@ -453,31 +471,33 @@ def _check_whole(manifest: Manifest) -> None:
         raise ArtifactError("there is no machine code, or one level of it twice")
     wanted = {code_member(level) for level in levels}
     ends = manifest.storages.weight_ends()
-    if ends.size:
+    if ends:
         wanted.add(WEIGHTS_MEMBER)
     if missing := wanted - manifest.digests.keys():
         raise ArtifactError(f"there is no digest of {', '.join(sorted(missing))[:200]}")
-    if ends.size and ends.max() > manifest.digests[WEIGHTS_MEMBER].size:
-        raise ArtifactError(f"a weight ends {ends.max()} bytes into the weights member, beyond its end")
-    if manifest.eager is not None and (not ends.size or manifest.eager > manifest.digests[WEIGHTS_MEMBER].size):
+    if ends and max(ends) > manifest.digests[WEIGHTS_MEMBER].size:
+        raise ArtifactError(f"a weight ends {max(ends)} bytes into the weights member, beyond its end")
+    if manifest.eager is not None and (not ends or manifest.eager > manifest.digests[WEIGHTS_MEMBER].size):
         raise ArtifactError(f"eager is {manifest.eager} bytes, the weights have fewer")
 
 
 def _check_late(manifest: Manifest) -> None:
     """Bound symbols are told by no input; late storages are those whose sizes mention them; faults can be reported."""
     bound = manifest.bound.keys()
+    blocks = manifest.args.storage.count(BLOCK)
+    if blocks != (1 if bound else 0):
+        raise ArtifactError(f"args has {blocks} words for the block of late storages")
+    if not bound:
+        return
     storages = manifest.storages
-    is_late = np.array([bool(bound and symbols_of(dim) & bound) for dim in storages.dims], np.bool_)[storages.size]
-    if set(np.flatnonzero(is_late).tolist()) != set(manifest.late):
+    mentions = storages.dims.mentions(bound)
+    if set(manifest.late) != {number for number, size in enumerate(storages.size) if mentions[size]}:
         raise ArtifactError("the late storages are not those whose sizes mention bound symbols")
-    if not set(storages.kind[is_late].tolist()) <= {TEMP, OUTPUT}:
+    if not {storages.kind[number] for number in manifest.late} <= {TEMP, OUTPUT}:
         raise ArtifactError("a late storage is neither a temp nor an output")
     if any(symbols_of(dim) & bound for each in manifest.inputs for dim in each.shape):
         raise ArtifactError("the shape of an input mentions a bound symbol")
-    blocks = np.count_nonzero(manifest.args.storage == BLOCK)
-    if blocks != (1 if bound else 0):
-        raise ArtifactError(f"args has {blocks} words for the block of late storages")
-    if bound and not len(storages.numbers(STATUS)):
+    if STATUS not in storages.kind:
         raise ArtifactError("there are bound symbols but no status storage")
     if max((*manifest.bound.values(), *manifest.late.values()), default=0) > len(manifest.faults):
         raise ArtifactError("a bound symbol or late storage has a fault without a message")
@@ -487,13 +507,13 @@ def _check_host(manifest: Manifest) -> None:
     """Strings have a pool, calls a word for the function that answers them (which loops may have too) and a status for
     their faults."""
     tensors = [t for call in manifest.host for t in (*call.operands, *call.results)]
-    dtypes = {each.dtype for each in (*manifest.inputs, *manifest.outputs, *tensors)}
-    if any(dtype.kind == "string" for dtype in dtypes) and not manifest.strings:
+    dtypes = [each.dtype for each in (*manifest.inputs, *manifest.outputs, *tensors)]
+    if string in dtypes and not manifest.strings:
         raise ArtifactError("there are tensors of strings, but not even the empty string among the strings")
-    words = np.count_nonzero(manifest.args.storage == HOST)
+    words = manifest.args.storage.count(HOST)
     if words > 1 or (manifest.host and not words):
         raise ArtifactError(f"args has {words} words for the function that answers {len(manifest.host)} host calls")
-    if manifest.host and not len(manifest.storages.numbers(STATUS)):
+    if manifest.host and STATUS not in manifest.storages.kind:
         raise ArtifactError("there are host calls but no status storage")
 
 
@@ -504,7 +524,7 @@ def _check_variants(manifest: Manifest) -> None:
     for number, variant in enumerate((manifest, *manifest.variants) if manifest.variants else ()):
         where = f"variants[{number - 1}]" if number else "the manifest"
         args = variant.args
-        if not len(args) or args.storage[0] != VALUE or args.dims[args.dim[0]] != number:
+        if not len(args) or args.storage[0] != VALUE or args.dims.constant(args.dim[0]) != number:
             raise ArtifactError(f"{where}: the first argument word is not the program's number, {number}")
         for side in ("inputs", "outputs"):
             if _interface(getattr(variant, side)) != _interface(getattr(manifest, side)):

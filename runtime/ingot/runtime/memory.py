@@ -33,7 +33,7 @@ class Placement(NamedTuple):
 class Placer:
     """Gives temporaries places in one arena: each is live from a first step to a last, both included."""
 
-    def __init__(self, lives: Sequence[tuple[int, int]] | NDArray[np.int64]) -> None:
+    def __init__(self, lives: Sequence[tuple[int, int]] | Sequence[int]) -> None:
         self._lives = np.array(lives, np.int64).reshape(-1, 2)
 
     @cached_property

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.runtime.callback import Callback
-from ingot.runtime.dims import CompiledDims, Dim, compile_dims, symbols_of
+from ingot.runtime.dims import CompiledDims, DimTable, compile_dims, symbols_of
 from ingot.runtime.entropy import Entropy
 from ingot.runtime.errors import InputError
 from ingot.runtime.inputs import TensorInfo, describe, solve
@@ -38,6 +38,7 @@ _STATUS: Final = 2
 _CALLER: Final = 3
 _LATE: Final = 4
 _ENTROPY: Final = 5
+_REGIONS: Final = np.array([_CALLER, _CALLER, _FIXED, _ARENA, _STATUS, _ENTROPY])  # by kind of storage
 
 
 class Port(NamedTuple):
@@ -125,16 +126,16 @@ class Planner:
 
     def __init__(self, manifest: Manifest, loaded: Loaded) -> None:
         self._manifest = manifest
-        self._entropy = loaded.entropy if len(manifest.storages.numbers(ENTROPY)) else None
+        self._entropy = loaded.entropy if ENTROPY in manifest.storages.kind else None
         self._inputs = [_in_memory(info) for info in loaded.inputs]
         self._outputs = outputs = [_in_memory(info) for info in loaded.outputs]
         self._limit = loaded.memory_limit
         args, storages = manifest.args, manifest.storages
         bound = manifest.bound.keys()
-        wanted: list[Dim] = [*args.dims, *storages.dims, *manifest.chunks]
-        wanted += [dim for signature in manifest.outputs for dim in signature.shape]
-        if bound:  # what depends on bound symbols is 0 here: the code fills it in
-            wanted = [0 if symbols_of(dim) & bound else dim for dim in wanted]
+        self._zeros = dict.fromkeys(bound, 0)  # what depends on bound symbols is 0 here: the code fills it in
+        self._shapes = compile_dims(dim for signature in manifest.outputs for dim in signature.shape)
+        tables = (args.dims, storages.dims, manifest.chunks.table, self._shapes.table)
+        self._tables: dict[DimTable, DimTable] = {each: each.without(bound) if bound else each for each in tables}
         late = {storage: number for number, storage in enumerate(manifest.late)}
         self._late_chunks = any(symbols_of(dim) & bound for dim in manifest.chunks) if bound else False
         self._late = {
@@ -142,19 +143,22 @@ class Planner:
             for index, (signature, info) in enumerate(zip(manifest.outputs, outputs, strict=True))
             if bound and any(symbols_of(dim) & bound for dim in signature.shape)
         }
-        self._blocks = tuple(np.flatnonzero(args.storage == BLOCK).tolist())
-        self._host_words = tuple(np.flatnonzero(args.storage == HOST).tolist())
+        self._blocks = tuple(args.numbers(BLOCK))
+        self._host_words = tuple(args.numbers(HOST))
         self._constants = _constants(manifest)
-        self._dims = compile_dims(wanted)
-        self._pointers = np.flatnonzero(args.storage >= 0)
-        self._targets = args.storage[self._pointers]
-        self._itemsizes = storages.itemsizes()
+        pointed = np.array(args.storage, np.int64)
+        self._pointers = (pointed >= 0).nonzero()[0]
+        self._targets = pointed[self._pointers]
+        self._words = np.array(args.dim, np.int64)
+        self._sizes = np.array(storages.size, np.int64)
+        kinds = np.array(storages.kind, np.int64)
+        self._itemsizes = np.array([dtype.bytes for dtype in storages.dtypes], np.int64)[storages.dtype]
         self._bases = np.zeros(len(storages), np.int64)
-        self._bases[storages.numbers(WEIGHT)] = loaded.weights_address + storages.offset
-        self._temps = storages.numbers(TEMP)
-        self._regions = np.array([_CALLER, _CALLER, _FIXED, _ARENA, _STATUS, _ENTROPY])[storages.kind]
+        self._bases[kinds == WEIGHT] = np.array(storages.offset, np.int64) + loaded.weights_address
+        self._temps = (kinds == TEMP).nonzero()[0]
+        self._regions = _REGIONS[kinds]
         self._regions[list(late)] = _LATE
-        self._ports = np.flatnonzero(self._regions == _CALLER)
+        self._ports = (self._regions == _CALLER).nonzero()[0]
         self._placer = Placer(storages.live)
 
     def plan(self, shapes: tuple[tuple[int, ...], ...], *, staged_bytes: int = STAGED_BYTES) -> Plan:
@@ -164,12 +168,12 @@ class Planner:
         """
         manifest = self._manifest
         known = solve(manifest, shapes)
-        values = self._dims.evaluate(known)
         args, storages = manifest.args, manifest.storages
-        counts = (len(args.dims), len(storages.dims), len(manifest.chunks))
-        words, rest = np.array(values[: counts[0]], np.int64)[args.dim], values[counts[0] :]
-        elements, rest = np.array(rest[: counts[1]], np.int64)[storages.size], rest[counts[1] :]
-        chunks, extents = rest[: counts[2]], rest[counts[2] :]
+        given = {**self._zeros, **known} if self._zeros else known
+        values = {table: dims.evaluate(given) for table, dims in self._tables.items()}
+        words = np.array(values[args.dims], np.int64)[self._words]
+        elements = np.array(values[storages.dims], np.int64)[self._sizes]
+        counts, extents = values[manifest.chunks.table], values[self._shapes.table]
         if wrong := elements[(elements < 0) | (elements > MAX_SIZE)].tolist():
             raise InputError(
                 f"with these shapes a buffer of the model would have {wrong[0]} elements; the model cannot run so"
@@ -181,7 +185,8 @@ class Planner:
         bases, regions, arena_size = self._place(sizes, staged_bytes)
         words[self._pointers] = words[self._pointers] * self._itemsizes[self._targets] + bases[self._targets]
         pointed = regions[self._targets]
-        shapes_out = _split(extents, [len(signature.shape) for signature in manifest.outputs])
+        numbers = iter(self._shapes.numbers)
+        shapes_out = [tuple([extents[next(numbers)] for _ in each.shape]) for each in manifest.outputs]
         ports: list[Port] = []
         for signature, info, shape in zip(
             (*manifest.inputs, *manifest.outputs), (*self._inputs, *self._outputs), (*shapes, *shapes_out), strict=True
@@ -204,8 +209,8 @@ class Planner:
             arena_words=self._pointers[pointed == _ARENA],
             status_words=self._pointers[pointed == _STATUS],
             arena_size=arena_size,
-            is_parallel=max(chunks, default=0) > 1 or self._late_chunks,
-            has_status=len(storages.numbers(STATUS)) > 0,
+            is_parallel=self._late_chunks or any(counts[number] > 1 for number in manifest.chunks.numbers),
+            has_status=STATUS in storages.kind,
             names=tuple(port.name for port in outputs),
             late=tuple(self._late.values()),
             block=self._make_block if manifest.bound else None,
@@ -251,15 +256,6 @@ class Planner:
 def _in_memory(info: TensorInfo) -> TensorInfo:
     """What is told of a tensor, with the element type that it has in memory: handles for strings."""
     return replace(info, dtype=np.dtype(np.int64)) if info.dtype.hasobject else info
-
-
-def _split(values: Sequence[int], counts: Sequence[int]) -> list[tuple[int, ...]]:
-    parts: list[tuple[int, ...]] = []
-    start = 0
-    for count in counts:
-        parts.append(tuple(values[start : start + count]))
-        start += count
-    return parts
 
 
 def _constants(manifest: Manifest) -> Constants | None:

@@ -4,10 +4,13 @@ begin with the place: ``storages.dims is not a JSON array``."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, NoReturn, cast
+from collections.abc import Collection
+from typing import Any, Final, NoReturn, cast
 
 from ingot.runtime.errors import ArtifactError
+
+_INTEGERS: Final = frozenset((int,))
+_STRINGS: Final = frozenset((str,))
 
 
 def decode(data: bytes, what: str, most: int) -> object:
@@ -15,7 +18,7 @@ def decode(data: bytes, what: str, most: int) -> object:
     if len(data) > most:
         raise ArtifactError(f"{what} has {len(data)} bytes; {most} is the most")
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{what} is not valid JSON: {error}") from error
 
@@ -29,6 +32,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
 class Record:
@@ -46,6 +52,9 @@ class Record:
             raise ArtifactError(f"{self.where} has no {key!r}")
         return self._rest.pop(key)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._rest
+
     def names(self) -> tuple[str, ...]:
         """The keys that have not been taken."""
         return tuple(self._rest)
@@ -62,7 +71,27 @@ class Record:
         """An array."""
         return sequence(self.take(key), f"{self.where}.{key}")
 
-    def choice(self, key: str, values: Sequence[str]) -> str:
+    def integers(self, key: str, low: int, high: int) -> list[int]:
+        """An array of integers of `low` to `high`."""
+        items, where = self.sequence(key), f"{self.where}.{key}"
+        if not set(map(type, items)) <= _INTEGERS:  # by type, as true is 1 for all that follows
+            raise ArtifactError(f"{where} is not an array of integers")
+        numbers = cast("list[int]", items)
+        if numbers and not low <= min(numbers) <= max(numbers) <= high:
+            index = next(i for i, number in enumerate(numbers) if not low <= number <= high)
+            raise ArtifactError(f"{where}[{index}] is {str(numbers[index])[:40]}, which is not in {low} to {high}")
+        return numbers
+
+    def texts(self, key: str, longest: int = 1 << 16) -> list[str]:
+        """An array of strings."""
+        items, where = self.sequence(key), f"{self.where}.{key}"
+        if set(map(type, items)) <= _STRINGS:
+            strings = cast("list[str]", items)
+            if max(map(len, strings), default=0) <= longest and all(map(str.isascii, strings)):
+                return strings
+        return [text(item, f"{where}[{index}]", longest) for index, item in enumerate(items)]
+
+    def choice(self, key: str, values: Collection[str]) -> str:
         """One of the strings `values`."""
         value = self.take(key)
         if not isinstance(value, str) or value not in values:

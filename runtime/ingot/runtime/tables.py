@@ -1,20 +1,18 @@
 """The two long tables of a manifest, column by column: what the storages are, and what the argument words hold.
 
 A model has hundreds or thousands of entries, and a session needs columns of them, not entries: written so, they are
-read, checked and evaluated by a few operations on arrays. Each table says its different dims once, in `dims`, and
-refers to them by position. As sequences, the tables give entries one by one to whoever wants to look at them.
+read, checked and evaluated by a few operations on whole columns. The dims of a program are a table too, to which the
+others refer by position. As sequences, the tables give entries one by one to whoever wants to look at them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ingot.runtime.dims import Dim, parse_dims
+from ingot.runtime.dims import INT64_MAX, MAX_STEPS, OPERATORS, Dim, DimTable
 from ingot.runtime.dtypes import BY_NAME, DType, stored_dtype
 from ingot.runtime.errors import ArtifactError
 from ingot.runtime.memory import ALIGNMENT
@@ -35,6 +33,9 @@ HOST: Final = -3
 """What stands in the column `storage` of an argument word that is no pointer."""
 
 _Table: TypeAlias = dict[str, Any]
+
+_STORED: Final = {name: dtype for name, dtype in BY_NAME.items() if stored_dtype(dtype) == dtype}
+"""The element types of storages."""
 
 
 class Storage(NamedTuple):
@@ -77,103 +78,93 @@ Argument: TypeAlias = Value | Pointer | Block | HostFunction
 @dataclass(frozen=True, eq=False, slots=True)
 class Storages(Sequence[Storage]):
     """Storages by number. `kind`, `dtype` and `size` [storages] are positions in STORAGE_KINDS, `dtypes` and `dims`;
-    `live` [temps, 2] has the first and last step of each temp, `offset` [weights] that of each weight in bytes, both in
-    the order of the storages. All are i64."""
+    `live` [2 * temps] has the first and last step of each temp in turn, `offset` [weights] that of each weight in
+    bytes, both in the order of the storages."""
 
     dtypes: tuple[DType, ...]
-    dims: tuple[Dim, ...]
-    kind: NDArray[np.int64]
-    dtype: NDArray[np.int64]
-    size: NDArray[np.int64]
-    live: NDArray[np.int64]
-    offset: NDArray[np.int64]
+    dims: DimTable
+    kind: Sequence[int]
+    dtype: Sequence[int]
+    size: Sequence[int]
+    live: Sequence[int]
+    offset: Sequence[int]
 
     @staticmethod
     def of(storages: Iterable[Storage]) -> Storages:
         """The table of these storages. Raises ArtifactError for a temp without `live` or a weight without `offset`."""
         entries = tuple(storages)
         dtypes = {each: i for i, each in enumerate(dict.fromkeys(s.dtype for s in entries))}
-        dims = {each: i for i, each in enumerate(dict.fromkeys(s.size for s in entries))}
+        dims, size = DimTable.of(s.size for s in entries)
         for number, each in enumerate(entries):
             if (each.live is None) == (each.kind == "temp") or (each.offset is None) == (each.kind == "weight"):
                 raise ArtifactError(f"storage {number} is a {each.kind}: temps alone have lives, weights alone offsets")
         return Storages(
             tuple(dtypes),
-            tuple(dims),
-            _column(STORAGE_KINDS.index(s.kind) for s in entries),
-            _column(dtypes[s.dtype] for s in entries),
-            _column(dims[s.size] for s in entries),
-            _column(step for s in entries if s.live is not None for step in s.live).reshape(-1, 2),
-            _column(s.offset for s in entries if s.offset is not None),
+            dims,
+            [STORAGE_KINDS.index(s.kind) for s in entries],
+            [dtypes[s.dtype] for s in entries],
+            size,
+            [step for s in entries if s.live is not None for step in s.live],
+            [s.offset for s in entries if s.offset is not None],
         )
 
     @staticmethod
-    def parse(value: object, symbols: Collection[str]) -> Storages:
-        """The table that decoded JSON stands for. Raises ArtifactError for one that is not valid in itself."""
+    def parse(value: object, dims: DimTable) -> Storages:
+        """The table that decoded JSON stands for, whose sizes are among `dims`. Raises ArtifactError for one that is
+        not valid in itself."""
         table = Record("storages", value)
         names = table.sequence("dtypes")
-        known = [name for name, dtype in BY_NAME.items() if stored_dtype(dtype) == dtype]
-        if unknown := [name for name in names if not isinstance(name, str) or name not in known]:
-            raise ArtifactError(f"storages.dtypes has {str(unknown[0])[:40]!r}; known are {', '.join(known)}")
-        dims = _dims(table, symbols)
-        for dim in dims:
-            if isinstance(dim, int) and not 0 <= dim <= MAX_SIZE:
-                raise ArtifactError(f"storages.dims: a size is {dim}")
-        kind = _integers(table, "kind", 0, len(STORAGE_KINDS) - 1)
-        dtype = _integers(table, "dtype", 0, len(names) - 1)
-        size = _integers(table, "size", 0, len(dims) - 1)
-        live = _integers(table, "live", 0, MAX_STEP)
-        offset = _integers(table, "offset", 0, MAX_SIZE)
+        if unknown := [name for name in names if not isinstance(name, str) or name not in _STORED]:
+            raise ArtifactError(f"storages.dtypes has {str(unknown[0])[:40]!r}; known are {', '.join(_STORED)}")
+        kinds = table.integers("kind", 0, len(STORAGE_KINDS) - 1)
+        types = table.integers("dtype", 0, len(names) - 1)
+        sizes = table.integers("size", 0, len(dims) - 1)
+        lives = table.integers("live", 0, MAX_STEP)
+        offsets = table.integers("offset", 0, MAX_SIZE)
         table.end()
-        if not len(kind) == len(dtype) == len(size):
+        if not len(kinds) == len(types) == len(sizes):
             raise ArtifactError("storages: the columns kind, dtype and size are not of one length")
-        if len(live) != 2 * np.count_nonzero(kind == TEMP) or (live[::2] > live[1::2]).any():
+        if len(lives) != 2 * kinds.count(TEMP) or any(map(operator.gt, lives[::2], lives[1::2])):
             raise ArtifactError("storages.live is not a first and last step for each temp")
-        if len(offset) != np.count_nonzero(kind == WEIGHT) or (offset % ALIGNMENT).any():
+        if len(offsets) != kinds.count(WEIGHT) or any(offset % ALIGNMENT for offset in offsets):
             raise ArtifactError(f"storages.offset is not a multiple of {ALIGNMENT} for each weight")
-        found = Storages(
-            tuple(BY_NAME[cast("str", name)] for name in names), dims, kind, dtype, size, live.reshape(-1, 2), offset
-        )
-        constant = np.array([isinstance(dim, int) for dim in dims], np.bool_)
-        if not constant[size[kind == WEIGHT]].all():
+        constants = {number: dims.constant(number) for number in set(sizes)}
+        if wrong := [size for size in constants.values() if size is not None and not 0 <= size <= MAX_SIZE]:
+            raise ArtifactError(f"storages.size: a size is {wrong[0]}")
+        if None in {constants[size] for size, kind in zip(sizes, kinds, strict=True) if kind == WEIGHT}:
             raise ArtifactError("storages: a weight's size must be constant")
-        status = found.numbers(STATUS)
-        if len(status) > 1:
-            raise ArtifactError("there are two status storages")
-        if len(status) and (found.dtypes[dtype[status[0]]].name != "i64" or dims[size[status[0]]] != 1):
-            raise ArtifactError("storages: the status is one i64")
-        entropy = found.numbers(ENTROPY)
-        if len(entropy) > 1:
-            raise ArtifactError("there are two entropy storages")
-        if len(entropy) and (found.dtypes[dtype[entropy[0]]].name != "u64" or dims[size[entropy[0]]] != 2):
-            raise ArtifactError("storages: the entropy is two u64")
-        return found
+        dtypes = tuple([_STORED[cast("str", name)] for name in names])
+        for kind, dtype, size in ((STATUS, "i64", 1), (ENTROPY, "u64", 2)):
+            if count := kinds.count(kind):
+                number = kinds.index(kind)
+                if count > 1:
+                    raise ArtifactError(f"there are two {STORAGE_KINDS[kind]} storages")
+                if dtypes[types[number]].name != dtype or dims.constant(sizes[number]) != size:
+                    raise ArtifactError(f"storages: the {STORAGE_KINDS[kind]} is not {size} {dtype}")
+        return Storages(dtypes, dims, kinds, types, sizes, lives, offsets)
 
-    def encode(self) -> _Table:
-        """What `parse` reads."""
+    def encode(self, sizes: Sequence[int]) -> _Table:
+        """What `parse` reads, with the numbers that the sizes have there."""
         return {
             "dtypes": [dtype.name for dtype in self.dtypes],
-            "dims": self.dims,
-            "kind": self.kind.tolist(),
-            "dtype": self.dtype.tolist(),
-            "size": self.size.tolist(),
-            "live": self.live.reshape(-1).tolist(),
-            "offset": self.offset.tolist(),
+            "kind": self.kind,
+            "dtype": self.dtype,
+            "size": sizes,
+            "live": self.live,
+            "offset": self.offset,
         }
 
-    def numbers(self, kind: int) -> NDArray[np.intp]:
+    def numbers(self, kind: int) -> list[int]:
         """The numbers of the storages of a kind, in order."""
-        return np.flatnonzero(self.kind == kind)
+        return [number for number, each in enumerate(self.kind) if each == kind]
 
-    def itemsizes(self) -> NDArray[np.int64]:
-        """Bytes of an element of each storage [storages]."""
-        return np.array([dtype.bytes for dtype in self.dtypes], np.int64)[self.dtype]
-
-    def weight_ends(self) -> NDArray[np.int64]:
+    def weight_ends(self) -> list[int]:
         """Where each weight ends in the weights member, in bytes [weights]."""
-        weights = self.numbers(WEIGHT)
-        sizes = np.array([dim if isinstance(dim, int) else 0 for dim in self.dims], np.int64)[self.size[weights]]
-        return self.offset + sizes * self.itemsizes()[weights]
+        itemsizes = [dtype.bytes for dtype in self.dtypes]
+        return [
+            offset + (self.dims.constant(self.size[number]) or 0) * itemsizes[self.dtype[number]]
+            for number, offset in zip(self.numbers(WEIGHT), self.offset, strict=True)
+        ]
 
     @overload
     def __getitem__(self, index: int) -> Storage: ...
@@ -183,12 +174,9 @@ class Storages(Sequence[Storage]):
         return tuple(self)[index]
 
     def __iter__(self) -> Iterator[Storage]:
-        lives, offsets = iter(self.live.tolist()), iter(self.offset.tolist())
-        kinds: list[int] = self.kind.tolist()
-        dtypes: list[int] = self.dtype.tolist()
-        sizes: list[int] = self.size.tolist()
-        for kind, dtype, size in zip(kinds, dtypes, sizes, strict=True):
-            live = tuple(next(lives)) if kind == TEMP else None
+        lives, offsets = iter(self.live), iter(self.offset)
+        for kind, dtype, size in zip(self.kind, self.dtype, self.size, strict=True):
+            live = (next(lives), next(lives)) if kind == TEMP else None
             offset = next(offsets) if kind == WEIGHT else None
             yield Storage(STORAGE_KINDS[kind], self.dtypes[dtype], self.dims[size], live, offset)
 
@@ -196,7 +184,7 @@ class Storages(Sequence[Storage]):
         return len(self.kind)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Storages) and self.encode() == other.encode()
+        return isinstance(other, Storages) and tuple(self) == tuple(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
@@ -204,11 +192,11 @@ class Storages(Sequence[Storage]):
 @dataclass(frozen=True, eq=False, slots=True)
 class Arguments(Sequence[Argument]):
     """Argument words in order. `dim` [words] are positions in `dims`: of the value, or of the element pointed to;
-    `storage` [words] has the number of the storage pointed into, VALUE, BLOCK or HOST. Both are i64."""
+    `storage` [words] has the number of the storage pointed into, VALUE, BLOCK or HOST."""
 
-    dims: tuple[Dim, ...]
-    dim: NDArray[np.int64]
-    storage: NDArray[np.int64]
+    dims: DimTable
+    dim: Sequence[int]
+    storage: Sequence[int]
 
     @staticmethod
     def of(words: Iterable[Argument]) -> Arguments:
@@ -224,24 +212,28 @@ class Arguments(Sequence[Argument]):
                     pairs.append((BLOCK, 0))
                 case HostFunction():
                     pairs.append((HOST, 0))
-        dims = {each: i for i, each in enumerate(dict.fromkeys(dim for _, dim in pairs))}
-        return Arguments(tuple(dims), _column(dims[dim] for _, dim in pairs), _column(at for at, _ in pairs))
+        dims, dim = DimTable.of(dim for _, dim in pairs)
+        return Arguments(dims, dim, [at for at, _ in pairs])
 
     @staticmethod
-    def parse(value: object, symbols: Collection[str], storages: int) -> Arguments:
-        """The table that decoded JSON stands for, whose words point into so many storages. Raises ArtifactError."""
+    def parse(value: object, dims: DimTable, storages: int) -> Arguments:
+        """The table that decoded JSON stands for, whose words have values among `dims` and point into so many storages.
+        Raises ArtifactError."""
         table = Record("args", value)
-        dims = _dims(table, symbols)
-        dim = _integers(table, "dim", 0, len(dims) - 1)
-        storage = _integers(table, "storage", HOST, storages - 1)
+        dim = table.integers("dim", 0, len(dims) - 1)
+        storage = table.integers("storage", HOST, storages - 1)
         table.end()
         if len(dim) != len(storage):
             raise ArtifactError("args: the columns dim and storage are not of one length")
         return Arguments(dims, dim, storage)
 
-    def encode(self) -> _Table:
-        """What `parse` reads."""
-        return {"dims": self.dims, "dim": self.dim.tolist(), "storage": self.storage.tolist()}
+    def encode(self, dims: Sequence[int]) -> _Table:
+        """What `parse` reads, with the numbers that the words' dims have there."""
+        return {"dim": dims, "storage": self.storage}
+
+    def numbers(self, storage: int) -> list[int]:
+        """The numbers of the words with this in the column `storage`, in order."""
+        return [number for number, each in enumerate(self.storage) if each == storage]
 
     @overload
     def __getitem__(self, index: int) -> Argument: ...
@@ -251,9 +243,7 @@ class Arguments(Sequence[Argument]):
         return tuple(self)[index]
 
     def __iter__(self) -> Iterator[Argument]:
-        dims: list[int] = self.dim.tolist()
-        storages: list[int] = self.storage.tolist()
-        for dim, storage in zip(dims, storages, strict=True):
+        for dim, storage in zip(self.dim, self.storage, strict=True):
             if storage == BLOCK:
                 yield Block()
             elif storage == HOST:
@@ -265,30 +255,26 @@ class Arguments(Sequence[Argument]):
         return len(self.dim)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Arguments) and self.encode() == other.encode()
+        return isinstance(other, Arguments) and tuple(self) == tuple(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
-def _column(numbers: Iterable[int]) -> NDArray[np.int64]:
-    return np.array(list(numbers), np.int64)
+def parse_dim_table(value: object, symbols: Sequence[str]) -> DimTable:
+    """The dims over all of `symbols` that decoded JSON stands for. Raises ArtifactError for anything else."""
+    table = Record("dims", value)
+    constants = table.integers("constants", -INT64_MAX, INT64_MAX)
+    operators = table.integers("operators", 0, len(OPERATORS) - 1)
+    left = table.integers("left", 0, INT64_MAX)
+    right = table.integers("right", 0, INT64_MAX)
+    table.end()
+    if not len(operators) == len(left) == len(right) <= MAX_STEPS:
+        raise ArtifactError(f"dims: operators, left and right are not of one length, or have over {MAX_STEPS} entries")
+    dims = DimTable(symbols, constants, operators, left, right)
+    dims.check()
+    return dims
 
 
-def _dims(table: Record, symbols: Collection[str]) -> tuple[Dim, ...]:
-    dims = table.sequence("dims")
-    try:
-        return parse_dims(dims, symbols)
-    except ArtifactError as error:
-        raise ArtifactError(f"{table.where}.dims: {error}") from None
-
-
-def _integers(table: Record, key: str, low: int, high: int) -> NDArray[np.int64]:
-    """A column; the check by type comes first, as numpy takes true for 1 and reads numbers out of text."""
-    items, where = table.sequence(key), f"{table.where}.{key}"
-    if not set(map(type, items)) <= {int}:
-        raise ArtifactError(f"{where} is not an array of integers")
-    numbers = cast("list[int]", items)
-    if numbers and not low <= min(numbers) <= max(numbers) <= high:
-        index = next(i for i, number in enumerate(numbers) if not low <= number <= high)
-        raise ArtifactError(f"{where}[{index}] is {str(numbers[index])[:40]}, which is not in {low} to {high}")
-    return np.array(numbers, np.int64)
+def encode_dim_table(dims: DimTable) -> _Table:
+    """What `parse_dim_table` reads, given the table's symbols."""
+    return {"constants": dims.constants, "operators": dims.operators, "left": dims.left, "right": dims.right}

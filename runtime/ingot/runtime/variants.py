@@ -46,7 +46,6 @@ class Variants:
         self._programs = programs(manifest)
         self._loaded = loaded
         self._planners: dict[int, Planner] = {}
-        self._planner(1 if manifest.closed else 0)
 
     def plan(self, shapes: Shapes, *, staged_bytes: int = STAGED_BYTES) -> Plan:
         """The plan for inputs of these shapes, in the order of the model's inputs.
