@@ -60,8 +60,7 @@ _LEAST_EXTRA: Final = 2 * _EXTRA.size + 16
 _GAP: Final = 64
 _COPY_BYTES: Final = 1 << 20
 _PART: Final = r"(?!\.+(?:/|\Z))[A-Za-z0-9_+=@.-]+"  # dots alone are no name
-_NAME: Final = re.compile(f"{_PART}(?:/{_PART})*")
-_LONGEST_NAME: Final = 255
+_NAME: Final = re.compile(f"(?=.{{1,255}}\\Z){_PART}(?:/{_PART})*")
 
 
 class Member(NamedTuple):
@@ -211,29 +210,27 @@ def _checked_path(path: str | os.PathLike[str]) -> str:
 
 
 def _local_header(entry: Entry, extra_size: int) -> bytes:
-    large = entry.size >= _LIMIT32
-    extra = _EXTRA.pack(_ZIP64_FIELD, 16) + struct.pack("<2Q", entry.size, entry.size) if large else b""
+    name, _, size, crc = entry
+    extra, version = b"", _VERSION
+    if size >= _LIMIT32:
+        extra, version = _EXTRA.pack(_ZIP64_FIELD, 16) + struct.pack("<2Q", size, size), _VERSION64
+        size = _LIMIT32
     padding = extra_size - len(extra) - _EXTRA.size
     extra += _EXTRA.pack(_PADDING_FIELD, padding) + bytes(padding)
-    size = _LIMIT32 if large else entry.size
-    name = entry.name.encode("ascii")
-    version = _VERSION64 if large else _VERSION
-    return (
-        _LOCAL.pack(_LOCAL_SIGNATURE, version, 0, 0, _TIME, _DATE, entry.crc32, size, size, len(name), len(extra))
-        + name
-        + extra
-    )
+    fields = (_LOCAL_SIGNATURE, version, 0, 0, _TIME, _DATE, crc, size, size, len(name), len(extra))
+    return _LOCAL.pack(*fields) + name.encode("ascii") + extra
 
 
 def _central_header(entry: Entry, header_offset: int) -> bytes:
-    size, offset = min(entry.size, _LIMIT32), min(header_offset, _LIMIT32)
-    wide = struct.pack("<2Q", entry.size, entry.size) if size == _LIMIT32 else b""
-    wide += struct.pack("<Q", header_offset) if offset == _LIMIT32 else b""
-    extra = _EXTRA.pack(_ZIP64_FIELD, len(wide)) + wide if wide else b""
-    name = entry.name.encode("ascii")
-    version = _VERSION64 if wide else _VERSION
-    fields = (_MADE_BY, version, 0, 0, _TIME, _DATE, entry.crc32, size, size, len(name), len(extra), 0, 0, 0)
-    return _CENTRAL.pack(_CENTRAL_SIGNATURE, *fields, _PERMISSIONS, offset) + name + extra
+    name, _, size, crc = entry
+    extra, version = b"", _VERSION
+    if size >= _LIMIT32 or header_offset >= _LIMIT32:
+        wide = struct.pack("<2Q", size, size) if size >= _LIMIT32 else b""
+        wide += struct.pack("<Q", header_offset) if header_offset >= _LIMIT32 else b""
+        extra, version = _EXTRA.pack(_ZIP64_FIELD, len(wide)) + wide, _VERSION64
+        size, header_offset = min(size, _LIMIT32), min(header_offset, _LIMIT32)
+    fields = (_MADE_BY, version, 0, 0, _TIME, _DATE, crc, size, size, len(name), len(extra), 0, 0, 0)
+    return _CENTRAL.pack(_CENTRAL_SIGNATURE, *fields, _PERMISSIONS, header_offset) + name.encode("ascii") + extra
 
 
 def _end_records(count: int, directory_offset: int, directory_size: int) -> bytes:
@@ -253,7 +250,7 @@ def _end_records(count: int, directory_offset: int, directory_size: int) -> byte
 def _check_members(members: Sequence[Member]) -> None:
     names: set[str] = set()
     for member in members:
-        if not _is_valid_name(member.name):
+        if not _NAME.fullmatch(member.name):
             raise InputError(f"{member.name!r} cannot name a member: use letters, digits, _+=@.- and / between parts")
         if member.name in names:
             raise InputError(f"member {member.name!r} is given twice")
@@ -262,10 +259,6 @@ def _check_members(members: Sequence[Member]) -> None:
             raise InputError(f"member {member.name!r}: alignment {member.alignment} is not a power of two up to 65536")
         if not isinstance(member.data, Iterator):
             _as_bytes(member.name, member.data)
-
-
-def _is_valid_name(name: str) -> bool:
-    return len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 
 def _as_bytes(name: str, data: Buffer) -> memoryview:
@@ -366,18 +359,19 @@ def _read_central(directory: bytes, position: int) -> tuple[Entry, int, bytes]:
         name = directory[start : start + name_size].decode("ascii")
     except UnicodeDecodeError:
         name = ""
-    if not _is_valid_name(name):
+    if not _NAME.fullmatch(name):
         raise ArtifactError(f"a member has a name that is not accepted: {directory[start : start + name_size]!r}")
     if method:
         raise ArtifactError(f"member {name!r} is compressed (method {method}); members are stored")
     if packed != size:
         raise ArtifactError(f"member {name!r} has two sizes: {packed} and {size}")
     extra = directory[start + name_size : start + name_size + extra_size]
-    wide = [value for (value,) in struct.iter_unpack("<Q", extra[_EXTRA.size :])] if len(extra) in (12, 20, 28) else []
-    if size == _LIMIT32 and len(wide) >= 2:
-        size = wide[0]
-    if offset == _LIMIT32 and wide:
-        offset = wide[-1]
+    if len(extra) in (12, 20, 28):
+        wide = [value for (value,) in struct.iter_unpack("<Q", extra[_EXTRA.size :])]
+        if size == _LIMIT32 and len(wide) >= 2:
+            size = wide[0]
+        if offset == _LIMIT32 and wide:
+            offset = wide[-1]
     entry = Entry(name, 0, size, crc)
     return entry, offset, _central_header(entry, offset)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -39,8 +40,10 @@ _FOR_SYSTEMS: Final = frozenset((
     "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsavec", "xsaveopt", "xsaves",
 ))  # fmt: skip
 
-_PUNCTUATION: Final = str.maketrans("", "", "_.-+")
-_BLOCK: Final = 1 << 13  # bytes
+_PUNCTUATION: Final = "_.-+"
+_DELETED: Final = str.maketrans("", "", _PUNCTUATION)
+_LISTED: Final = re.compile(rb"^(?:flags|Features)\s*:(.*)\n", re.MULTILINE)
+_BLOCK: Final = 1 << 12  # bytes
 _ARCH_PRCTL: Final = 158  # the number of Linux' system call on x86-64
 _REQUEST: Final = 0x1023  # its ARCH_REQ_XCOMP_PERM
 _TILE_DATA: Final = 18  # the state that is asked for, by its number in XCR0
@@ -55,19 +58,22 @@ def host_architecture() -> str:
 @functools.cache  # a processor keeps its features
 def kernel_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
     """The processor flags that the Linux kernel reports, without punctuation. UnsupportedCpuError if there are none."""
-    rest = b""
+    listed = b""
     try:
-        with open(path, "rb", buffering=0) as file:
-            while part := file.read(_BLOCK):  # no more than it takes: the file has a part for each processor
-                *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    name, _, flags = line.partition(b":")
-                    if name.strip() in (b"flags", b"Features"):
-                        found = frozenset(_plain(flags.decode("ascii", "replace")).split())
-                        return found | {"sve256"} if "sve" in found and _sve_bytes() >= 32 else found
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # No more than it takes: the file has a part for each processor.
+            while (found := _LISTED.search(listed)) is None and (part := os.read(descriptor, _BLOCK)):
+                listed += part
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UnsupportedCpuError(f"the processor's features cannot be read: {error}") from error
-    raise UnsupportedCpuError(f"{path} does not list the processor's features")
+    if found is None:
+        raise UnsupportedCpuError(f"{path} does not list the processor's features")
+    names = found[1].lower().translate(None, _PUNCTUATION.encode())
+    flags = frozenset(names.decode("ascii", "replace").split())
+    return flags | {"sve256"} if "sve" in flags and _sve_bytes() >= 32 else flags
 
 
 def processor_name(path: str = "/proc/cpuinfo") -> str:
@@ -93,7 +99,7 @@ def missing_features(required: Iterable[str], architecture: str, flags: frozense
     names = _KERNEL_NAMES[architecture]
     wanted = frozenset(required) - _FOR_SYSTEMS
     others = (wanted - flags) | (wanted & names.keys())  # most are called as the kernel calls them
-    return tuple(sorted(f for f in others if not flags.issuperset(names.get(f, (_plain(f),)))))
+    return tuple(sorted(f for f in others if not flags.issuperset(names.get(f) or (_plain(f),))))
 
 
 def obtain_state(features: Iterable[str]) -> None:
@@ -119,4 +125,4 @@ def _sve_bytes() -> int:
 
 
 def _plain(names: str) -> str:
-    return names.lower().translate(_PUNCTUATION)
+    return names.lower().translate(_DELETED)

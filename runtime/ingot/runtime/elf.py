@@ -270,13 +270,15 @@ def _read_symbols(memory: _FileBackedMemory, tags: dict[int, int]) -> dict[str, 
     symbols: dict[str, int] = {}
     for name_offset, info, _, section, address, _ in SYMBOL.iter_unpack(table[SYMBOL.size :]):
         end = names.find(b"\0", name_offset)
-        name = names[name_offset:end] if end >= 0 else b""
-        if not name.isascii() or not name or name.decode("ascii") in symbols:
+        name = names[name_offset:end].decode("latin-1") if end >= 0 else ""
+        if not name or not name.isascii() or name in symbols:
             raise ArtifactError("machine code: an exported symbol has no valid name of its own")
-        text = name.decode("ascii")
         if info != GLOBAL_FUNCTION or not section:
-            raise ArtifactError(f"machine code: symbol {text!r} is not a function that is defined here")
-        if not any(first <= address < last for first, last in executable):
-            raise ArtifactError(f"machine code: function {text!r} lies outside the executable segments")
-        symbols[text] = address
+            raise ArtifactError(f"machine code: symbol {name!r} is not a function that is defined here")
+        for first, last in executable:
+            if first <= address < last:
+                break
+        else:
+            raise ArtifactError(f"machine code: function {name!r} lies outside the executable segments")
+        symbols[name] = address
     return symbols

@@ -46,7 +46,7 @@ class Image:
     allows execution, else from an anonymous memory file. With `debug_dir` (default: the environment variable
     INGOT_DEBUG_DIR) it is written there as `<name>-<digest>.so` and mapped from that, so that debuggers and profilers
     find its symbols: `add-symbol-file <path> -o <base>`. In names of files, what is not a letter, digit, dot, hyphen or
-    underscore becomes a hyphen.
+    underscore becomes a hyphen. `content` is the object's bytes where they have been read already.
 
     The file must not be written or truncated while mapped (touching what was cut off kills the process with SIGBUS):
     replace artifacts by rename. Garbage collection unmaps nothing; call `close` once no thread can run the code.
@@ -63,10 +63,11 @@ class Image:
         *,
         name: str = "code",
         debug_dir: str | os.PathLike[str] | None = None,
+        content: bytes | None = None,
     ) -> None:
         descriptor = file if isinstance(file, int) else os.open(file, os.O_RDONLY)
         try:
-            code = _read_range(descriptor, offset, size)
+            code = _read_range(descriptor, offset, size) if content is None else content
             self._load(code, descriptor, offset, name, debug_dir)
         finally:
             if not isinstance(file, int):

@@ -27,8 +27,10 @@ def describe(signatures: Sequence[Signature]) -> tuple[TensorInfo, ...]:
     """The signatures as callers see them. Element types that numpy lacks are those of ml_dtypes, or, where it is not
     installed, unsigned integers of that size with the raw bits: a `uint16` for bf16, a `uint8` for what is smaller."""
     return tuple(
-        TensorInfo(s.name, s.dtype.to_array(), tuple(d if isinstance(d, int) else show(d) for d in s.shape))
-        for s in signatures
+        [
+            TensorInfo(s.name, s.dtype.to_array(), tuple([d if isinstance(d, int) else show(d) for d in s.shape]))
+            for s in signatures
+        ]
     )
 
 
@@ -37,7 +39,7 @@ def collect(inputs: Mapping[str, ArrayLike], expected: Sequence[TensorInfo]) -> 
 
     Raises InputError for names that are missing or unknown and for values of another dtype.
     """
-    if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if inputs.__class__ is not dict and not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"inputs are given by name, as {{name: array}}; this is of type {type(inputs).__name__}")
     if len(inputs) != len(expected) or any(info.name not in inputs for info in expected):
         _refuse_names(inputs, expected)

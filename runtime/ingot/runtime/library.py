@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ingot.runtime.profile import LaunchCost
 
 Verify: TypeAlias = Literal["code", "full"]
+_CHOICES: Final = get_args(Verify)
 _RECOMPILE: Final = "compile the model again with --target for this machine"
 
 
@@ -57,7 +58,7 @@ class Library:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, verify: Verify, environment: Environment) -> None:
-        if verify not in get_args(Verify):
+        if verify not in _CHOICES:
             raise InputError(f"verify is {verify!r}; 'code' or 'full' can be asked for")
         with container.read(path) as file:
             try:
@@ -65,7 +66,8 @@ class Library:
                 self.code: Code = _choose_code(self.manifest)
                 obtain_state(self.code.features)
                 member = code_member(self.code.level)
-                _verify(file, member, self.manifest)
+                content = file.view(member).tobytes()
+                _verify(member, content, self.manifest)
                 self._weights = _map_weights(file, self.manifest, verify)
                 self._costs = tuple(_find_costs(file, n) for n in range(1 + len(self.manifest.variants)))
             except UnsupportedCpuError as error:
@@ -79,6 +81,7 @@ class Library:
                 entry.size,
                 name=f"{self.manifest.name[:80]}-{self.code.level}",
                 debug_dir=environment.debug_dir,
+                content=content,
             )
         try:
             symbol = self._image.symbol
@@ -146,19 +149,19 @@ def _choose_code(manifest: Manifest) -> Code:
 
 
 def _verify(
-    file: container.Container, member: str, manifest: Manifest, chunks: Collection[int] | None = None
+    member: str, data: bytes | memoryview, manifest: Manifest, chunks: Collection[int] | None = None
 ) -> None:
-    """Compare a member with its digests, or those of its chunks that are named."""
-    digest, data = manifest.digests[member], file.view(member)
-    if data.size != digest.size:
-        raise ArtifactError(f"member {member!r} has {data.size} bytes, the manifest says {digest.size}")
+    """Compare the `data` of a member with its digests, or those of its chunks that are named."""
+    digest = manifest.digests[member]
+    if len(data) != digest.size:
+        raise ArtifactError(f"member {member!r} has {len(data)} bytes, the manifest says {digest.size}")
     for index, expected in enumerate(digest.chunks):
         if chunks is not None and index not in chunks:
             continue
         start = index * DIGEST_CHUNK
         chunk = data[start : start + DIGEST_CHUNK]
-        if hashlib.sha256(chunk.data).hexdigest() != expected:
-            raise ArtifactError(f"member {member!r} is damaged between bytes {start} and {start + chunk.size}")
+        if hashlib.sha256(chunk).hexdigest() != expected:
+            raise ArtifactError(f"member {member!r} is damaged between bytes {start} and {start + len(chunk)}")
 
 
 def _index_chunks(storages: Storages) -> frozenset[int]:
@@ -182,9 +185,9 @@ def _map_weights(file: container.Container, manifest: Manifest, verify: Verify) 
     if entry.size != digest.size or entry.offset % ALIGNMENT:
         raise ArtifactError(f"the weights are not {digest.size} bytes at a multiple of {ALIGNMENT}")
     indices = frozenset[int]().union(*(_index_chunks(each.storages) for each in (manifest, *manifest.variants)))
-    _verify(file, WEIGHTS_MEMBER, manifest, None if verify == "full" else indices)
+    weights: NDArray[Any] = file.view(WEIGHTS_MEMBER)
+    _verify(WEIGHTS_MEMBER, weights.data, manifest, None if verify == "full" else indices)
     # The system begins to read what is not in memory yet, so that the first run finds most of it there.
     os.posix_fadvise(file.fileno(), entry.offset, entry.size, os.POSIX_FADV_WILLNEED)
-    weights: NDArray[Any] = file.view(WEIGHTS_MEMBER)
     populate(weights[: manifest.eager])
     return weights

@@ -77,7 +77,8 @@ MAX_VARIANTS: Final = 64
 """Programs that an artifact may hold besides the general one."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_+=@.-]{1,64}")
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_HEXADECIMAL: Final = re.compile(r"[0-9a-f]*")
+_DIGITS: Final = 64  # of a digest
 _T = TypeVar("_T")
 
 
@@ -184,7 +185,7 @@ class Manifest:
             "target": {"arch": self.architecture, "asked": self.target},
             "code": [{"level": code.level, "features": list(code.features)} for code in self.code],
             **self._encode_program(),
-            "digests": {name: {"size": d.size, "chunks": d.chunks} for name, d in self.digests.items()},
+            "digests": {name: (digest.size, "".join(digest.chunks)) for name, digest in self.digests.items()},
             "provenance": self.provenance,
         }
         if self.checked:
@@ -258,8 +259,8 @@ def _parse_document(top: Record) -> Manifest:
         producer=top.text("producer", longest=256),
         architecture=target.choice("arch", ARCHITECTURES),
         target=target.text("asked", longest=4096),
-        code=tuple(_parse_code(Record(f"code[{i}]", c)) for i, c in enumerate(top.sequence("code"))),
-        digests=_parse_digests(Record("digests", top.take("digests"))),
+        code=tuple([_parse_code(Record(f"code[{i}]", c)) for i, c in enumerate(top.sequence("code"))]),
+        digests=_parse_digests(top.take("digests")),
         provenance=_provenance(top.take("provenance")),
         checked=_parse_flag(top, "checked"),
         eager=top.integer("eager", 0, MAX_SIZE) if "eager" in top else None,
@@ -440,16 +441,19 @@ def _pair(value: object) -> tuple[object, object]:
     return parts[0], parts[1]
 
 
-def _parse_digests(record: Record) -> dict[str, Digest]:
+def _parse_digests(value: object) -> dict[str, Digest]:
+    if not isinstance(value, dict):
+        raise ArtifactError("digests is not a JSON object")
     digests: dict[str, Digest] = {}
-    for name in record.names():
-        entry = Record(f"digests.{name[:80]}", record.take(name))
-        size = entry.integer("size", 0, MAX_SIZE)
-        chunks = tuple(entry.texts("chunks", 64))
-        entry.end()
-        if len(chunks) != -(-size // DIGEST_CHUNK) or not all(map(_DIGEST.fullmatch, chunks)):
-            raise ArtifactError(f"{entry.where}: these are not the SHA-256 digests of {size} bytes")
-        digests[name] = Digest(size, chunks)
+    for name, entry in cast("dict[str, object]", value).items():
+        match entry:
+            case [int(size), str(text)] if type(size) is int and 0 <= size <= MAX_SIZE and _HEXADECIMAL.fullmatch(text):
+                chunks = tuple([text[start : start + _DIGITS] for start in range(0, len(text), _DIGITS)])
+                if len(text) % _DIGITS or len(chunks) != -(-size // DIGEST_CHUNK):
+                    raise ArtifactError(f"digests.{name[:80]}: these are not the SHA-256 digests of {size} bytes")
+                digests[name] = Digest(size, chunks)
+            case _:
+                raise ArtifactError(f"digests.{name[:80]} is not a size in bytes and SHA-256 digests of as many")
     return digests
 
 

@@ -48,9 +48,10 @@ class Record:
 
     def take(self, key: str) -> object:
         """The value of a key that there must be."""
-        if key not in self._rest:
-            raise ArtifactError(f"{self.where} has no {key!r}")
-        return self._rest.pop(key)
+        try:
+            return self._rest.pop(key)
+        except KeyError:
+            raise ArtifactError(f"{self.where} has no {key!r}") from None
 
     def __contains__(self, key: str) -> bool:
         return key in self._rest
@@ -69,27 +70,31 @@ class Record:
 
     def sequence(self, key: str) -> list[object]:
         """An array."""
-        return sequence(self.take(key), f"{self.where}.{key}")
+        value = self.take(key)
+        if not isinstance(value, list):
+            raise ArtifactError(f"{self.where}.{key} is not a JSON array")
+        return cast("list[object]", value)
 
     def integers(self, key: str, low: int, high: int) -> list[int]:
         """An array of integers of `low` to `high`."""
-        items, where = self.sequence(key), f"{self.where}.{key}"
-        if not set(map(type, items)) <= _INTEGERS:  # by type, as true is 1 for all that follows
-            raise ArtifactError(f"{where} is not an array of integers")
+        items = self.sequence(key)
+        if not _INTEGERS.issuperset(map(type, items)):  # by type, as true is 1 for all that follows
+            raise ArtifactError(f"{self.where}.{key} is not an array of integers")
         numbers = cast("list[int]", items)
         if numbers and not low <= min(numbers) <= max(numbers) <= high:
             index = next(i for i, number in enumerate(numbers) if not low <= number <= high)
-            raise ArtifactError(f"{where}[{index}] is {str(numbers[index])[:40]}, which is not in {low} to {high}")
+            found = str(numbers[index])[:40]
+            raise ArtifactError(f"{self.where}.{key}[{index}] is {found}, which is not in {low} to {high}")
         return numbers
 
     def texts(self, key: str, longest: int = 1 << 16) -> list[str]:
         """An array of strings."""
-        items, where = self.sequence(key), f"{self.where}.{key}"
-        if set(map(type, items)) <= _STRINGS:
+        items = self.sequence(key)
+        if _STRINGS.issuperset(map(type, items)):
             strings = cast("list[str]", items)
             if max(map(len, strings), default=0) <= longest and all(map(str.isascii, strings)):
                 return strings
-        return [text(item, f"{where}[{index}]", longest) for index, item in enumerate(items)]
+        return [text(item, f"{self.where}.{key}[{index}]", longest) for index, item in enumerate(items)]
 
     def choice(self, key: str, values: Collection[str]) -> str:
         """One of the strings `values`."""

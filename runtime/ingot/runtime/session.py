@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit  # noqa: F401  # pyright: ignore[reportUnusedImport]  (weakref.finalize imports it when first used)
 import ctypes
 import os
 import threading
@@ -221,9 +222,7 @@ class Session:
         native: _Native | None = None,
     ) -> dict[str, NDArray[Any]]:
         """What `run` does, whatever it is given; `native` takes the place of `ingot_run`."""
-        if isinstance(outputs, str | bytes) or not isinstance(outputs, Iterable | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"outputs is {outputs!r}; a list of names is needed, such as [{outputs!r}]")
-        wanted = None if outputs is None else list(outputs)
+        wanted = None if outputs is None else _listed(outputs)
         if wanted is not None:
             _check_names(wanted, self.outputs)
         arrays = collect(inputs, self.inputs)
@@ -480,6 +479,12 @@ def _call(native: _Native, frame: Frame, threads: Threads, fail: _Fail) -> None:
 def _release(threads: Threads, library: Library) -> None:
     threads.close()
     library.close()
+
+
+def _listed(outputs: Iterable[str]) -> list[str]:
+    if isinstance(outputs, str | bytes) or not isinstance(outputs, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"outputs is {outputs!r}; a list of names is needed, such as [{outputs!r}]")
+    return list(outputs)
 
 
 def _check_names(names: Iterable[str], known: Sequence[TensorInfo]) -> None:
