@@ -17,7 +17,6 @@ from ingot.runtime.limits import MemoryLimit
 
 ALIGNMENT: Final = 64
 """Bytes that the addresses of weights and temps are multiples of. Inputs and outputs are aligned to one element."""
-_ROWS: Final = 256  # temporaries compared with all others at a time
 _POPULATE_READ: Final = 22  # of madvise
 _HUGE_PAGE: Final = 2 << 20
 _MANY: Final = 256 << 10  # bytes: from here on clearing a huge page takes less time than the faults of small ones
@@ -34,19 +33,23 @@ class Placer:
     """Gives temporaries places in one arena: each is live from a first step to a last, both included."""
 
     def __init__(self, lives: Sequence[tuple[int, int]] | Sequence[int]) -> None:
-        self._lives = np.array(lives, np.int64).reshape(-1, 2)
+        """`lives` are the first and last step of each, as pairs or one after the other."""
+        steps = np.array(lives, np.int64).reshape(-1, 2)
+        self._lives: list[tuple[int, int]] = list(zip(*steps.T.tolist(), strict=True))
 
     @cached_property
     def _together(self) -> list[list[int]]:
-        """For each temporary, which are live together with it: not dependent on shapes, so found once for all plans."""
-        firsts, lasts = self._lives.T
-        found: list[list[int]] = []
-        for start in range(0, len(self._lives), _ROWS):
-            rows = slice(start, start + _ROWS)
-            overlap = (firsts <= lasts[rows, None]) & (lasts >= firsts[rows, None])
-            others = np.nonzero(overlap)[1].tolist()
-            ends = np.cumsum(np.count_nonzero(overlap, axis=1)).tolist()
-            found += [others[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+        """For each temporary, which others are live together with it: not dependent on shapes, so found once for all
+        plans."""
+        found: list[list[int]] = [[] for _ in self._lives]
+        live: list[int] = []
+        for index in sorted(range(len(self._lives)), key=self._lives.__getitem__):
+            first = self._lives[index][0]
+            live = [other for other in live if self._lives[other][1] >= first]
+            for other in live:
+                found[other].append(index)
+            found[index] += live
+            live.append(index)
         return found
 
     def place(self, sizes: Sequence[int], *, limit: int) -> Placement:

@@ -151,13 +151,16 @@ class Planner:
         self._targets = pointed[self._pointers]
         self._words = np.array(args.dim, np.int64)
         self._sizes = np.array(storages.size, np.int64)
+        self._lengths = set(storages.size)
+        self._elements = {dim for dim, storage in zip(args.dim, args.storage, strict=True) if storage >= 0}
         kinds = np.array(storages.kind, np.int64)
         self._itemsizes = np.array([dtype.bytes for dtype in storages.dtypes], np.int64)[storages.dtype]
         self._bases = np.zeros(len(storages), np.int64)
         self._bases[kinds == WEIGHT] = np.array(storages.offset, np.int64) + loaded.weights_address
         self._temps = (kinds == TEMP).nonzero()[0]
         self._regions = _REGIONS[kinds]
-        self._regions[list(late)] = _LATE
+        if late:
+            self._regions[list(late)] = _LATE
         self._ports = (self._regions == _CALLER).nonzero()[0]
         self._placer = Placer(storages.live)
 
@@ -171,16 +174,16 @@ class Planner:
         args, storages = manifest.args, manifest.storages
         given = {**self._zeros, **known} if self._zeros else known
         values = {table: dims.evaluate(given) for table, dims in self._tables.items()}
-        words = np.array(values[args.dims], np.int64)[self._words]
-        elements = np.array(values[storages.dims], np.int64)[self._sizes]
+        elements, places = values[storages.dims], values[args.dims]
         counts, extents = values[manifest.chunks.table], values[self._shapes.table]
-        if wrong := elements[(elements < 0) | (elements > MAX_SIZE)].tolist():
+        if wrong := [elements[number] for number in self._lengths if not 0 <= elements[number] <= MAX_SIZE]:
             raise InputError(
                 f"with these shapes a buffer of the model would have {wrong[0]} elements; the model cannot run so"
             )
-        sizes = elements * self._itemsizes
-        if words.size and np.abs(words[self._pointers]).max(initial=0) > MAX_SIZE:
+        if any(not -MAX_SIZE <= places[number] <= MAX_SIZE for number in self._elements):
             raise InputError("the shapes of the inputs are too large: an address is beyond 2**56 elements")
+        words = np.array(places, np.int64)[self._words]
+        sizes = np.array(elements, np.int64)[self._sizes] * self._itemsizes
 
         bases, regions, arena_size = self._place(sizes, staged_bytes)
         words[self._pointers] = words[self._pointers] * self._itemsizes[self._targets] + bases[self._targets]
@@ -308,7 +311,7 @@ class Frame:
             self._table[count + 1 :].view(np.uint64)[:] = plan.entropy.stream()
         self.host = None if plan.host is None else plan.host()
         self.callback = self._callback()
-        self._words = (ctypes.c_int64 * count).from_buffer(self._table.data)
+        self._words: memoryview[int] = self._table.data.cast("B").cast("q")
         self.status = ctypes.c_int64.from_buffer(self._table.data, 8 * count)
         self.pointer = ctypes.c_void_p(address)
         self.takes = tuple((port.name, port.dtype, port.shape, self._view(port)) for port in plan.inputs)
