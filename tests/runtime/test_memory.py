@@ -104,16 +104,16 @@ def resident(address: int) -> int:
 
 @pytest.mark.skipif(tuple(map(int, os.uname().release.split(".")[:2])) < (5, 14), reason="Linux before 5.14")
 def test_pages_are_mapped_at_once(tmp_path: Path) -> None:
-    path, size = tmp_path / "data", 4 << 20
+    path, size = tmp_path / "data", 18 << 20
     path.write_bytes(bytes(range(256)) * (size // 256))
     with path.open("rb") as file:
         data = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
     address = data.ctypes.data
-    for few in (data[:0], data[:1], data[: 64 << 10]):
+    for few in (data[:0], data[:1], data[: 7 << 20]):
         populate(few)
     assert resident(address) == 0
-    populate(data[64 : 1 << 20])
-    assert 1 << 20 <= resident(address) < size
+    populate(data[64 : 9 << 20])
+    assert 9 << 20 <= resident(address) < size
     populate(data)
     assert resident(address) == size and (data.reshape(-1, 256) == np.arange(256)).all()
 

@@ -20,6 +20,7 @@ ALIGNMENT: Final = 64
 _POPULATE_READ: Final = 22  # of madvise
 _HUGE_PAGE: Final = 2 << 20
 _MANY: Final = 256 << 10  # bytes: from here on clearing a huge page takes less time than the faults of small ones
+_LONG: Final = 8 << 20  # bytes: up to here mapping every page takes longer than the faults that it saves
 
 
 class Placement(NamedTuple):
@@ -109,9 +110,9 @@ def show_bytes(size: int) -> str:
 
 def populate(data: NDArray[np.uint8]) -> None:
     """Map all pages of mapped `data` at once, which takes less time than a fault for every few of them; what is not in
-    memory is read. Nothing happens to data of few pages, to more than half of what memory this process may use, and
-    where Linux cannot do it (before 5.14)."""
-    if data.size < _MANY or 2 * data.size > MemoryLimit().for_size(2 * data.size):
+    memory is read. Nothing happens to data of few MiB, to more than half of what memory this process may use, and where
+    Linux cannot do it (before 5.14)."""
+    if data.size < _LONG or 2 * data.size > MemoryLimit().for_size(2 * data.size):
         return
     start = data.ctypes.data & -mmap.PAGESIZE
     size = data.ctypes.data + data.size - start
