@@ -119,10 +119,9 @@ def _weight_types(manifest: Manifest) -> dict[str, int]:
     found: dict[int, tuple[int, str]] = {}
     for program in (manifest, *manifest.variants):
         table = program.storages
-        types: list[int] = table.dtype[table.numbers(WEIGHT)].tolist()
-        for start, end, dtype in zip(table.offset.tolist(), table.weight_ends().tolist(), types, strict=True):
-            size = int(end) - int(start)
-            found[int(start)] = max(found.get(int(start), (0, "")), (size, table.dtypes[dtype].name))
+        for number, start, end in zip(table.numbers(WEIGHT), table.offset, table.weight_ends(), strict=True):
+            name = table.dtypes[table.dtype[number]].name
+            found[start] = max(found.get(start, (0, "")), (end - start, name))
     total: Counter[str] = Counter()
     for size, name in found.values():
         total[name] += size
