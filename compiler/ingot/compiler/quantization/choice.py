@@ -93,11 +93,11 @@ def choose(
     named here as of `quantize`.
 
     `held_out`: the samples that are judged on; by default every third of `data` (64 at most), which is not
-    calibrated on. `objective`: "latency", the time that layers take by themselves on this machine with `threads`,
-    measured for about `seconds` each, and the whole at the end; or "size", bytes of weights. `metric`: of the outputs
-    for all held-out samples; a drop needs it. `schemes`: those to choose from beside f32 (default: int8 and
-    int8-dynamic; for size also weights alone in 8 and 4 bits, and fp16). `limit`: seconds after which the layers that
-    are still to come stay as they are. `timer`: another way to measure.
+    calibrated on. `objective`: "latency", the time that layers take on this machine with `threads` where all are in one
+    scheme, measured for about `seconds` each scheme, and the whole at the end; or "size", bytes of weights. `metric`:
+    of the outputs for all held-out samples; a drop needs it. `schemes`: those to choose from beside f32 (default: int8
+    and int8-dynamic; for size also weights alone in 8 and 4 bits, and fp16). `limit`: seconds after which the layers
+    that are still to come stay as they are. `timer`: another way to measure.
 
     Raises QuantisationError, and what `quantize` raises. A bound that cannot be kept is no error: see `Choice.is_met`.
     """
@@ -138,7 +138,7 @@ def choose(
     try:
         judge = Judge(emulation, arrays, metric)
         if timer is None and objective == "latency":
-            timer = Native(graph, arrays[0], mixture, threads=threads, seconds=seconds)
+            timer = Native(graph, layers, arrays[0], mixture, seen, threads=threads, seconds=seconds)
         layer_timer = timer if objective == "latency" else None
         table = sensitivities(
             judge, candidates, timer=layer_timer, progress=tell, is_over=lambda: monotonic() - started > limit
@@ -190,7 +190,7 @@ def _told(
         faster = objective != "latency" or times[1] < times[0]
         notes.append(f"the model takes {times[1] * 1e6:.1f} µs, {times[0] * 1e6:.1f} µs in f32")
         if not faster:
-            notes.append("the whole is not faster than in f32, though layers by themselves are: keep it in f32")
+            notes.append("the whole is not faster than in f32, though single layers are: keep it in f32")
     return Choice(quantised.plan, quantised, table, before, score, times, faster, tuple(notes))
 
 

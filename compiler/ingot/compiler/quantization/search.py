@@ -89,7 +89,7 @@ class Search:
 
     def mixtures(self) -> Iterator[list[Step]]:
         """Steps in the order in which they are taken, one mixture after the other, none twice: each of the cheaper
-        schemes that the bound allows; for latency also with those layers in integers that are no faster by themselves,
+        schemes that the bound allows; for latency also with those layers in integers that are no faster,
         and without those that are hardly faster."""
         first = self._extended([], sorted((s for layer in self.every for s in self._of(layer)), key=_price))
         self._gained = {step.layer.name for step in first}
@@ -163,7 +163,7 @@ class Search:
         ]
 
     def _others(self, taken: Sequence[Step]) -> Iterator[Step]:
-        """Steps to integers of the layers that are not changed and gain nothing by themselves."""
+        """Steps to integers of the layers that are not changed and no faster in them."""
         plans = self.plans(taken)
         for layer in self.every:
             rows = [row for row in self.rows[layer.name] if row.plan.scheme in INTEGERS and math.isfinite(row.error)]

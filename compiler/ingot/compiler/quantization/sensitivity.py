@@ -79,7 +79,7 @@ class Judge:
 @dataclass(frozen=True)
 class Sensitivity:
     """One layer under one plan, all others as they are: the bytes of its weights, and the seconds that the layer takes
-    by itself (None where they are not measured), beside those of f32."""
+    (see `timing.Native`; None where they are not measured), beside those of f32."""
 
     layer: str
     plan: LayerPlan
