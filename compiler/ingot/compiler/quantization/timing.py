@@ -23,7 +23,8 @@ from ingot.compiler.quantization.mixture import Mixture, Seen, finished
 from ingot.compiler.quantization.plan import LayerPlan, is_possible
 
 Arrays = Mapping[str, NDArray[Any]]
-ROUNDS, FEWEST, MOST = 5, 5, 50
+ROUNDS, FEWEST_ROUNDS = 7, 3
+FEWEST, MOST = 5, 50  # runs that are profiled
 
 
 class Timer(Protocol):
@@ -73,7 +74,7 @@ class Native:
                 calls[str(number)] = partial(session.run, self.sample)
                 longest = max(longest, _seconds(session.run, self.sample))
             turn = len(calls) * max(3 * longest, 0.02)  # a round has three runs of each at least
-            rounds = max(1, min(ROUNDS, int(len(calls) * self.seconds / turn)))
+            rounds = max(FEWEST_ROUNDS, min(ROUNDS, int(len(calls) * self.seconds / turn)))
             found = interleave(calls, rounds=rounds, seconds=0.02, warm_up=0.02)
         return [found[name].best for name in calls]  # what else the machine does only adds
 
