@@ -32,7 +32,7 @@ from ingot.compiler.driver import explain
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Graph, Input, Value, constant
 from ingot.compiler.ir.types import TensorType
-from ingot.compiler.lower import convolution, short_sums, spectral, winograd
+from ingot.compiler.lower import convolution, lowering, short_sums, spectral, winograd
 from ingot.compiler.lower.schedules import Algorithm
 from ingot.compiler.ops.composite import Softmax
 from ingot.compiler.ops.linear import Conv, MatMul
@@ -248,6 +248,10 @@ def _whole_batch(graph: Graph) -> Artifact:
     return lowered_without(graph, driver, "by_samples", lambda graph, machine: graph)
 
 
+def _whole_launches(graph: Graph) -> Artifact:
+    return lowered_without(graph, lowering, "in_bands", lambda program, machine: program)
+
+
 def _as_sums(graph: Graph) -> Artifact:
     return lowered_without(graph, spectral, "LEAST_GAIN", 0.0)
 
@@ -288,6 +292,16 @@ TRIALS: tuple[Trial, ...] = (
         "sample by sample",
         "8 images, twice 1x1, depthwise 3x3, 1x1, 24-144-24 @56",
         lambda: {"a loop": _native(g := inverted(8, 56, 24, 144, 2)), "layer by layer": _whole_batch(g)},
+    ),
+    Trial(
+        "band by band",
+        "1x1, depthwise 3x3, 1x1, 16-96-16 @112",
+        lambda: {"bands": _native(g := inverted(1, 112, 16, 96, 1)), "launch by launch": _whole_launches(g)},
+    ),
+    Trial(
+        "winograd4 in stripes",
+        "conv 3x3, 64-64 @224",
+        lambda: {"bands": _native(g := conv(224, 64, 64)), "launch by launch": _whole_launches(g)},
     ),
     Trial(
         "attention",

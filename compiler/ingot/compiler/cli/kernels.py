@@ -6,7 +6,8 @@ For an artifact it is what the artifact says; a model is imported, optimised and
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from ingot.compiler.lower.schedules import Option
     from ingot.compiler.tuning.explanation import Explanation
 
-Costs = Sequence[Mapping[str, LaunchCost]]
+Costs = Sequence[Mapping[str, list[LaunchCost]]]
 """What is known of the launches of each program, by kernel."""
+
+PART = re.compile(r"_rows\d+$")
+"""How the name of a kernel for some rows of a launch ends (`lower.row_parts`)."""
 
 
 def kernel_record(path: Path, options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -52,11 +56,11 @@ def _of_artifact(path: Path) -> tuple[tuple[Explanation, ...], Costs]:
             )
         file.verify(SCHEDULES_MEMBER)
         found = decode(file.view(SCHEDULES_MEMBER).tobytes())
-        costs: list[dict[str, LaunchCost]] = []
+        costs: list[Mapping[str, list[LaunchCost]]] = []
         for name in names:
             known = name in file.members and file.entry(name).size <= MAX_PROFILE_BYTES
             parsed = parse_costs(file.view(name).tobytes()) if known else ()
-            costs.append({cost.kernel: cost for cost in parsed})
+            costs.append(_by_kernel(parsed))
     return found, costs
 
 
@@ -80,12 +84,20 @@ def _of_model(
         found, programs = explain(request, find_target(options.target).machine)
     finally:
         progress.close()
-    return found, [{launch.kernel.name: launch_cost(launch) for launch in p.launches()} for p in programs]
+    return found, [_by_kernel(launch_cost(launch) for launch in program.launches()) for program in programs]
+
+
+def _by_kernel(costs: Iterable[LaunchCost]) -> Mapping[str, list[LaunchCost]]:
+    """The costs of launches by the names of their kernels; those of the parts of a launch by that of the whole."""
+    found: dict[str, list[LaunchCost]] = {}
+    for cost in costs:
+        found.setdefault(PART.sub("", cost.kernel), []).append(cost)
+    return found
 
 
 def _record(each: Explanation, costs: Costs) -> dict[str, Any]:
-    known: Mapping[str, LaunchCost] = costs[each.program] if each.program < len(costs) else {}
-    launches = [known[name] for name in each.kernels if name in known]
+    known: Mapping[str, list[LaunchCost]] = costs[each.program] if each.program < len(costs) else {}
+    launches = [cost for name in each.kernels for cost in known.get(name, ())]
     nodes = dict.fromkeys(name for cost in launches for name in cost.origin)
     chosen, *rejected = map(_option, each.options)
     return {
@@ -94,6 +106,7 @@ def _record(each: Explanation, costs: Costs) -> dict[str, Any]:
         "count": each.count,
         "nodes": list(nodes),
         "kernels": list(each.kernels),
+        "launches": len(launches),
         "flops": _total([cost.flops for cost in launches], each.count),
         "bytes": _total([cost.bytes for cost in launches], each.count),
         "limit": each.options[0].limit,
@@ -131,6 +144,8 @@ def kernel_lines(record: Mapping[str, Any]) -> Iterator[str]:
             facts.append(f"{each['flops'] / 1e9:.4f} GFLOP")
         if each["bytes"] is not None:
             facts.append(f"{bytes_text(each['bytes'])} moved")
+        if each["launches"] > len(each["kernels"]):
+            facts.append(f"in bands: {each['launches']} launches")
         facts.append(f"limited by {each['limit']}")
         yield f"  {', '.join(facts)}"
         rows = [

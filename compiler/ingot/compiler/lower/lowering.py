@@ -8,6 +8,7 @@ from ingot.compiler.ir.dims import Dim, product
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, describe, node_of, subgraphs_of
 from ingot.compiler.ir.program import Program
 from ingot.compiler.lower.attention import lower_attention
+from ingot.compiler.lower.bands import in_bands
 from ingot.compiler.lower.carried import carry_in_place
 from ingot.compiler.lower.context import Context, LoweringError, body_of
 from ingot.compiler.lower.contraction import Group
@@ -51,10 +52,11 @@ def lower(
     reorder: bool = True,
     forms: WeightForms = FAST,
     schedules: Schedules = ANALYTICAL,
+    bands: bool = True,
 ) -> Program:
     """The program that computes `graph`, with schedules chosen for `machine` where `schedules` wants no others;
     `reorder` allows algorithms that change the order of floating-point operations beyond sums, `forms` says how weights
-    may lie.
+    may lie, `bands` whether launches may be cut into some that take turns.
 
     Raises LoweringError for an op that has no kernel, ScheduleError for a schedule that does not fit.
     """
@@ -74,7 +76,10 @@ def lower(
         have = context.view(value)
         if have.storage is not view.storage or have.offset != view.offset:
             copy(context, have, view, node_of(value).origin, "output")
-    return called_again(carry_in_place(share_storages(_program_of(context, graph, strings))), called)
+    program = _program_of(context, graph, strings)
+    if bands:
+        program = in_bands(program, machine)
+    return called_again(carry_in_place(share_storages(program)), called)
 
 
 def lower_interface(graph: Graph, machine: Machine) -> Program:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SHARE = 0.75  # of a cache that what is used again and again may take
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -33,6 +35,17 @@ class Machine:
     def lanes(self, element_bytes: int) -> int:
         """Elements of a vector register."""
         return max(1, 4 * self.lanes_f32 // element_bytes)
+
+    def rate(self, size: float) -> float:
+        """Bytes a cycle from the nearest cache that holds `size` bytes; the second level is the nearest of all."""
+        if size <= self.l2:
+            return self.l2_rate
+        return self.l3_rate if size <= self.l3 else self.memory_rate
+
+    def cycles_a_byte(self, size: float) -> float:
+        """Cycles for each of `size` bytes that are read again and again, which the caches share."""
+        near, far = (min(1.0, SHARE * cache / max(size, 1.0)) for cache in (self.l2, self.l3))
+        return near / self.l2_rate + max(0.0, far - near) / self.l3_rate + (1.0 - far) / self.memory_rate
 
 
 AVX2 = Machine()

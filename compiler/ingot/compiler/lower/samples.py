@@ -233,13 +233,6 @@ class _Batch:
             case _:
                 return 0.0
 
-    def _rate(self, size: float) -> float:
-        """Bytes a cycle from the nearest cache that holds so many."""
-        machine = self.machine
-        if size <= machine.l2:
-            return machine.l2_rate
-        return machine.l3_rate if size <= machine.l3 else machine.memory_rate
-
     def _crossing(self) -> list[int]:
         """For each place, bytes of a sample's values that are made before it and read from there on."""
         steps = [0] * (len(self.nodes) + 2)
@@ -255,9 +248,9 @@ class _Batch:
         """The places of the first nodes of stretches, and of those behind them: the best choice of all by the model."""
         count, likely = len(self.nodes), self.likely
         moved = [each.activations for each in self.costs if each is not None]
-        if not any(self._rate(likely * size) < self._rate(size) for size in moved):
+        if not any(self.machine.rate(likely * size) < self.machine.l2_rate for size in moved):
             return []
-        crossing = self._crossing()
+        crossing, rate = self._crossing(), self.machine.rate
         best = [0.0] * (count + 1)  # gain of the nodes before a place
         came: list[int | None] = [None] * (count + 1)
         for end in range(1, count + 1):
@@ -268,12 +261,14 @@ class _Batch:
                 if cost is None:
                     break
                 moved = likely * cost.activations
-                saved += moved / self._rate(moved) - moved / self._rate(cost.activations) - likely * LAUNCH
-                saved += cost.weights / self._rate(self.weights)
+                # Of one sample bands of rows (`bands`) go no further than to the last cache.
+                alone = rate(min(cost.activations, self.machine.l3))
+                saved += moved / rate(moved) - moved / alone - likely * LAUNCH
+                saved += cost.weights / rate(self.weights)
                 weights, widest = weights + cost.weights, max(widest, cost.activations)
                 arithmetic += likely * cost.arithmetic
                 copied = 2 * likely * (crossing[begin] + crossing[end])
-                gain = saved - likely * weights / self._rate(weights + widest) - copied / self._rate(copied)
+                gain = saved - likely * weights / rate(weights + widest) - copied / rate(copied)
                 if gain > LEAST_GAIN * arithmetic and best[begin] + gain > best[end]:
                     best[end], came[end] = best[begin] + gain, begin
         found: list[tuple[int, int]] = []

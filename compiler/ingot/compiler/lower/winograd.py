@@ -44,6 +44,7 @@ from ingot.runtime.dtypes import DType, boolean, f32, i8, i16, i32, u8
 AT_ONCE = 600_000  # elements of filters that are transformed together, in f64: some 5 MB
 FLOPS_A_CHUNK = 800_000  # some 8 us of work
 DIRECT_RATE, PRODUCTS_RATE = 0.93, 0.85  # of the peak, of direct sums and of products of transformed data
+LEAST_TILES = 12  # of a stripe: fewer are multiplied less well
 PAIRS_SHARE, SHORT_SUMS_SHARE = 0.78, 0.44  # of the time of a direct sum in f32 that one of bytes takes
 MOST_POINTS = 64  # of a tile, each of which is a value in registers while a tile is transformed
 
@@ -225,7 +226,8 @@ def winograd_halo(node: Conv, algorithm: Algorithm) -> tuple[tuple[int, int], ..
 
 @dataclass(frozen=True)
 class _Plan:
-    """A convolution being lowered: the algorithm, tiles per axis, channels."""
+    """A convolution being lowered: the algorithm, tiles per axis, channels; stripes of tile rows, whose transformed
+    data lie together."""
 
     context: Context
     group: Group
@@ -234,11 +236,32 @@ class _Plan:
     tiles: tuple[Dim, ...]  # images, tiles along each axis
     inner: int
     out: int
+    stripes: int
 
     @property
     def count(self) -> Dim:
-        """Tiles in all."""
-        return product(self.tiles)
+        """Tiles of a stripe."""
+        return floor_divide(product(self.tiles), self.stripes)
+
+    @property
+    def stripe(self) -> tuple[Axis, ...]:
+        """The grid's axis of stripes, where there are several."""
+        return (Axis("_s", self.stripes),) if self.stripes > 1 else ()
+
+    @property
+    def number(self) -> Dim:
+        """The number of the stripe at the current grid point."""
+        return symbol("_s") if self.stripes > 1 else 0
+
+    @property
+    def rows(self) -> Dim:
+        """Tile rows of a stripe."""
+        return floor_divide(self.tiles[1], self.stripes)
+
+    @property
+    def extents(self) -> tuple[Dim, ...]:
+        """Those of `names`: images, and the tiles of a stripe along each axis."""
+        return (self.tiles[0], self.rows, *self.tiles[2:])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -246,16 +269,22 @@ class _Plan:
         return ("_b", *loop_names(len(self.algorithm.axes), "t"))
 
     @property
+    def places(self) -> tuple[Dim, ...]:
+        """The numbers of the tile along the axes at the current grid point."""
+        row, *others = (symbol(name) for name in self.names[1:])
+        return (self.number * self.rows + row, *others)
+
+    @property
     def tile(self) -> Dim:
-        """The number of the tile at the current grid point."""
+        """The number of the tile, within its stripe, at the current grid point."""
         number: Dim = 0
-        for name, extent in zip(self.names, self.tiles, strict=True):
+        for name, extent in zip(self.names, self.extents, strict=True):
             number = number * extent + symbol(name)
         return number
 
     def launch(self, build: KernelBuilder, channels: int, body: tuple[Stmt, ...], work: int) -> None:
         """Run `body` for every tile, along `channels` channels ``_c``."""
-        *grid, last = (Axis(name, extent) for name, extent in zip(self.names, self.tiles, strict=True))
+        *grid, last = (Axis(name, extent) for name, extent in zip(self.names, self.extents, strict=True))
         loop = For("_c", channels, body, "vector")
         inside: Dim = channels * work
         if len(grid) > 1 and product(axis.extent for axis in grid[1:]) != 1:
@@ -263,8 +292,8 @@ class _Plan:
         else:
             grid.append(last)
         grid[-1] = replace(grid[-1], grain=grain_for(inside, CHUNK))
-        flops = multiply(self.count, channels * work)
-        self.context.run(build.launch(grid, (loop,), origin=self.group.node.origin, flops=flops))
+        flops = multiply(product(self.tiles), channels * work)
+        self.context.run(build.launch((*self.stripe, *grid), (loop,), origin=self.group.node.origin, flops=flops))
 
 
 def lower_winograd(context: Context, group: Group, node: Conv, view: View, algorithm: Algorithm) -> None:
@@ -274,10 +303,31 @@ def lower_winograd(context: Context, group: Group, node: Conv, view: View, algor
     tiles = (images, *(ceil_divide(extent, size) for extent, size in zip(results, sizes, strict=True)))
     inner = node.x.type.shape[-1]
     assert isinstance(out, int) and isinstance(inner, int)
-    plan = _Plan(context, group, node, algorithm, tiles, inner, out)
+    plan = _Plan(context, group, node, algorithm, tiles, inner, out, _stripes(context, algorithm, tiles, inner, out))
     data = _transform_data(plan, view)
     products = _multiply(plan, data)
     _transform_back(plan, products)
+
+
+def _stripes(context: Context, algorithm: Algorithm, tiles: tuple[Dim, ...], inner: int, out: int) -> int:
+    """Into how many stripes along the first axis what lies between the kernels is cut, so that a cache may hold one."""
+    images, rows, *others = tiles
+    columns = product(others)
+    if images != 1 or not isinstance(rows, int) or not isinstance(columns, int):
+        return 1
+    machine = context.machine
+    moved = algorithm.points * rows * columns * (inner * algorithm.kind.bytes + out * algorithm.sums.bytes)
+    filters = algorithm.points * inner * _padded(out) * algorithm.kind.bytes
+    again = filters / machine.l3_rate if filters > machine.l2 else 0.0
+    best, most = 1, 0.0
+    for stripes in range(2, rows + 1):
+        if rows % stripes or rows // stripes * columns < LEAST_TILES:
+            continue
+        near, far = machine.cycles_a_byte(moved / stripes), machine.cycles_a_byte(moved)
+        gain = 3 * moved * (far - near) - stripes * again  # what is stored is read first
+        if gain > most:
+            best, most = stripes, gain
+    return best
 
 
 class _Sums:
@@ -384,15 +434,15 @@ def _transformed(
 
 
 def _transform_data(plan: _Plan, view: View) -> View:
-    """V[point, tile, channel] = B^T d B."""
+    """V[stripe, point, tile, channel] = B^T d B."""
     algorithm, context, axes = plan.algorithm, plan.context, plan.algorithm.axes
-    shape, kind = (algorithm.points, plan.count, plan.inner), algorithm.kind
+    shape, kind = (plan.stripes, algorithm.points, plan.count, plan.inner), algorithm.kind
     target = context.temp(TensorType(kind, shape), origin=plan.group.node.origin)
     build = KernelBuilder(context.unique("winograd_data"))
     statements: list[Stmt] = []
     block = np.empty([axis.reach for axis in axes], object)
     for place in np.ndindex(*block.shape):
-        starts = (symbol(name) * axis.step for name, axis in zip(plan.names[1:], axes, strict=True))
+        starts = (at * axis.step for at, axis in zip(plan.places, axes, strict=True))
         where = [start + i - pad for start, i, pad in zip(starts, place, plan.node.pads, strict=False)]
         element: Expr = build.load(view, view.at([symbol("_b"), *where, symbol("_c")]))
         if view.storage.dtype != kind:
@@ -402,22 +452,30 @@ def _transform_data(plan: _Plan, view: View) -> View:
         block[place] = Local(name, kind)
     block = _transformed(block, axes, _Sums(statements, "s", kind).data)
     for point, value in enumerate(block.ravel()):
-        statements.append(build.store(target, target.at([point, plan.tile, symbol("_c")]), value))
+        statements.append(build.store(target, target.at([plan.number, point, plan.tile, symbol("_c")]), value))
     plan.launch(build, plan.inner, tuple(statements), len(statements))
     return target
 
 
 def _multiply(plan: _Plan, data: View) -> View:
-    """M[point, tile, out] = V[point] @ U[point]."""
+    """M[stripe, point, tile, out] = V[stripe, point] @ U[point]."""
     context, points, algorithm = plan.context, plan.algorithm.points, plan.algorithm
     w = plan.group.resolve(plan.node.w)
     assert isinstance(w, Constant)
     products = algorithm.products(w)
     tile = choose_tile(
-        context, plan.group, products, w, rows=plan.count, columns=plan.out, depth=plan.inner, batch=points
+        context,
+        plan.group,
+        products,
+        w,
+        rows=plan.count,
+        columns=plan.out,
+        depth=plan.inner,
+        batch=plan.stripes * points,
     )
     packed = _packed(plan, w, tile.width, products)
-    target = context.temp(TensorType(algorithm.sums, (points, plan.count, plan.out)), origin=plan.group.node.origin)
+    shape = (plan.stripes, points, plan.count, plan.out)
+    target = context.temp(TensorType(algorithm.sums, shape), origin=plan.group.node.origin)
     build = kernel(context, plan.group.node)
     point, row, k, n = symbol("_p"), symbol("_m"), symbol("_k"), symbol("_n")
     # A chunk takes several points where one is less than worth a chunk.
@@ -427,17 +485,17 @@ def _multiply(plan: _Plan, data: View) -> View:
         build,
         products,
         tile,
-        batch=(Axis("_p", points, grain),),
+        batch=(*plan.stripe, Axis("_p", points, grain)),
         rows=(Axis("_m", plan.count),),
         columns=Axis("_n", plan.out),
         run=Axis("_k", plan.inner),
         a=data,
-        a_offset=data.at([point, row, k]),
+        a_offset=data.at([plan.number, point, row, k]),
         b=packed,
         b_offset=point * packed_size(plan.out, plan.inner, tile.width),
         accumulator=algorithm.sums,
     )
-    stores = (build.store(target, target.at([point, row, n]), Local("acc", algorithm.sums)),)
+    stores = (build.store(target, target.at([plan.number, point, row, n]), Local("acc", algorithm.sums)),)
     flops = multiply(product(plan.node.type.shape), 2 * w.data[0].size)  # of the sum that the model has
     template = replace(template, stores=stores)
     context.run(build.launch(template.grid, template, origin=plan.group.node.origin, flops=flops))
@@ -462,7 +520,7 @@ def _transform_back(plan: _Plan, products: View) -> None:
     block = np.empty([axis.points for axis in axes], object)
     for point, place in enumerate(np.ndindex(*block.shape)):
         name = "m" + "_".join(map(str, place))
-        statements.append(Let(name, build.load(products, products.at([point, plan.tile, c]))))
+        statements.append(Let(name, build.load(products, products.at([plan.number, point, plan.tile, c]))))
         block[place] = Local(name, kind)
     block = _transformed(block, axes, _Sums(statements, "s", kind).output)
     bias: Local | None = None
@@ -477,7 +535,7 @@ def _transform_back(plan: _Plan, products: View) -> None:
             value = Call("shr", (value, Const(algorithm.shift, kind)), kind)
         if bias is not None:
             value = Call("add", (value, bias), kind)
-        where = [symbol(name) * axis.size + i for name, axis, i in zip(plan.names[1:], axes, place, strict=True)]
+        where = [at * axis.size + i for at, axis, i in zip(plan.places, axes, place, strict=True)]
         stores: tuple[Stmt, ...] = epilogue.stores(build, [symbol("_b"), *where, c], value)
         for position, extent, axis, i in zip(where, results, axes, place, strict=True):
             if i and extent % axis.size != 0:

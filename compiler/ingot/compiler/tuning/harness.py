@@ -121,8 +121,9 @@ class Harness:
         return graph, self.lowered(graph, Schedules(find, note)), made
 
     def lowered(self, graph: Graph, schedules: Schedules) -> Program:
-        """The program of `graph` with these schedules."""
-        return lower(graph, self.target.machine, reorder=self.reorder, forms=self.forms, schedules=schedules)
+        """The program of `graph` with these schedules, each launch whole."""
+        machine = self.target.machine
+        return lower(graph, machine, reorder=self.reorder, forms=self.forms, schedules=schedules, bands=False)
 
     def _graph(self, group: Group, count: int) -> Graph:
         """`count` copies of the group, each with operands of its own making after `cold` bytes have been read."""
