@@ -4,8 +4,9 @@
 
 Every third sample of the data that lies with the real models (see `benchmarks.tasks`) is for calibration, the others
 are what the metrics are of. Models of ONNX Runtime's `quantize_static` (after its `quant_pre_process`) run in ONNX
-Runtime, ours in Ingot. MiniLM is quantised dynamically by both, in each its default way. "off the grid" are weights
-that were moved by a little noise.
+Runtime, ours in Ingot, NNCF's in OpenVINO. MiniLM is quantised dynamically by the first two, in each its default way,
+and by NNCF with ranges from samples as it has it for transformers. "off the grid" are weights that were moved by a
+little noise. How much is changed is judged on 1000 inputs and more (see `benchmarks.judging`).
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper, version_converter
 
+from benchmarks.judging import Judge, Judgement, measured, observed
 from benchmarks.models import models_folder
-from benchmarks.tasks import Outputs, Runner, harness
+from benchmarks.peers import environments
+from benchmarks.peers.catalogue import NNCF
+from benchmarks.peers.environments import NotInstalledError
+from benchmarks.tasks import Outputs, Runner
 from ingot.compiler import Quantized, quantize
 
 Arrays = dict[str, Any]
@@ -106,36 +110,10 @@ def _part(root: Path, keeps: Callable[[int], bool]) -> None:
         (data / f"voc/{name}.jpg").symlink_to(source / f"_data/dev/voc/{name}.jpg")
 
 
-def tasks_in(root: Path) -> ModuleType:
-    """The harness on the data of another folder."""
-    tasks = harness()
-    tasks.M, tasks.D = f"{root}/", f"{root}/_data/"  # pyright: ignore[reportAttributeAccessIssue]
-    return tasks
-
-
 def recorded(model: str, root: Path) -> list[Arrays]:
-    """The inputs that a task gives its model."""
-    feeds: list[Arrays] = []
-    run = onnx_runtime(models_folder() / model / "model.onnx")
-
-    def runner(_: str) -> Runner:
-        def record(feed: Arrays) -> Outputs:
-            feeds.append({name: np.asarray(array) for name, array in feed.items()})
-            return run(feed)
-
-        return record
-
-    measured(model, root, runner)
+    """The inputs that the task gives its model on the data in `root`, `CALIBRATED` of them at most."""
+    feeds = observed(model, root, onnx_runtime(models_folder() / model / "model.onnx")).feeds
     return feeds[:: max(1, len(feeds) // CALIBRATED)][:CALIBRATED]
-
-
-def measured(model: str, root: Path, runner: Callable[[str], Runner]) -> dict[str, float]:
-    """The task metrics on the data in `root`. The number of samples follows from what is there."""
-    tasks = tasks_in(root)
-    if model == "mnist_cnn":
-        with np.load(root / "_data/dev/mnist_2000.npz") as arrays:
-            return tasks.mnist("dev", runner(model), n=len(arrays["y"]))
-    return tasks.TASKS[model]("dev", runner)
 
 
 def onnx_runtime(path: Path) -> Runner:
@@ -204,55 +182,115 @@ def noisy(path: Path, folder: Path) -> Path:
     return folder / "noisy.onnx"
 
 
-COLUMNS = ("fp32", "Ingot", "Ingot, all layers", "ONNX Runtime", "ONNX Runtime, per channel", "the same, reduced range")
+def nncf(path: Path, feeds: Sequence[Arrays], folder: Path, *, is_transformer: bool) -> Runner:
+    """A way to run the model in OpenVINO after NNCF's quantisation, which has an environment of its own."""
+    import openvino
+
+    given, made = folder / "feeds.npz", folder / "nncf.xml"
+    np.savez(given, **{f"{i}:{name}": array for i, feed in enumerate(feeds) for name, array in feed.items()})
+    environments.call(NNCF, "benchmarks.peers.nncf_model", str(path), str(given), str(made), str(int(is_transformer)))
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(made), "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    )
+    known = [each.any_name for each in compiled.inputs]
+
+    def run(feed: Arrays) -> Outputs:
+        found = compiled({name: feed[name] for name in known})
+        return [np.array(found[each]) for each in compiled.outputs]
+
+    return run
 
 
-def row(trial: Trial, calibration: Path, evaluation: Path, method: str = "mse") -> dict[str, Any]:
-    """The metric of the model and of each way to quantise it."""
+COLUMNS = (
+    "fp32",
+    "Ingot",
+    "Ingot, all layers",
+    "ONNX Runtime",
+    "ONNX Runtime, per channel",
+    "the same, reduced range",
+    "OpenVINO + NNCF",
+)
+JUDGED = ("Ingot", "ONNX Runtime, per channel", "OpenVINO + NNCF")
+"""What is compared with the model before on many inputs."""
+
+
+def row(trial: Trial, calibration: Path, evaluation: Path, method: str, wanted: Sequence[str]) -> dict[str, Any]:
+    """The metric of the model and of each of the `wanted` ways to quantise it, its `Judgement` where there is one, and
+    why there is no metric."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         path = models_folder() / trial.model / "model.onnx"
         path = noisy(path, folder) if trial.is_noisy else path
-        feeds = recorded(trial.model, calibration) if trial.is_static else None
+        samples = recorded(trial.model, calibration)
+        feeds = samples if trial.is_static else None
         scheme = "int8" if trial.is_static else "int8-dynamic"
+        notes: list[tuple[str, ...]] = []
 
         def mine(**options: Any) -> Runner:
             ranged = {"method": method} if trial.is_static else {}
             quantised = quantize(path, feeds, scheme=scheme, measure=False, **ranged, **options)
-            exact[0] = quantised.report.notes
+            notes.append(quantised.report.notes)
             return ours(quantised)
 
-        exact: list[tuple[str, ...]] = [()]
         ways: dict[str, Callable[[], Runner]] = {
-            "fp32": lambda: onnx_runtime(path),
             "Ingot": mine,
             "Ingot, all layers": lambda: mine(ends=True),
             "ONNX Runtime": lambda: theirs(path, feeds, folder),
             "ONNX Runtime, per channel": lambda: theirs(path, feeds, folder, per_channel=True),
             "the same, reduced range": lambda: theirs(path, feeds, folder, per_channel=True, reduce_range=True),
+            "OpenVINO + NNCF": lambda: nncf(path, samples, folder, is_transformer=not trial.is_static),
         }
+        judge = Judge(trial.model, trial.metric, evaluation, onnx_runtime(path))
         found: dict[str, Any] = {"model": trial.name, "metric": trial.metric}
+        found["fp32"] = judge.before.metrics[trial.metric]
         for name, make in ways.items():
-            run = make()
-            found[name] = measured(trial.model, evaluation, lambda _, run=run: run)[trial.metric]
-        found["notes"] = exact[0]
+            if name not in wanted:
+                continue
+            try:
+                run = make()
+            except NotInstalledError as error:
+                found[name] = str(error)
+                continue
+            if name in JUDGED:
+                judgement = judge.judged(run)
+                found[f"{name}: judgement"] = judgement
+                found[name] = judgement.metrics[trial.metric]
+            else:
+                found[name] = measured(trial.model, evaluation, lambda _, run=run: run)[trial.metric]
+        found["notes"] = notes[0] if notes else ()
         return found
 
 
-def table(names: Sequence[str] = (), method: str = "mse") -> str:
-    """The Markdown table of the trials with one of `names` in theirs (default: all)."""
-    lines = ["| model | metric | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+def table(names: Sequence[str] = (), method: str = "mse", ways: Sequence[str] = COLUMNS) -> str:
+    """The Markdown tables of the trials with one of `names` in theirs (default: all): metrics, and what is different
+    from the models before."""
+    columns = [name for name in COLUMNS if name in ("fp32", *ways)]
+    judged = [name for name in JUDGED if name in columns]
+    metrics = [f"| model | metric | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    cells = " | ".join(f"{name}: change | flips | SNR" for name in judged)
+    changes = [f"| model | inputs | {cells} |", "|---|---|" + "---|---|---|" * len(judged)]
     notes: list[str] = []
     with halves() as (calibration, evaluation):
         for trial in TRIALS:
             if names and not any(name in trial.name for name in names):
                 continue
-            found = row(trial, calibration, evaluation, method)
-            cells = (f"{found[name]:.4f}" for name in COLUMNS)
-            lines.append(f"| {trial.name} | {trial.metric} | {' | '.join(cells)} |")
+            found = row(trial, calibration, evaluation, method, ways)
+            shown = (found[name] if isinstance(found[name], str) else f"{found[name]:.4f}" for name in columns)
+            metrics.append(f"| {trial.name} | {trial.metric} | {' | '.join(shown)} |")
+            known = [found.get(f"{name}: judgement") for name in judged]
+            inputs = next((f"{each.inputs}" for each in known if each is not None), "")
+            changes.append(f"| {trial.name} | {inputs} | {' | '.join(map(_judgement, known))} |")
             notes += [f"{trial.name}: {note}." for note in found["notes"]]
-            print(lines[-1], flush=True)
-    return "\n".join([*lines, "", *notes]).rstrip()
+            print(metrics[-1], changes[-1], sep="\n", flush=True)
+    return "\n".join([*metrics, "", *changes, "", *notes]).rstrip()
+
+
+def _judgement(found: Judgement | None) -> str:
+    if found is None:
+        return " | | "
+    change = "" if found.change is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*found.change)
+    return f"{change} | {'' if found.flips is None else f'{found.flips:.2%}'} | {found.snr:.1f} dB"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -260,8 +298,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="texts in names of trials (default: all)")
     parser.add_argument("--method", default="mse", help="how Ingot's ranges follow from what was seen")
+    parser.add_argument("--ways", nargs="*", default=COLUMNS, help="columns (default: all)")
     options = parser.parse_args(arguments)
-    print(table(options.names, options.method))
+    print(table(options.names, options.method, options.ways))
 
 
 if __name__ == "__main__":

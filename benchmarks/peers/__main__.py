@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.peers import environments
-from benchmarks.peers.catalogue import PEERS, find
+from benchmarks.peers.catalogue import INSTALLED, find
 from benchmarks.peers.environments import NotInstalledError
 
 
 def show() -> None:
     """One line a peer: its version and where it is, or why not."""
-    for peer in PEERS.values():
+    for peer in INSTALLED.values():
         try:
             state = str(environments.python(peer))
         except NotInstalledError as error:
@@ -28,7 +28,7 @@ def show() -> None:
 def install(names: Sequence[str], limit: float) -> int:
     """Install peers; how many could not be."""
     failed = 0
-    for peer in [find(name) for name in names] or list(PEERS.values()):
+    for peer in [find(name) for name in names] or list(INSTALLED.values()):
         try:
             print(f"{peer.label}: {environments.install(peer, limit=limit)}", flush=True)
         except NotInstalledError as error:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what there is and what is installed")
     one = commands.add_parser("install", help="make the environments of peers")
-    one.add_argument("names", nargs="*", help=f"which: {', '.join(PEERS)}; default all")
+    one.add_argument("names", nargs="*", help=f"which: {', '.join(INSTALLED)}; default all")
     one.add_argument("--limit", type=float, default=1800.0, help="seconds that a step may take (1800)")
     options = parser.parse_args(arguments)
     if options.command == "list":

@@ -61,11 +61,17 @@ _ALL = (
     Peer("iree", "IREE", "3.13.0", (("iree-base-compiler[onnx]==3.13.0", "iree-base-runtime==3.13.0"),)),
 )
 PEERS: Mapping[str, Peer] = MappingProxyType({peer.name: peer for peer in _ALL})
-"""The peers that have an environment of their own, by name."""
+"""The peers that run models in an environment of their own, by name."""
+
+NNCF = Peer("nncf", "OpenVINO + NNCF", "VERSION", (("nncf==VERSION", "openvino==2026.4.1"),))
+"""Makes models for OpenVINO, which runs them in this environment."""
+
+INSTALLED: Mapping[str, Peer] = MappingProxyType({**PEERS, NNCF.name: NNCF})
+"""All that have an environment of their own."""
 
 
 def find(name: str) -> Peer:
     """The peer of that name; raises ValueError naming those that exist."""
-    if name not in PEERS:
-        raise ValueError(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
-    return PEERS[name]
+    if name not in INSTALLED:
+        raise ValueError(f"there is no peer {name!r}; there are {', '.join(INSTALLED)}")
+    return INSTALLED[name]

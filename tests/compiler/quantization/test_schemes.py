@@ -70,18 +70,27 @@ def test_int8_as_onnx_and_as_artifact(tmp_path: Path) -> None:
     assert record["layers"][1]["snr"] == pytest.approx(inner.snr) and record["layers"][0]["snr"] is None
 
 
-def test_biases_make_up_for_rounded_weights() -> None:
+@pytest.mark.parametrize(
+    ("shape", "text", "weights"),
+    [
+        ((1, 4, 6, 6), "float[1, 8, 6, 6] y) { y = Conv (x, w) }", {"w": (8, 4, 1, 1)}),
+        ((1, 2, 3, 16), "float[1, 2, 3, 8] y) { m = MatMul (x, w)\n y = Add (b, m) }", {"w": (16, 8), "b": (8,)}),
+        ((3, 16), "float[3, 8] y) { y = Gemm (x, w, b) }", {"w": (16, 8), "b": (1, 8)}),
+    ],
+)
+def test_biases_make_up_for_rounded_weights(shape: tuple[int, ...], text: str, weights: dict[str, Any]) -> None:
     """Operands that are far from 0 meet weights that are rounded coarsely: the mean of the result moves."""
     random = np.random.default_rng(3)
-    samples = [{"x": random.uniform(3, 4, (1, 4, 6, 6)).astype(np.float32)} for _ in range(4)]
-    text = "g (float[1, 4, 6, 6] x) => (float[1, 8, 6, 6] y) { y = Conv (x, w) }"
-    proto = model_of(text, {"w": (8, 4, 1, 1)}, random)
+    samples = [{"x": random.uniform(3, 4, shape).astype(np.float32)} for _ in range(4)]
+    proto = model_of(f"g (float[{', '.join(map(str, shape))}] x) => ({text}", weights, random)
     want = np.stack([evaluate_graph(load_onnx(proto), sample)["y"] for sample in samples])
+    channels = 2 if "Conv" in text else want.ndim - 1
+    over = tuple(axis for axis in range(want.ndim) if axis != channels)
 
     def moved(correct: bool) -> float:
         done = quantize(proto, samples, ends=True, weight_bits=4, correct_biases=correct, measure=False)
         have = np.stack([evaluate_graph(done.graph, sample)["y"] for sample in samples])
-        return float(np.abs((have - want).mean((0, 1, 3, 4))).max())
+        return float(np.abs((have - want).mean(over)).max())
 
     assert moved(True) < 0.01 < 0.1 < moved(False)
 

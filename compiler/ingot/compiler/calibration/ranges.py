@@ -164,6 +164,7 @@ class Entropy(_Fitted):
 
     def choose(self, evidence: Evidence) -> Range:
         counts, first, width = _with_zero(evidence)
+        counts = _without_zeros(counts, first)
         reach = max(-first, first + counts.size)
         levels = 2**self.bits - (1 if self.symmetric else 0)
         best, chosen = np.inf, reach
@@ -208,6 +209,18 @@ def _with_zero(evidence: Evidence) -> tuple[Counts, int, float]:
         places, width = places >> 1, width * 2
     first, last = min(int(places[0]), 0), max(int(places[-1]) + 1, 0)
     return np.bincount(places - first, counts, last - first).astype(np.int64), first, width
+
+
+def _without_zeros(counts: Counts, first: int) -> Counts:
+    """The counts, of which the bin that begins at 0 has no more than its neighbours: zeros, of which a Relu makes as
+    many as it likes, are on every grid and tell nothing about where to cut off (TensorRT leaves them out so)."""
+    if not 0 <= -first < counts.size:
+        return counts
+    around = counts[max(-first - 1, 0) : -first + 2]
+    beside = np.delete(around, min(-first, 1))
+    changed = counts.copy()
+    changed[-first] = min(counts[-first], beside.max(initial=0))
+    return changed
 
 
 def _divergence(kept: Floats, whole: Floats, levels: int) -> float:

@@ -80,7 +80,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     grids.add_argument("--weight-bits", type=int, choices=range(2, 9), default=8, metavar="N", help="2 to 8 (default)")
     grids.add_argument("--per-tensor", action="store_true", help="one grid for all the weights of a layer")
     grids.add_argument("--clip-weights", action="store_true", help="cut weights off where that makes the error smaller")
-    grids.add_argument("--no-bias-correction", action="store_true", help="leave the biases of convolutions as they are")
+    grids.add_argument("--no-bias-correction", action="store_true", help="leave the biases as they are")
+    grids.add_argument("--no-balance", action="store_true", help="leave channels of different sizes as they are")
     alone = parser.add_argument_group("weights alone (see docs/weights.md)")
     alone.add_argument(
         "--rounding", choices=("nearest", "gptq", "awq", "hqq"), help="gptq with --data, nearest without (default)"
@@ -155,6 +156,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                     per_channel=not options.per_tensor,
                     clip_weights=options.clip_weights,
                     correct_biases=not options.no_bias_correction,
+                    balance=not options.no_balance,
                     rounding=options.rounding,
                     group=options.group,
                     tables=options.tables,

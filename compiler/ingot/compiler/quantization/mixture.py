@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingot.compiler.ir.graph import Array, Graph, Node, Value, constant, node_of, with_operands
-from ingot.compiler.ops.linear import Conv, MatMul
+from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Gather
 from ingot.compiler.ops.pointwise import Cast
 from ingot.compiler.passes.integers import INTEGERS
@@ -61,27 +61,26 @@ def seen_ranges(
 ) -> Seen:
     """The ranges that a placement needs, or a part of it, by the calibration method called `method`."""
     from ingot.compiler.calibration import Calibration, Extremes, Histogram, Moments
+    from ingot.compiler.calibration.ranges import read_method
 
-    corrected = [layer for layer in placement.layers if correct_biases and isinstance(layer.node, Conv)]
+    layers = placement.layers if correct_biases else ()
+    corrected = {layer: each.in_axis for layer in layers if (each := layer.product) is not None}
     points = placement.points
     known = {value: name for name, value in points.items()}
     operands = {layer: known.get(layer.x, f"operand of {layer.name}") for layer in corrected}
     points |= {name: layer.x for layer, name in operands.items()}
     if not points:
         return Seen()
-    channels = Moments(1)
-    observers: dict[str, list[Observer]] = {name: [Extremes(), Histogram()] for name in points}
-    for name in operands.values():
-        observers[name] = [Extremes(), Histogram(), channels]
+    ends: list[Observer] = [Extremes(), Histogram()] if read_method(method).needs_histogram else [Extremes()]
+    observers = dict.fromkeys(points, ends)
+    for layer, name in operands.items():
+        observers[name] = [*ends, Moments(corrected[layer])]
     calibration = Calibration(graph, points, observers)
     calibration.update(samples(), progress=progress)
     found = calibration.ranges(method)
     if empty := [name for name in placement.points if name not in found]:
         raise QuantisationError(f"all samples are empty at {', '.join(empty[:3])}: give some that are not")
-    means: dict[Layer, Array] = {}
-    for layer, name in operands.items():
-        state = calibration.state(name, channels)
-        means[layer] = state["sum"] / max(int(state["count"]), 1)
+    means = {layer: calibration.moments(name, corrected[layer])[0] for layer, name in operands.items()}
     return Seen({value: found[name] for name, value in points.items() if name in found}, means)
 
 

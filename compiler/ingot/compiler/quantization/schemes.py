@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from ingot.compiler.passes.quantize.weight_only import WITH_DATA, Method, weight
 from ingot.compiler.passes.quantize.weights import WeightOptions, Weights
 from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.quantization.activations import activation_statistics
+from ingot.compiler.quantization.balanced import balanced
 from ingot.compiler.quantization.made import Made, Stored
 from ingot.compiler.quantization.mixture import Mixture, Seen, finished, seen_ranges, seen_statistics
 from ingot.compiler.quantization.plan import WEIGHTS, LayerPlan, Plan
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from ingot.compiler.calibration import Sample
 
 COMPARED = 8  # samples that the report is measured on
+BALANCED = 16  # samples that show which channels are much larger than others
+NAMED = 4  # layers that a note names
 CORE = ("simplify", "recognise", "fold_norm")
 """The passes of the default pipeline after which composites are whole and norms folded: models are quantised there."""
 
@@ -64,6 +68,7 @@ def quantize(
     per_channel: bool = True,
     clip_weights: bool = False,
     correct_biases: bool = True,
+    balance: bool = True,
     rounding: Method | None = None,
     group: int | None = None,
     tables: bool = False,
@@ -89,11 +94,12 @@ def quantize(
     "int8" alone). `activations`, `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without,
     for runtimes that want one on either side of an operator. `grain`: dynamic grids for each "token" or "tensor".
     `weight_bits`, `per_channel`, `clip_weights`: the grids of weights. `correct_biases`: what rounded weights add to
-    the means of convolutions, as "int8" sees them in the samples, is taken off their biases. `rounding`, `group` and
-    `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how many rows have one scale,
-    and whether tables that rows are looked up in are, too (see docs/weights.md). `plan`: instead of a scheme for all,
-    one for each layer, or the file that has it; `only`, `exclude`, `ends`, `rounding`, `group` and `tables` do not go
-    with it. `measure`: measure the report's ratios and shares. `progress` is called with a line of text at each step.
+    the means of results, as "int8" sees them in the samples, is taken off their biases. `balance`: where channels of an
+    activation differ too much in size for one grid, they are divided by powers of two that weights make up for.
+    `rounding`, `group` and `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how
+    many rows have one scale, and whether tables that rows are looked up in are, too (see docs/weights.md). `plan`:
+    instead of a scheme for all, one for each layer, or the file that has it; `only`, `exclude`, `ends`, `rounding`,
+    `group` and `tables` do not go with it. `measure`: measure the report's ratios and shares. `progress` is called with a line of text at each step.
 
     Raises QuantisationError (nothing to quantise, names of no layer, options that do not go together),
     CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.
@@ -118,6 +124,7 @@ def quantize(
         per_channel=per_channel,
         clip_weights=clip_weights,
         correct_biases=correct_biases,
+        balance=balance,
         rounding=rounding,
         group=group,
         tables=tables,
@@ -132,6 +139,7 @@ def quantize(
     mixture = Mixture(
         StaticOptions(activations, symmetric, weights), DynamicOptions(grain, symmetric, weights), everywhere
     )
+    scaled: dict[str, float] = {}
     if plan is not None:
         parts = (*every, *tables_of(graph))
         made = _planned(graph, parts, plan.among(parts), mixture, read, method, correct_biases, tell)
@@ -144,6 +152,10 @@ def quantize(
         layers = tuple(layer for layer in layers if isinstance(layer.node, MatMul))
     if scheme not in ("fp16", "bf16"):
         require_layers(graph, every, layers, scheme)
+    if balance and scheme == "int8":
+        graph, scaled = balanced(graph, layers, read.head(BALANCED), weights, tell)
+        every = layers_of(graph)
+        layers = selection.among(every)
     match scheme:
         case "int8":
             chosen: dict[Part, LayerPlan] = {layer: LayerPlan("int8") for layer in layers}
@@ -165,6 +177,7 @@ def quantize(
             after, error = store_half(marked, "f16" if scheme == "fp16" else "bf16")
             note = f"weights are rounded: errors up to {error:.1e} of the largest of a weight"
             made = Made(marked, after, every, {}, {}, (note,))
+    made = _noted(made, scaled)
     report = reported(scheme, made, read.kept() if measure and data is not None else [], tell)
     uniform = None
     if scheme in WEIGHTS:
@@ -225,28 +238,52 @@ def _uniform(made: Made, plan: LayerPlan) -> Plan:
 
 
 class Samples:
-    """The samples, read once; the first are kept for the report."""
+    """The samples, read once unless they are asked for again; the first are kept for the report, and for what looks at
+    some before all are read."""
 
     def __init__(self, graph: Graph, data: Any, preprocess: Any, limit: int | None) -> None:
         self.graph, self.data, self.preprocess, self.limit = graph, data, preprocess, limit
         self.first: list[Sample] = []
+        self._rest: Iterator[Sample] | None = None  # what comes after the first
+
+    def head(self, count: int) -> list[Sample]:
+        """The first `count` samples, or as many as there are, before others are read."""
+        if not self.first:
+            self._rest = self._begun()
+            self.first = list(islice(self._rest, count))
+        return self.first[:count]
 
     def read(self) -> Iterator[Sample]:
         """All samples."""
-        from ingot.compiler.calibration import read_samples
-
-        given = {} if self.preprocess is None else {"preprocess": self.preprocess}
-        for sample in read_samples(self.data, self.graph, limit=self.limit, **given):
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            yield from self.first
+            yield from rest
+            return
+        for sample in self._begun():
             if len(self.first) < COMPARED:
                 self.first.append(sample)
             yield sample
 
     def kept(self) -> list[Mapping[str, Any]]:
         """The arrays of the first samples."""
-        if not self.first:
-            for _ in zip(range(COMPARED), self.read(), strict=False):
-                pass
-        return [sample.arrays for sample in self.first]
+        return [sample.arrays for sample in self.head(COMPARED)]
+
+    def _begun(self) -> Iterator[Sample]:
+        from ingot.compiler.calibration import read_samples
+
+        given = {} if self.preprocess is None else {"preprocess": self.preprocess}
+        return read_samples(self.data, self.graph, limit=self.limit, **given)
+
+
+def _noted(made: Made, scaled: Mapping[str, float]) -> Made:
+    """`made` with a note on operands whose channels were divided."""
+    if not scaled:
+        return made
+    most = sorted(scaled, key=lambda name: -scaled[name])[:NAMED]
+    shown = ", ".join(f"{name} ({scaled[name]:.0f} dB)" for name in most) + (", ..." if len(scaled) > NAMED else "")
+    what = f"channels of the operands of {len(scaled)} layers were divided, as their sizes differ too much: {shown}"
+    return dataclasses.replace(made, notes=(*made.notes, what))
 
 
 def _stored(weights: Mapping[Layer, Weights]) -> dict[Part, Stored]:

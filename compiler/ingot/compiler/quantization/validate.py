@@ -34,6 +34,7 @@ _USES: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
         "per_channel": (True, _INTEGERS),
         "clip_weights": (False, _INTEGERS),
         "correct_biases": (True, ("int8",)),
+        "balance": (True, ("int8",)),
         "rounding": (None, tuple(WEIGHTS)),
         "group": (None, tuple(WEIGHTS)),
         "tables": (False, tuple(WEIGHTS)),

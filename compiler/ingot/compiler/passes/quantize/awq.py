@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Graph, Value
+from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.passes.quantize.channels import inputs_divided
 from ingot.compiler.passes.quantize.groups import Array, WeightForm, nearest, output_error
-from ingot.compiler.passes.quantize.products import chosen
+from ingot.compiler.passes.quantize.products import by_activations, chosen
 from ingot.compiler.passes.quantize.statistics import Statistics
 
 POWERS = tuple(i / 20 for i in range(20))
@@ -36,13 +36,10 @@ def scaled_by_activations(
     The scales go into what computes the activations (a norm, a product) where these have no other readers; elsewhere
     one Mul for all products that read the same activations undoes them.
     """
-    together: dict[Value, list[str]] = {}
-    found = chosen(graph, only, exclude)
-    for name, product in found.items():
-        if isinstance(product.node, MatMul) and name in statistics:
-            together.setdefault(product.x, []).append(name)
+    products = chosen(graph, only, exclude).items()
+    found = {name: each for name, each in products if isinstance(each.node, MatMul) and name in statistics}
     changed = dict(statistics)
-    for names in together.values():
+    for names in by_activations(found).values():
         weights = np.concatenate([found[name].matrices()[0] for name in names], axis=1)
         own = statistics[names[0]]
         factor = channel_factors(weights, own.mean_magnitude[0], own.moment[0], form)

@@ -33,9 +33,18 @@ def shifts(graph: Graph, quantised: Graph, statistics: Mapping[str, Statistics])
     found: dict[str, Array] = {}
     for name, product in products(graph).items():
         if name in theirs and name in statistics:
-            change = theirs[name].matrices().astype(np.float64) - product.matrices()
-            found[name] = np.einsum("gk,gkn->gn", statistics[name].mean, change).reshape(-1)
+            found[name] = shift(product, theirs[name].weight(), statistics[name].mean)
     return found
+
+
+def shift(product: Product, weight: Array, mean: Array) -> Array:
+    """What another `weight` adds to the mean of each output channel of a product, the rows of whose activations have
+    this `mean` [groups, K]; or, for one mean of each input channel [channels], padding counts as if it had that."""
+    change = product.matrices(weight).astype(np.float64) - product.matrices()
+    if mean.ndim == 1:
+        grouped = mean.reshape(product.groups, -1)
+        mean = np.repeat(grouped, change.shape[1] // grouped.shape[1], axis=1)
+    return np.einsum("gk,gkn->gn", mean, change).reshape(-1)
 
 
 def correct_bias(graph: Graph, quantised: Graph, statistics: Mapping[str, Statistics]) -> Graph:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Array, Constant, Graph, Input, Node, Value, node_of
+from ingot.compiler.ir.graph import Array, Constant, Graph, Node, Value
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.movement import Reshape, Transpose
 from ingot.compiler.ops.pointwise import Cast
@@ -18,6 +18,8 @@ from ingot.compiler.ops.transposed import ConvTranspose
 from ingot.compiler.passes.constants import users
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.flow import averaged, moved, pointwise, scored
+from ingot.compiler.passes.quantize.naming import called, numbered
+from ingot.compiler.passes.quantize.products import Product
 from ingot.runtime.dtypes import f32
 
 LayerNode: TypeAlias = Conv | ConvTranspose | MatMul
@@ -51,6 +53,13 @@ class Layer:
                 return 1
             case _:
                 return None
+
+    @property
+    def product(self) -> Product | None:
+        """The layer as matrices that rows of activations are multiplied by; None for those that are none."""
+        if isinstance(self.node, ConvTranspose) or (isinstance(self.node, MatMul) and self.w.rank != 2):
+            return None
+        return Product(self.name, self.node)
 
     @property
     def summed(self) -> tuple[int, ...]:
@@ -122,24 +131,6 @@ def names_of(graph: Graph, values: Iterable[Value]) -> dict[Value, str]:
         tensors.setdefault(value, name)
     wanted = list(values)
     return dict(zip(wanted, numbered(tensors.get(v) or called(v) for v in wanted), strict=True))
-
-
-def called(value: Value) -> str:
-    """What the user knows a value by, else its operator; several may be called the same."""
-    node = node_of(value)
-    return node.label if isinstance(node, Input) else (node.origin[0] if node.origin else node.name)
-
-
-def numbered(wishes: Iterable[str]) -> list[str]:
-    """The names with numbers behind those that were there before."""
-    found: dict[str, None] = {}
-    for wish in wishes:
-        name, number = wish, 1
-        while name in found:
-            number += 1
-            name = f"{wish}#{number}"
-        found[name] = None
-    return list(found)
 
 
 def weights_of(value: Value) -> Array | None:

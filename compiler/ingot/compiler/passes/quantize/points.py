@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ingot.compiler.ir.graph import Constant, Graph, Input, Node, Value, node_of
-from ingot.compiler.ops.pointwise import Clip, Relu
+from ingot.compiler.ops.pointwise import Clip, Mul, Relu
 from ingot.compiler.ops.quantised import Dequantize
-from ingot.compiler.passes.constants import users
+from ingot.compiler.passes.constants import splat, users
 from ingot.compiler.passes.quantize.flow import averaged, moved, pointwise
 from ingot.compiler.passes.quantize.layers import Layer, Selection, layers_of, names_of
 from ingot.runtime.dtypes import f32
@@ -79,6 +79,8 @@ def placed(graph: Graph, layers: Collection[Layer], *, everywhere: bool = False)
             if not any(v in needed or v in leading for v in results):
                 continue
             leading.update(sources)
+            if _scales(node) and node in needed:
+                continue  # part of how its result is made: a grid in front of it would have the channels' old sizes
             large = [v for v in sources if v.shape == node.shape or averaged(node)]
             read[node] = tuple(v for v in large if v in stored and _may_lie_on_grid(v))
         needed.update(dict.fromkeys(read.get(node, ())))
@@ -86,6 +88,15 @@ def placed(graph: Graph, layers: Collection[Layer], *, everywhere: bool = False)
     names = names_of(graph, [value for group in groups for value in group.sources])
     read = {node: kept for node, values in read.items() if (kept := tuple(v for v in values if v in of))}
     return Placement(tuple(layers), groups, of, read, names)
+
+
+def _scales(node: Node) -> bool:
+    """Whether a node multiplies channels by constants of different sizes."""
+    match node:
+        case Mul(a=Constant() as factor) | Mul(b=Constant() as factor):
+            return splat(factor) is None
+        case _:
+            return False
 
 
 def _may_lie_on_grid(value: Value) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from ingot.compiler.ops.pointwise import Add
 from ingot.compiler.ops.random import Entropy
 from ingot.compiler.passes.constants import users
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.layers import called, numbered
+from ingot.compiler.passes.quantize.naming import called, numbered
 
 Array: TypeAlias = NDArray[Any]
 
@@ -171,6 +171,14 @@ def products(graph: Graph) -> dict[str, Product]:
     its node's first origin, which rewrites keep; where several are called the same, the later ones get numbers."""
     found = [node for node in graph.nodes() if isinstance(node, MatMul | Conv) and _is_product(node)]
     return {name: Product(name, node) for name, node in zip(numbered(map(called, found)), found, strict=True)}
+
+
+def by_activations(found: Mapping[str, Product]) -> dict[Value, list[str]]:
+    """The names of the products that read each activation, in order."""
+    together: dict[Value, list[str]] = {}
+    for name, product in found.items():
+        together.setdefault(product.x, []).append(name)
+    return together
 
 
 def _is_product(node: MatMul | Conv) -> bool:

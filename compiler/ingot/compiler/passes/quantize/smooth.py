@@ -10,11 +10,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Graph, Value
+from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.passes.quantize.channels import inputs_divided
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.products import chosen
+from ingot.compiler.passes.quantize.products import by_activations, chosen
 from ingot.compiler.passes.quantize.statistics import Statistics
 
 ALPHA = 0.5
@@ -39,13 +39,10 @@ def smooth(
     """
     if not 0 <= alpha <= 1:
         raise QuantisationError(f"alpha is {alpha}: take a number from 0 (all on the activations) to 1")
-    together: dict[Value, list[str]] = {}
-    found = chosen(graph, only, exclude)
-    for name, product in found.items():
-        if isinstance(product.node, MatMul) and name in statistics:
-            together.setdefault(product.x, []).append(name)
+    products = chosen(graph, only, exclude).items()
+    found = {name: each for name, each in products if isinstance(each.node, MatMul) and name in statistics}
     changed = dict(statistics)
-    for names in together.values():
+    for names in by_activations(found).values():
         own = statistics[names[0]]
         weights = np.max([found[name].largest_inputs() for name in names], axis=0).astype(np.float64)
         sizes = own.largest[0]

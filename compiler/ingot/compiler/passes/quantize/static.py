@@ -13,20 +13,16 @@ import numpy as np
 from ingot.compiler.ir.graph import Array, Constant, Graph, Node, Value, constant, node_of, with_operands
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Pad
-from ingot.compiler.ops.pointwise import Clip, Relu
+from ingot.compiler.ops.pointwise import Add, Clip, Relu
 from ingot.compiler.passes.constants import splat
+from ingot.compiler.passes.quantize.bias import shift
 from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.passes.quantize.flow import moved
 from ingot.compiler.passes.quantize.grid import Grid, Range
-from ingot.compiler.passes.quantize.layers import Layer, weights_of
+from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.points import Group, Placement
-from ingot.compiler.passes.quantize.weights import (
-    WeightOptions,
-    Weights,
-    moved_mean,
-    quantised_bias,
-    quantised_weights,
-)
+from ingot.compiler.passes.quantize.products import known
+from ingot.compiler.passes.quantize.weights import WeightOptions, Weights, quantised_bias, quantised_weights
 from ingot.compiler.rewrite import rebuild
 from ingot.runtime.dtypes import BY_NAME
 
@@ -64,8 +60,9 @@ def quantise_static(
 ) -> Static:
     """`graph` with the layers of `placement` between `Quantize` and `Dequantize`; `ranges` has one for each of its
     points. Movement between grids moves integers; a Relu or Clip that a grid's ends imply goes. What the rounding of
-    weights adds to the means of results is taken off the biases of convolutions for which `means` has the mean of each
-    input channel. `weights` has options for single layers.
+    weights adds to the means of results is taken off their biases where `means` has the mean of each input channel of a
+    layer (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2).
+    `weights` has options for single layers.
 
     Raises QuantisationError for a point without a range and weights that are not finite.
     """
@@ -83,20 +80,25 @@ def quantise_static(
     made: dict[Layer, Weights] = {}
     shared: dict[tuple[Value, int | None, WeightOptions], Weights] = {}
     layers: dict[Node, Layer] = {layer.node: layer for layer in placement.layers}
+    biases: dict[Value, dict[Value, Value]] = {}  # what takes the place of the bias in the sums of products with theirs
     for old in graph.nodes():
         node = old
-        changes = {value: numbers[value] for value in placement.read.get(node, ())}
+        changes = {value: numbers[value] for value in placement.read.get(node, ())} | biases.get(node, {})
         if (layer := layers.get(node)) is not None:
             own = (weights or {}).get(layer, options.weights)
             key = layer.w, layer.channels, own
             made[layer] = shared[key] = shared.get(key) or quantised_weights(layer, own)
             changes[layer.w] = made[layer].value
-            if (bias := _bias(layer, made[layer], (means or {}).get(layer))) is not None:
+            change = _shift(layer, made[layer], (means or {}).get(layer))
+            if isinstance(layer.node, MatMul):
+                if change is not None and isinstance(total := _total(layer, graph), Add):
+                    bias = total.b if total.a is node else total.a
+                    biases[total] = {bias: constant(_less(bias, change), bias.dtype)}
+            elif layer.node.bias is not None or change is not None:
                 grid = grids[placement.of[layer.x]] if layer.x in placement.of else None
-                whole = None if grid is None else quantised_bias(bias, grid, made[layer].grid)
-                node = dataclasses.replace(
-                    layer.node, bias=constant(bias, layer.node.dtype) if whole is None else whole
-                )
+                data = _less(layer.node.bias, change)
+                whole = None if grid is None else quantised_bias(data, grid, made[layer].grid)
+                node = dataclasses.replace(layer.node, bias=constant(data, node.dtype) if whole is None else whole)
         if changes:
             mapping |= dict(zip(old.results(), with_operands(node, changes).results(), strict=True))
     return Static(rebuild(graph, mapping), grids, made)
@@ -109,14 +111,24 @@ def grids_of(
     return tuple(_grid(group, placement, ranges, options or StaticOptions()) for group in placement.groups)
 
 
-def _bias(layer: Layer, weights: Weights, mean: Array | None) -> Array | None:
-    """The bias of a layer, less what the rounding of its weights adds to the means of its results."""
-    bias = None if isinstance(layer.node, MatMul) else layer.node.bias
-    data = None if bias is None else weights_of(bias)
-    moved = None if mean is None else moved_mean(layer, weights, mean)
-    if moved is None or not moved.any():
-        return data
-    return np.asarray((0.0 if data is None else data.astype(np.float64)) - moved)
+def _shift(layer: Layer, weights: Weights, mean: Array | None) -> Array | None:
+    """What the rounding of the weights of a layer adds to the mean of each of its output channels; None for nothing."""
+    if mean is None or layer.product is None or weights.is_exact:
+        return None
+    found = shift(layer.product, weights.grid.dequantised(weights.integers), mean)
+    return found if found.any() else None
+
+
+def _total(layer: Layer, graph: Graph) -> Value | None:
+    """The result of a layer with its bias."""
+    return None if layer.product is None else layer.product.result(graph)
+
+
+def _less(bias: Value | None, shift: Array | None) -> Array:
+    """The elements of a bias less those of `shift`."""
+    data = np.zeros(()) if bias is None else known(bias)
+    assert data is not None
+    return data if shift is None else data.astype(np.float64) - shift
 
 
 def _grid(group: Group, placement: Placement, ranges: Mapping[str, Range], options: StaticOptions) -> Grid:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ingot.compiler.ir.graph import Array, Value, constant
-from ingot.compiler.ops.linear import Conv
 from ingot.compiler.ops.quantised import Dequantize
 from ingot.compiler.passes.quantize.grid import Grid
 from ingot.compiler.passes.quantize.grids import exact_grid
@@ -84,18 +82,6 @@ def _grid(data: Array, channels: int | None, options: WeightOptions) -> Grid:
         parts = np.where(total < least, part, parts)
         least = np.minimum(total, least)
     return grid(parts)
-
-
-def moved_mean(layer: Layer, weights: Weights, mean: Array) -> Array | None:
-    """What the rounding of the weights of a convolution adds to the mean of each output channel, where `mean` is that
-    of each input channel (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
-    section 4.2); padding counts as if it had the mean. None for other layers."""
-    if not isinstance(layer.node, Conv):
-        return None
-    data, grid = layer.weights(), weights.grid
-    change = grid.dequantised(grid.quantised(data)).astype(np.float64) - data
-    taps = change.reshape(layer.node.group, -1, data.shape[1], math.prod(data.shape[2:])).sum(-1)
-    return np.einsum("gok,gk->go", taps, mean.reshape(layer.node.group, -1)).reshape(-1)
 
 
 def quantised_bias(data: Array, x: Grid, w: Grid) -> Value | None:
