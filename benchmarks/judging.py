@@ -1,9 +1,9 @@
 """How good a quantised model is beside the model before: the change of its metric, decisions that change, and noise.
 
 A metric on a few dozen pictures says little. Its change has an interval by paired bootstrap, in which pictures are
-drawn with replacement and both models are judged on the same ones; and outputs are compared on a thousand inputs and more.
-Where there are not as many, pictures are varied: mirrored, cut to a part that is enlarged again, with other contrast
-and with noise. What is in a picture stays what it is, so that labels hold for classifiers.
+drawn with replacement and both models are judged on the same ones; and outputs are compared on a thousand inputs and
+more. Where there are not as many, pictures are varied: mirrored, cut to a part that is enlarged again, with other
+contrast and with noise. What is in a picture stays what it is, so that labels hold for classifiers.
 """
 
 from __future__ import annotations

@@ -81,6 +81,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     grids.add_argument("--per-tensor", action="store_true", help="one grid for all the weights of a layer")
     grids.add_argument("--clip-weights", action="store_true", help="cut weights off where that makes the error smaller")
     grids.add_argument("--no-bias-correction", action="store_true", help="leave the biases as they are")
+    grids.add_argument(
+        "--least-snr",
+        type=float,
+        default=25.0,
+        metavar="DB",
+        help="layers that alone take an output below this ratio of signal to noise stay in floats (25); 0: none does",
+    )
     grids.add_argument("--no-balance", action="store_true", help="leave channels of different sizes as they are")
     alone = parser.add_argument_group("weights alone (see docs/weights.md)")
     alone.add_argument(
@@ -157,6 +164,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                     clip_weights=options.clip_weights,
                     correct_biases=not options.no_bias_correction,
                     balance=not options.no_balance,
+                    least_snr=options.least_snr or None,
                     rounding=options.rounding,
                     group=options.group,
                     tables=options.tables,

@@ -73,7 +73,7 @@ class Emulation:
                 weights = known(operands_of(node_of(made.after.watched[layer.name]))[0])
             else:
                 now = layer_in(made.after, layer)
-                bias = None if isinstance(now.node, MatMul) else now.node.bias
+                bias = _bias(now, made.after)
                 weights = known(now.w)
             assert weights is not None
             self._variants[layer, plan] = Variant(
@@ -89,7 +89,8 @@ class Emulation:
             found[weights] = variant.weights
             if bias is not None and isinstance(layer, Layer):
                 filters = _filters(layer)
-                found[bias] = np.zeros(filters, np.float32) if variant.bias is None else variant.bias.reshape(filters)
+                whole = np.zeros(1, np.float32) if variant.bias is None else variant.bias.reshape(-1)
+                found[bias] = np.ascontiguousarray(np.broadcast_to(whole, filters))
         placement = self.mixture.placement(self.graph, plans)
         grids = grids_of(placement, self.seen.named(placement), self.mixture.static)
         for (node, value), (switch, scale, zero) in self._switches.items():
@@ -115,12 +116,13 @@ class Emulation:
         layers: dict[Node, Layer] = {layer.node: layer for layer in self.layers if isinstance(layer, Layer)}
         placement = placed(self.graph, tuple(layers.values()), everywhere=self.mixture.everywhere)
         mapping: dict[Value, Value] = {}
+        biases: dict[Value, dict[Value, Value]] = {}  # of sums of products and theirs
         for table in self.layers:
             if isinstance(table, LookupTable):
                 mapping[table.w] = rows = self._input("weights", table.w.dtype, table.w.type.static_shape())
                 self._weights[table] = rows.label, None
         for old in self.graph.nodes():
-            node, changes = old, dict[Value, Value]()
+            node, changes = old, dict(biases.get(old, {}))
             for value in placement.read.get(old, ()):
                 changes[value] = self._rounded(old, value)
             if (layer := layers.get(old)) is not None:
@@ -136,6 +138,9 @@ class Emulation:
                 if isinstance(old, Conv | ConvTranspose):
                     bias = self._input("bias", f32, (_filters(layer),))
                     node = dataclasses.replace(old, bias=bias)
+                elif layer.product is not None and (biased := layer.product.biased(self.graph)) is not None:
+                    bias = self._input("bias", f32, (_filters(layer),))
+                    biases[biased[0]] = {biased[1]: bias}
                 self._weights[layer] = weights.label, None if bias is None else bias.label
             if changes:
                 mapping |= dict(zip(old.results(), with_operands(node, changes).results(), strict=True))
@@ -157,6 +162,15 @@ class Emulation:
         return self._inputs[-1]
 
 
+def _bias(layer: Layer, graph: Graph) -> Value | None:
+    if not isinstance(layer.node, MatMul):
+        return layer.node.bias
+    biased = None if layer.product is None else layer.product.biased(graph)
+    return None if biased is None else biased[1]
+
+
 def _filters(layer: Layer) -> int:
     shape = layer.w.type.static_shape()
+    if isinstance(layer.node, MatMul):
+        return shape[-1]
     return shape[1] * layer.node.group if isinstance(layer.node, ConvTranspose) else shape[0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,21 +30,20 @@ from ingot.compiler.passes.quantize.weight_only import WITH_DATA, Method, weight
 from ingot.compiler.passes.quantize.weights import WeightOptions, Weights
 from ingot.compiler.pipeline import Pipeline
 from ingot.compiler.quantization.activations import activation_statistics
-from ingot.compiler.quantization.balanced import balanced
 from ingot.compiler.quantization.made import Made, Stored
 from ingot.compiler.quantization.mixture import Mixture, Seen, finished, seen_ranges, seen_statistics
 from ingot.compiler.quantization.plan import WEIGHTS, LayerPlan, Plan
 from ingot.compiler.quantization.reporting import reported
 from ingot.compiler.quantization.result import Quantized
-from ingot.compiler.quantization.validate import Scheme, require_fitting, require_layers
+from ingot.compiler.quantization.static import Care, static
+from ingot.compiler.quantization.validate import LEAST_SNR, Scheme, require_fitting, require_layers
 from ingot.compiler.rewrite import rewrite
 
 if TYPE_CHECKING:
     from ingot.compiler.calibration import Sample
 
 COMPARED = 8  # samples that the report is measured on
-BALANCED = 16  # samples that show which channels are much larger than others
-NAMED = 4  # layers that a note names
+HELD = 32  # samples that are kept
 CORE = ("simplify", "recognise", "fold_norm")
 """The passes of the default pipeline after which composites are whole and norms folded: models are quantised there."""
 
@@ -69,6 +67,7 @@ def quantize(
     clip_weights: bool = False,
     correct_biases: bool = True,
     balance: bool = True,
+    least_snr: float | None = LEAST_SNR,
     rounding: Method | None = None,
     group: int | None = None,
     tables: bool = False,
@@ -94,12 +93,14 @@ def quantize(
     "int8" alone). `activations`, `symmetric`: the grids of values; `everywhere`: grids also where Ingot does without,
     for runtimes that want one on either side of an operator. `grain`: dynamic grids for each "token" or "tensor".
     `weight_bits`, `per_channel`, `clip_weights`: the grids of weights. `correct_biases`: what rounded weights add to
-    the means of results, as "int8" sees them in the samples, is taken off their biases. `balance`: where channels of an
-    activation differ too much in size for one grid, they are divided by powers of two that weights make up for.
-    `rounding`, `group` and `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how
+    the means of results, as "int8" sees them in the samples, is taken off their biases. `balance`: channels of an
+    activation that differ too much in size for one grid are divided by powers of two that weights make up for.
+    `least_snr`: where 8 bits take an output below so many decibels of signal over noise, measured on the first samples,
+    `balance` helps, and layers that do so by themselves stay in floats (None: nothing is measured, nothing changed). `rounding`, `group` and `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how
     many rows have one scale, and whether tables that rows are looked up in are, too (see docs/weights.md). `plan`:
     instead of a scheme for all, one for each layer, or the file that has it; `only`, `exclude`, `ends`, `rounding`,
-    `group` and `tables` do not go with it. `measure`: measure the report's ratios and shares. `progress` is called with a line of text at each step.
+    `group` and `tables` do not go with it. `measure`: measure the report's ratios and shares. `progress` is called with
+    a line of text at each step.
 
     Raises QuantisationError (nothing to quantise, names of no layer, options that do not go together),
     CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.
@@ -125,6 +126,7 @@ def quantize(
         clip_weights=clip_weights,
         correct_biases=correct_biases,
         balance=balance,
+        least_snr=least_snr,
         rounding=rounding,
         group=group,
         tables=tables,
@@ -139,7 +141,7 @@ def quantize(
     mixture = Mixture(
         StaticOptions(activations, symmetric, weights), DynamicOptions(grain, symmetric, weights), everywhere
     )
-    scaled: dict[str, float] = {}
+    is_balanced = False
     if plan is not None:
         parts = (*every, *tables_of(graph))
         made = _planned(graph, parts, plan.among(parts), mixture, read, method, correct_biases, tell)
@@ -152,16 +154,10 @@ def quantize(
         layers = tuple(layer for layer in layers if isinstance(layer.node, MatMul))
     if scheme not in ("fp16", "bf16"):
         require_layers(graph, every, layers, scheme)
-    if balance and scheme == "int8":
-        graph, scaled = balanced(graph, layers, read.head(BALANCED), weights, tell)
-        every = layers_of(graph)
-        layers = selection.among(every)
     match scheme:
         case "int8":
-            chosen: dict[Part, LayerPlan] = {layer: LayerPlan("int8") for layer in layers}
-            placement = mixture.placement(graph, chosen)
-            seen = seen_ranges(graph, placement, read.read, method, correct_biases=correct_biases, progress=tell)
-            made = mixture.made(graph, every, chosen, seen)
+            care = Care(least_snr, balance)
+            made, is_balanced = static(graph, selection, mixture, read, method, care, correct_biases, tell)
         case "int8-dynamic":
             marked = _marked(graph, every)
             after, stored = quantise_dynamic(marked, layers, mixture.dynamic)
@@ -177,7 +173,6 @@ def quantize(
             after, error = store_half(marked, "f16" if scheme == "fp16" else "bf16")
             note = f"weights are rounded: errors up to {error:.1e} of the largest of a weight"
             made = Made(marked, after, every, {}, {}, (note,))
-    made = _noted(made, scaled)
     report = reported(scheme, made, read.kept() if measure and data is not None else [], tell)
     uniform = None
     if scheme in WEIGHTS:
@@ -187,7 +182,7 @@ def quantize(
         if tables:
             narrow = LayerPlan(scheme, bits, rows if group is None else group)
             uniform = Plan({**uniform.layers, **{table.name: narrow for table in tables_of(graph)}})
-    elif scheme in ("int8", "int8-dynamic"):
+    elif scheme == "int8-dynamic" or (scheme == "int8" and not is_balanced):
         uniform = _uniform(made, LayerPlan(scheme, None if weight_bits == 8 else weight_bits))
     return Quantized(dataclasses.replace(made.after, watched={}), report, scheme in ("fp16", "bf16"), uniform)
 
@@ -238,52 +233,38 @@ def _uniform(made: Made, plan: LayerPlan) -> Plan:
 
 
 class Samples:
-    """The samples, read once unless they are asked for again; the first are kept for the report, and for what looks at
-    some before all are read."""
+    """The samples, which may be read several times, and the first of them. Of an iterator that ends when it has been
+    read there are only the first `HELD` from then on."""
 
     def __init__(self, graph: Graph, data: Any, preprocess: Any, limit: int | None) -> None:
         self.graph, self.data, self.preprocess, self.limit = graph, data, preprocess, limit
-        self.first: list[Sample] = []
-        self._rest: Iterator[Sample] | None = None  # what comes after the first
-
-    def head(self, count: int) -> list[Sample]:
-        """The first `count` samples, or as many as there are, before others are read."""
-        if not self.first:
-            self._rest = self._begun()
-            self.first = list(islice(self._rest, count))
-        return self.first[:count]
+        self._first: list[Sample] = []
+        self._is_spent = False
 
     def read(self) -> Iterator[Sample]:
         """All samples."""
-        rest, self._rest = self._rest, None
-        if rest is not None:
-            yield from self.first
-            yield from rest
-            return
-        for sample in self._begun():
-            if len(self.first) < COMPARED:
-                self.first.append(sample)
-            yield sample
-
-    def kept(self) -> list[Mapping[str, Any]]:
-        """The arrays of the first samples."""
-        return [sample.arrays for sample in self.head(COMPARED)]
-
-    def _begun(self) -> Iterator[Sample]:
         from ingot.compiler.calibration import read_samples
 
+        if self._is_spent:
+            yield from self._first
+            return
+        self._is_spent = isinstance(self.data, Iterator)
         given = {} if self.preprocess is None else {"preprocess": self.preprocess}
-        return read_samples(self.data, self.graph, limit=self.limit, **given)
+        for number, sample in enumerate(read_samples(self.data, self.graph, limit=self.limit, **given)):
+            if number == len(self._first) and number < HELD:
+                self._first.append(sample)
+            yield sample
 
+    def head(self, count: int) -> list[Sample]:
+        """The first `count` samples, `HELD` at most."""
+        if not self._first:
+            for _ in zip(range(HELD if isinstance(self.data, Iterator) else count), self.read(), strict=False):
+                pass
+        return self._first[:count]
 
-def _noted(made: Made, scaled: Mapping[str, float]) -> Made:
-    """`made` with a note on operands whose channels were divided."""
-    if not scaled:
-        return made
-    most = sorted(scaled, key=lambda name: -scaled[name])[:NAMED]
-    shown = ", ".join(f"{name} ({scaled[name]:.0f} dB)" for name in most) + (", ..." if len(scaled) > NAMED else "")
-    what = f"channels of the operands of {len(scaled)} layers were divided, as their sizes differ too much: {shown}"
-    return dataclasses.replace(made, notes=(*made.notes, what))
+    def kept(self) -> list[Mapping[str, Any]]:
+        """The arrays of those that the report is measured on."""
+        return [sample.arrays for sample in self.head(COMPARED)]
 
 
 def _stored(weights: Mapping[Layer, Weights]) -> dict[Part, Stored]:

@@ -18,6 +18,9 @@ from ingot.compiler.quantization.plan import WEIGHTS, Plan
 Scheme: TypeAlias = Literal["int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
+LEAST_SNR = 25.0
+"""Decibels of an output's signal over the noise that one layer in int8 may cause."""
+
 _INTEGERS = ("int8", "int8-dynamic")
 _BY_LAYER = (*_INTEGERS, *WEIGHTS, "lossless")
 _USES: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
@@ -35,6 +38,7 @@ _USES: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
         "clip_weights": (False, _INTEGERS),
         "correct_biases": (True, ("int8",)),
         "balance": (True, ("int8",)),
+        "least_snr": (LEAST_SNR, ("int8",)),
         "rounding": (None, tuple(WEIGHTS)),
         "group": (None, tuple(WEIGHTS)),
         "tables": (False, tuple(WEIGHTS)),

@@ -90,18 +90,16 @@ def reestimate(
 def _changed(graph: Graph, name: str, factor: Array, offset: Array) -> Graph:
     """`graph` with the result of a product, bias included, times `factor` plus `offset`, [output channels] or [1]."""
     product = products(graph)[name]
-    result, node = product.result(graph), product.node
+    node = product.node
     w = product.w if (factor == 1).all() else _weight_scaled(product, factor)
     if isinstance(node, Conv):
         whole = np.zeros(product.channels[1]) if node.bias is None else _elements(node.bias)
         bias = _with_elements(node.bias, whole * factor + offset, factor, node)
         return rebuild(graph, {node: dataclasses.replace(node, w=w, bias=bias)})
-    whole = np.zeros(1)
-    if isinstance(result, Add):
-        found = product.per_channel(result.b if result.a is node else result.a)
-        assert found is not None
-        whole = found.astype(np.float64)
+    biased = product.biased(graph)
+    whole = np.zeros(1) if biased is None else _elements(biased[1])
     bias = constant(whole * factor + offset, node.dtype)
+    result: Value = node if biased is None else biased[0]
     origin = node_of(result).origin
     return rebuild(graph, {result: Add(product.with_operands(product.x, w), bias, origin=origin)})
 

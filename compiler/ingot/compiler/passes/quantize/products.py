@@ -142,6 +142,13 @@ class Product:
             case _:
                 return self.node
 
+    def biased(self, graph: Graph) -> tuple[Add, Value] | None:
+        """The sum of a MatMul and its bias, and the bias, which is known at compile time; None without."""
+        total = self.result(graph)
+        if not isinstance(total, Add):
+            return None
+        return total, total.b if total.a is self.node else total.a
+
     def per_channel(self, value: Value) -> Array | None:
         """The elements [output channels] of a value known at compile time that differs between output channels alone;
         None for others."""

@@ -13,7 +13,7 @@ import numpy as np
 from ingot.compiler.ir.graph import Array, Constant, Graph, Node, Value, constant, node_of, with_operands
 from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.ops.movement import Pad
-from ingot.compiler.ops.pointwise import Add, Clip, Relu
+from ingot.compiler.ops.pointwise import Clip, Relu
 from ingot.compiler.passes.constants import splat
 from ingot.compiler.passes.quantize.bias import shift
 from ingot.compiler.passes.quantize.errors import QuantisationError
@@ -91,9 +91,8 @@ def quantise_static(
             changes[layer.w] = made[layer].value
             change = _shift(layer, made[layer], (means or {}).get(layer))
             if isinstance(layer.node, MatMul):
-                if change is not None and isinstance(total := _total(layer, graph), Add):
-                    bias = total.b if total.a is node else total.a
-                    biases[total] = {bias: constant(_less(bias, change), bias.dtype)}
+                if change is not None and layer.product and (found := layer.product.biased(graph)) is not None:
+                    biases[found[0]] = {found[1]: constant(_less(found[1], change), node.dtype)}
             elif layer.node.bias is not None or change is not None:
                 grid = grids[placement.of[layer.x]] if layer.x in placement.of else None
                 data = _less(layer.node.bias, change)
@@ -117,11 +116,6 @@ def _shift(layer: Layer, weights: Weights, mean: Array | None) -> Array | None:
         return None
     found = shift(layer.product, weights.grid.dequantised(weights.integers), mean)
     return found if found.any() else None
-
-
-def _total(layer: Layer, graph: Graph) -> Value | None:
-    """The result of a layer with its bias."""
-    return None if layer.product is None else layer.product.result(graph)
 
 
 def _less(bias: Value | None, shift: Array | None) -> Array:

@@ -11,7 +11,8 @@ from ingot.compiler.ir.graph import Array, Constant, Graph, Node, Value
 from ingot.compiler.ops.movement import Gather
 from ingot.compiler.passes.constants import users
 from ingot.compiler.passes.quantize.errors import QuantisationError
-from ingot.compiler.passes.quantize.layers import Layer, called, numbered
+from ingot.compiler.passes.quantize.layers import Layer
+from ingot.compiler.passes.quantize.naming import called, numbered
 
 
 @dataclass(frozen=True, eq=False)
