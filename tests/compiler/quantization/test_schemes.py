@@ -88,7 +88,9 @@ def test_biases_make_up_for_rounded_weights(shape: tuple[int, ...], text: str, w
     over = tuple(axis for axis in range(want.ndim) if axis != channels)
 
     def moved(correct: bool) -> float:
-        done = quantize(proto, samples, ends=True, weight_bits=4, correct_biases=correct, measure=False)
+        done = quantize(
+            proto, samples, ends=True, weight_bits=4, correct_biases=correct, least_snr=None, measure=False
+        )
         have = np.stack([evaluate_graph(done.graph, sample)["y"] for sample in samples])
         return float(np.abs((have - want).mean(over)).max())
 

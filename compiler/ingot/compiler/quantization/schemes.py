@@ -96,7 +96,8 @@ def quantize(
     the means of results, as "int8" sees them in the samples, is taken off their biases. `balance`: channels of an
     activation that differ too much in size for one grid are divided by powers of two that weights make up for.
     `least_snr`: where 8 bits take an output below so many decibels of signal over noise, measured on the first samples,
-    `balance` helps, and layers that do so by themselves stay in floats (None: nothing is measured, nothing changed). `rounding`, `group` and `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how
+    `balance` helps, and layers that do so by themselves stay in floats (None: nothing is measured, nothing changed).
+    `rounding`, `group` and `tables`: how weights alone are rounded (gptq where there are samples, else nearest), how
     many rows have one scale, and whether tables that rows are looked up in are, too (see docs/weights.md). `plan`:
     instead of a scheme for all, one for each layer, or the file that has it; `only`, `exclude`, `ends`, `rounding`,
     `group` and `tables` do not go with it. `measure`: measure the report's ratios and shares. `progress` is called with

@@ -101,9 +101,10 @@ def static(
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:
-    """A graph with the layers that are to be in int8, and what samples tell of it."""
+    """A graph with all its layers, those that are to be in int8, and what samples tell of it."""
 
     graph: Graph
+    every: tuple[Layer, ...]
     layers: tuple[Layer, ...]
     mixture: Mixture
     seen: Seen
@@ -119,10 +120,11 @@ class _Attempt:
         tell: Callable[[str], None],
     ) -> _Attempt:
         """That of a graph whose ranges are not known yet."""
-        layers = selection.among(layers_of(graph))
+        every = layers_of(graph)
+        layers = selection.among(every)
         placement = mixture.placement(graph, dict.fromkeys(layers, INT8))
         seen = seen_ranges(graph, placement, samples.read, method, correct_biases=correct_biases, progress=tell)
-        return _Attempt(graph, layers, mixture, seen)
+        return _Attempt(graph, every, layers, mixture, seen)
 
     @property
     def plans(self) -> dict[Part, LayerPlan]:
@@ -136,7 +138,7 @@ class _Attempt:
     def made(self, without: Collection[Part]) -> Made:
         """The graph in int8, but for some layers."""
         plans = {layer: plan for layer, plan in self.plans.items() if layer not in without}
-        return self.mixture.made(self.graph, layers_of(self.graph), plans, self.seen)
+        return self.mixture.made(self.graph, self.every, plans, self.seen)
 
 
 def _of_channels(scaled: Mapping[str, float]) -> str:
