@@ -63,7 +63,7 @@ _ALL = (
 PEERS: Mapping[str, Peer] = MappingProxyType({peer.name: peer for peer in _ALL})
 """The peers that run models in an environment of their own, by name."""
 
-NNCF = Peer("nncf", "OpenVINO + NNCF", "VERSION", (("nncf==VERSION", "openvino==2026.4.1"),))
+NNCF = Peer("nncf", "OpenVINO + NNCF", "3.4.0", (("nncf==3.4.0", "openvino==2026.4.1"),))
 """Makes models for OpenVINO, which runs them in this environment."""
 
 INSTALLED: Mapping[str, Peer] = MappingProxyType({**PEERS, NNCF.name: NNCF})
