@@ -136,11 +136,12 @@ def _precision(classes: Sequence[Any], names: Sequence[str], chosen: Array, ap50
     """The mean over classes of the average precision on the chosen pictures."""
     found: list[float] = []
     for detections, truth in classes:
-        own = {f"{place}": truth[names[i]] for place, i in enumerate(chosen) if names[i] in truth}
+        taken = [names[int(i)] for i in chosen]
+        own = {f"{place}": truth[name] for place, name in enumerate(taken) if name in truth}
         by_name: dict[str, list[Any]] = {}
         for name, score, box in detections:
             by_name.setdefault(name, []).append((score, box))
-        moved = [(f"{place}", *each) for place, i in enumerate(chosen) for each in by_name.get(names[i], [])]
+        moved = [(f"{place}", *each) for place, name in enumerate(taken) for each in by_name.get(name, [])]
         precision = ap50(moved, own)
         if precision is not None:
             found.append(precision)

@@ -57,4 +57,4 @@ def _reach(ends: NDArray[Any]) -> NDArray[np.float64]:
     farthest as that is than the second, or `FARTHER` times as far. Few samples do not know the ends of each channel."""
     second, first = np.sort(ends.astype(np.float64), axis=0)[-2:]
     ratio = np.divide(first, second, out=np.full_like(first, FARTHER), where=(second > 0) & (first < FARTHER * second))
-    return np.where(first > 0, first * ratio, first)
+    return np.where(first > 0, np.asarray(first * ratio, np.float64), first)
