@@ -1,0 +1,13 @@
+"""A pruned model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ingot.compiler.compressed import Compressed
+from ingot.compiler.pruning.report import PruningReport
+
+
+@dataclass(frozen=True)
+class Pruned(Compressed[PruningReport]):
+    """The graph of a pruned model, with zeros in its weights, and the report on it."""
