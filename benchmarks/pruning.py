@@ -2,8 +2,8 @@
 
     python -m benchmarks.pruning [names...] [--criteria greedy,wanda] [--rates 0.5,0.8] [--pattern 4x1]
 
-One-shot, all layers but the first, the last and depthwise ones at the same rate. Every third sample of the data that lies
-with the real models (see `benchmarks.tasks`) is for calibration, the others are what the metrics are of.
+One-shot, all layers but the first, the last and depthwise ones at the same rate. Every third sample of the data that
+lies with the real models (see `benchmarks.tasks`) is for calibration, the others are what the metrics are of.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ def run_of(graph: Graph) -> Runner:
 
 
 def pruned(
-    graph: Graph, names: Sequence[str], statistics: dict[str, Statistics], way: tuple[str, bool], rate: float, pattern: str
+    graph: Graph,
+    names: Sequence[str],
+    statistics: dict[str, Statistics],
+    way: tuple[str, bool],
+    rate: float,
+    pattern: str,
 ) -> Graph:
     """`graph` with so many zeros in the weights of the products called `names`."""
     criterion, repair = way

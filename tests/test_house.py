@@ -53,6 +53,8 @@ LEVELS = {
     "bench": 5,
     "calibration": 5,
     "quantization": 5,
+    "compressed": 5,
+    "pruning": 5,
     "onnx_backend": 5,
     "debug": 5,
     "demo": 5,

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from ingot.compiler.ops.custom import CustomOpError as CustomOpError
     from ingot.compiler.ops.custom import custom_op as custom_op
     from ingot.compiler.passes.default import default_pipeline as default_pipeline
+    from ingot.compiler.passes.prune.errors import PruningError as PruningError
     from ingot.compiler.passes.quantize.errors import QuantisationError as QuantisationError
     from ingot.compiler.pipeline import Pipeline as Pipeline
+    from ingot.compiler.pruning.prune import prune as prune
+    from ingot.compiler.pruning.result import Pruned as Pruned
     from ingot.compiler.quantization.result import Quantized as Quantized
     from ingot.compiler.quantization.schemes import quantize as quantize
     from ingot.compiler.rewrite import Patch as Patch
@@ -51,6 +54,8 @@ _HOME = {
     "PassError": "single_pass",
     "Patch": "rewrite",
     "Pipeline": "pipeline",
+    "Pruned": "pruning.result",
+    "PruningError": "passes.prune.errors",
     "QuantisationError": "passes.quantize.errors",
     "Quantized": "quantization.result",
     "TuningError": "tuning.record",
@@ -62,6 +67,7 @@ _HOME = {
     "default_pipeline": "passes.default",
     "export_onnx": "frontend.export",
     "load_onnx": "frontend",
+    "prune": "pruning.prune",
     "quantize": "quantization.schemes",
     "rules": "single_pass",
     "save_onnx": "frontend.export",

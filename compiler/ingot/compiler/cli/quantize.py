@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ingot.compiler.cli.compile import input_names, read_steps, require_model
-from ingot.compiler.cli.console import Console, bytes_text
-from ingot.compiler.cli.custom import add_custom_argument, load_custom
+from ingot.compiler.cli.compressing import (
+    add_data_arguments,
+    add_model_arguments,
+    add_written_arguments,
+    model_arguments,
+    require_files,
+    require_target,
+    tell,
+    write,
+)
+from ingot.compiler.cli.console import Console
 from ingot.compiler.cli.failures import CommandError
-from ingot.compiler.cli.files import output_type, require_writable
+from ingot.compiler.cli.files import output_type
 from ingot.compiler.cli.mixed import add_mixed_arguments, chosen, require_mixed, tell_not_kept
 from ingot.compiler.cli.passes import working_directory_importable
-from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
-from ingot.compiler.cli.shapes import for_compile
 
 HELP = "quantise a model (.onnx) and write it as ONNX or as an artifact"
 
 SCHEMES = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16", "bf16", "lossless", "mixed")
 UNPLANNED = ("fp16", "bf16", "lossless")
-SUFFIXES = (".onnx", ".ingot")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("model", type=Path, help="the .onnx file")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=output_type,
-        action="append",
-        required=True,
-        metavar="OUT",
-        help="the file to write, .onnx or .ingot; may be given for both",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--scheme",
         choices=SCHEMES,
@@ -43,18 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "found as the model runs; int8-weights, int4-weights: weights of products alone; fp16, bf16: weights rounded; "
         "lossless: weights that lie on a grid of 8 bits; mixed: the cheapest for each layer within a bound",
     )
-    data = parser.add_argument_group("samples (see docs/calibration.md)")
-    data.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="an .npz, a folder of these or of images, or MODULE:FUNCTION (the current directory is searched too)",
-    )
-    data.add_argument("--samples", type=_count, metavar="N", help="take this many at most")
-    data.add_argument(
-        "--preprocess", action="append", default=[], metavar="INPUT=STEP", help="steps for samples: image:imagenet, ..."
-    )
+    data = add_data_arguments(parser)
     data.add_argument(
         "--method", default="mse", metavar="NAME", help="how ranges follow: minmax, average, percentile, entropy, mse"
     )
@@ -96,23 +80,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     alone.add_argument("--group", type=int, metavar="N", help="how many rows have one scale; 0: all (32; 128 for int8)")
     alone.add_argument("--tables", action="store_true", help="tables that rows are looked up in, too")
     add_mixed_arguments(parser)
-    told = parser.add_argument_group("report")
-    told.add_argument("--report", type=output_type, metavar="FILE", help="write the report, as JSON if FILE is .json")
+    told = add_written_arguments(parser)
     told.add_argument("--no-measure", action="store_true", help="do not compare the layers' results")
-    parser.add_argument("--opset", type=_count, default=21, metavar="N", help="of an ONNX model (21)")
-    parser.add_argument("--target", default="cpu", help="of an artifact: what ingot compile takes (cpu)")
-    parser.add_argument("--shape", action="append", default=[], metavar="DIMS", help=f"of the model: {SHAPE_HELP}")
-    add_custom_argument(parser)
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
     """Quantise and write."""
-    model: Path = options.model
-    require_model(model)
-    outputs: list[Path] = options.output
-    for output in outputs:
-        if output.suffix not in SUFFIXES:
-            raise CommandError(f"{output}: write {' or '.join(SUFFIXES)}, as what the model is wanted")
     plan: Path | None = options.plan
     if plan is not None and options.scheme is not None:
         raise CommandError("--plan has a scheme for each layer: leave --scheme out")
@@ -120,26 +93,14 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     if options.write_plan is not None and scheme in UNPLANNED:
         raise CommandError(f"{scheme} is no scheme of single layers: there is no plan to write")
     require_mixed(options)
-    _require_places(options)
-    from ingot.compiler.frontend.export.model import require_opset
+    read = [*(options.held_out or ()), *filter(None, (options.plan, options.labels))]
+    require_files(options, read, (options.write_plan, options.sensitivity))
+    require_target(options)
     from ingot.compiler.quantization import quantize
-    from ingot.compiler.targets.registry import find_level
 
-    require_opset(options.opset)  # before samples run, which takes its time
-    find_level(options.target)
-
-    shapes, ranges = for_compile(options.shape, lambda: input_names(model))
-    steps = read_steps("--preprocess", options.preprocess)
+    common = model_arguments(options)
+    common |= {"method": options.method, "measure": not options.no_measure}
     progress = console.progress()
-    common: dict[str, Any] = {
-        "method": options.method,
-        "samples": options.samples,
-        "shapes": shapes,
-        "ranges": ranges,
-        "custom": load_custom(options.custom),
-        "preprocess": steps or None,
-        "measure": not options.no_measure,
-    }
     choice = None
     try:
         with working_directory_importable(*options.data, *(options.held_out or ()), options.metric):
@@ -148,7 +109,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 quantised = choice.quantized
             else:
                 quantised = quantize(
-                    model,
+                    options.model,
                     options.data or None,
                     scheme=scheme,
                     plan=plan,
@@ -173,53 +134,15 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 )
         if quantised is None or (choice is not None and not choice.is_met):
             assert choice is not None
-            return tell_not_kept(choice, model, console, progress)
-        for output in outputs:
-            progress(f"writing {output}")
-            if output.suffix == ".onnx":
-                quantised.save(output, opset=options.opset)
-            else:
-                quantised.save(output, target=options.target, progress=progress)
-        if options.report:
-            quantised.report.save(options.report)
+            return tell_not_kept(choice, options.model, console, progress)
+        write(quantised, options, progress)
         if options.write_plan is not None:
             assert quantised.plan is not None
             quantised.plan.save(options.write_plan)
     finally:
         progress.close()
-    report = quantised.report
-    record: dict[str, Any] = {
-        "model": model,
-        "outputs": [{"path": output, "bytes": output.stat().st_size} for output in outputs],
-        "seconds": progress.seconds,
-        "report": report.record(),
-    }
+    more: dict[str, Any] = {}
     if choice is not None:
-        record |= {"met": True, "notes": list(choice.notes), "sensitivities": choice.table.record()}
-    lines = [] if options.report else report.text().splitlines()
-    lines += [] if choice is None else choice.notes
-    lines += [f"{output}: {bytes_text(output.stat().st_size)}" for output in outputs]
-    console.result(record, lines)
+        more = {"met": True, "notes": list(choice.notes), "sensitivities": choice.table.record()}
+    tell(quantised.report, options, console, progress, **more)
     return 0
-
-
-def _require_places(options: argparse.Namespace) -> None:
-    """Raise CommandError for a file that cannot be written, is read too, or is to be written twice."""
-    read = [*options.data, *(options.held_out or ()), *filter(None, (options.plan, options.labels))]
-    written = (*options.output, *filter(None, (options.report, options.write_plan, options.sensitivity)))
-    for number, output in enumerate(written):
-        require_writable(output, sources=(options.model, *_sources(read, output)))
-        if any(output.resolve() == other.resolve() for other in written[:number]):
-            raise CommandError(f"{output} is to be written twice: give every file a name of its own")
-
-
-def _sources(data: Sequence[str | Path], output: Path) -> list[Path]:
-    """What is read that a file at `output` could take the place of."""
-    found = [Path(each) for each in data]
-    return [output if each.is_dir() and each.resolve() in output.resolve().parents else each for each in found]
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)

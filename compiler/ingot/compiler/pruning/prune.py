@@ -14,7 +14,8 @@ from ingot.compiler.ir.graph import Graph
 from ingot.compiler.ops.custom import CustomOp
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.quantised import Dequantize, Quantize
-from ingot.compiler.passes.prune.criteria import METHODS, Scope, criterion as find_criterion
+from ingot.compiler.passes.prune.criteria import METHODS, Scope
+from ingot.compiler.passes.prune.criteria import criterion as find_criterion
 from ingot.compiler.passes.prune.errors import PruningError
 from ingot.compiler.passes.prune.masks import STEPS, PruneOptions, prune_weights
 from ingot.compiler.passes.prune.patterns import Array, Pattern
@@ -58,12 +59,13 @@ def prune(
 ) -> Pruned:
     """Prune an ONNX model: what `load_onnx` takes, with `shapes`, `ranges` and `custom` as there.
 
-    `rate`: the part of the weights of the chosen layers that becomes zero, from 0 to below 1; `rates` says it for single
-    layers by name. `criterion`: which go (docs/pruning.md; default: greedy with `data`, else magnitude); `pattern`:
-    "unstructured", blocks such as "4x1" (output channels x inputs), "kernel", or "2:4" and other N:M; `scope`: whether
-    weights compete within a "layer", each "output" channel, or the whole model ("global": a `distribution` then);
-    `distribution` of the rate among layers: "uniform", "erk", "global", "sensitivity"; `schedule` and `steps`: how the
-    rate is reached. `repair`: the weights that stay, and biases, make up for those that went, as far as `data` tells.
+    `rate`: the part of the weights of the chosen layers that becomes zero, from 0 to below 1; `rates` says it for
+    single layers by name. `criterion`: which go (docs/pruning.md; default: greedy with `data`, else magnitude);
+    `pattern`: "unstructured", blocks such as "4x1" (output channels x inputs), "kernel", or "2:4" and other N:M;
+    `scope`: whether weights compete within a "layer", each "output" channel, or the whole model ("global": a
+    `distribution` then); `distribution` of the rate among layers: "uniform", "erk", "global", "sensitivity"; `schedule`
+    and `steps`: how the rate is reached. `repair`: the weights that stay, and biases, make up for those that went, as
+    far as `data` tells.
 
     `data`, `samples` (default 128) and `preprocess`: as `ingot.compiler.calibration.read_samples` takes them. `only`,
     `exclude`: names of layers or patterns of them; without `ends` the first and the last layers, and always depthwise

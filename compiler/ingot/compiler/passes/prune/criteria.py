@@ -1,14 +1,15 @@
 """Criteria: how much each weight matters.
 
-A criterion gives scores [groups, K, N] in f64 for the matrices of a weight [groups, K, N]; what scores least goes first.
-It may need statistics of the activations (`Statistics`), and says so. Methods that change weights as they choose
-(`second_order`, `greedy`) are not here.
+A criterion gives scores [groups, K, N] in f64 for the matrices of a weight [groups, K, N]; what scores least goes
+first. It may need statistics of the activations (`Statistics`), and says so. What chooses step by step is in
+`second_order`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -95,23 +96,21 @@ def wanda(w: Array, situation: Situation) -> Array:
 def taylor(w: Array, situation: Situation) -> Array:
     """|w · dL/dw|, which needs gradients."""
     raise PruningError(
-        "taylor needs the gradient of a loss, which this version cannot compute: take wanda, sparsegpt or greedy, which "
-        "need samples alone"
+        "taylor needs the gradient of a loss, which this version cannot compute: take wanda, sparsegpt or greedy, "
+        "which need samples alone"
     )
 
 
-CRITERIA: dict[str, Criterion] = {
-    each.name: each
-    for each in (
-        Criterion("magnitude", "Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks", magnitude),
-        Criterion("channel-magnitude", "He et al. 2017, Channel Pruning; normalised as in Lee et al. 2020, LAMP", channel_magnitude),
-        Criterion("shrinkage", "w(1 - exp(-|w|/t)), as Donoho 1995, De-noising by Soft-Thresholding, but smooth", soft_shrinkage),
-        Criterion("shrinkage-literal", "w exp(-w), a control", literal_shrinkage),
-        Criterion("random", "a control", random_scores),
-        Criterion("wanda", "Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models", wanda, True, "output"),
-        Criterion("taylor", "Molchanov et al. 2017, Pruning Convolutional Neural Networks for Resource Efficient Inference", taylor),
-    )
-}  # fmt: skip
+_EVERY = (
+    Criterion("magnitude", "Han et al. 2015, Learning both Weights and Connections", magnitude),
+    Criterion("channel-magnitude", "Han et al. 2015, with the scale of each channel taken out", channel_magnitude),
+    Criterion("shrinkage", "w (1 - exp(-|w| / t)) with a growing t: soft thresholding, smoothly", soft_shrinkage),
+    Criterion("shrinkage-literal", "w exp(-w): a control", literal_shrinkage),
+    Criterion("random", "a control", random_scores),
+    Criterion("wanda", "Sun et al. 2023, A Simple and Effective Pruning Approach", wanda, True, "output"),
+    Criterion("taylor", "Molchanov et al. 2017, Pruning Convolutional Neural Networks", taylor),
+)
+CRITERIA: Mapping[str, Criterion] = MappingProxyType({each.name: each for each in _EVERY})
 """All criteria that give scores, by name."""
 METHODS = ("sparsegpt", "greedy")
 """Those that choose and change weights in one; see `second_order` and `greedy`."""

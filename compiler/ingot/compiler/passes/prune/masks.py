@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ingot.compiler.ir.graph import Graph, Value
+from ingot.compiler.ir.graph import Graph, Value, constant, node_of
 from ingot.compiler.ops.linear import Conv
 from ingot.compiler.passes.prune.criteria import METHODS, Scope, Situation, criterion
 from ingot.compiler.passes.prune.errors import PruningError
@@ -94,14 +94,16 @@ def prune_weights(
     only: Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Graph, tuple[PrunedWeight, ...]]:
-    """`graph` with zeros in the weights of the products called `only` (default: all, see `products`), and what became of
-    each. `rate`: which part of all their weights goes, or of each layer's by name. Zeros that are there stay and count.
+    """`graph` with zeros in the weights of the products called `only` (default: all, see `products`), and what became
+    of each. `rate`: which part of all their weights goes, or of each layer's by name. Zeros that are there stay and
+    count.
 
     Raises PruningError for unknown names, weights that are not finite, and a criterion without the statistics it needs.
     """
     options = options or PruneOptions()
     tell = progress or _silent
-    weights = _weights(graph, only, statistics or {}, options)
+    every = products(graph)
+    weights = _weights(every, only, statistics or {}, options)
     rates = _rates(weights, rate, options)
     changed: dict[Value, Value] = {}
     found: list[PrunedWeight] = []
@@ -110,9 +112,11 @@ def prune_weights(
         if not np.isfinite(before).all():
             raise PruningError(f"the weights of {weight.names[0]} have NaN or infinities: mend them or exclude it")
         after = _pruned(weight, before, own, options)
-        made = weight.product.weight_of(after.astype(weight.product.weight().dtype))
+        w = weight.product.w
+        data = weight.product.weight_of(after).astype(w.dtype.to_numpy())
+        made = constant(data, w.dtype, origin=node_of(w).origin)
         for name in weight.names:
-            product = products(graph)[name] if name != weight.product.name else weight.product
+            product = every[name]
             changed[product.node] = product.with_operands(product.x, made)
         moment = weight.moment(before.shape[1], before.shape[0])
         error = output_error(before, after, moment)
@@ -122,9 +126,11 @@ def prune_weights(
 
 
 def _weights(
-    graph: Graph, only: Sequence[str] | None, statistics: Mapping[str, Statistics], options: PruneOptions
+    every: Mapping[str, Product],
+    only: Sequence[str] | None,
+    statistics: Mapping[str, Statistics],
+    options: PruneOptions,
 ) -> list[_Weight]:
-    every = products(graph)
     if unknown := [name for name in only or () if name not in every]:
         raise PruningError(f"no product with constant weights is called {unknown[0]!r}")
     wanted = every if only is None else {name: every[name] for name in only}

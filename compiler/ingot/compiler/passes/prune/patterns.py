@@ -45,7 +45,7 @@ class Pattern:
             return Pattern(kernel=True)
         match = _SIZES.fullmatch(text)
         if match is None:
-            raise PruningError(f"there is no pattern {text!r}: take unstructured, 4x1, 1x4, kernel or 2:4, in any sizes")
+            raise PruningError(f"there is no pattern {text!r}: take unstructured, 4x1, 1x4, kernel or 2:4 (any sizes)")
         first, second = int(match[1]), int(match[3])
         if match[2] == "x":
             return Pattern(first, second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
@@ -29,7 +30,7 @@ def erk(shapes: Mapping[str, Sequence[int]], rate: float) -> dict[str, float]:
     """Rates by which layers keep in proportion to the sum of their extents over their product, so that small ones keep
     more (Erdős-Rényi-Kernel: "Rigging the Lottery", Evci et al. 2020): `shapes` are those of the weights. Layers that
     would keep more than all keep all."""
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     budget = (1 - rate) * sum(sizes.values())
     whole: set[str] = set()
     while len(whole) < len(shapes):
@@ -37,9 +38,7 @@ def erk(shapes: Mapping[str, Sequence[int]], rate: float) -> dict[str, float]:
         factor = (budget - sum(sizes[name] for name in whole)) / max(sum(wanted.values()), 1)
         over = {name for name in wanted if factor * wanted[name] > sizes[name]}
         if not over:
-            return {
-                name: 0.0 if name in whole else min(1 - factor * wanted[name] / sizes[name], HIGHEST) for name in shapes
-            }
+            return {name: 0.0 if name in whole else 1 - factor * wanted[name] / sizes[name] for name in shapes}
         whole |= over
     return dict.fromkeys(shapes, 0.0)
 
@@ -51,7 +50,7 @@ def by_threshold(scores: Mapping[str, tuple[Array, int]], rate: float) -> dict[s
     sizes = np.concatenate([np.full(each.size, size) for each, size in scores.values()])
     owner = np.concatenate([np.full(each.size, i) for i, (each, _) in enumerate(scores.values())])
     order = np.argsort(every, kind="stable")
-    count = int(np.searchsorted(np.cumsum(sizes[order]), rate * sizes.sum() + 1e-9, side="right"))
+    count = np.count_nonzero(sizes[order].cumsum() <= rate * sizes.sum() + 1e-9)
     gone = np.bincount(owner[order[:count]], minlength=len(scores))
     return {name: min(gone[i] / each.size, HIGHEST) for i, (name, (each, _)) in enumerate(scores.items())}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingot.compiler.passes.prune.patterns import Array, Mask, Pattern, lowest
+from ingot.compiler.passes.prune.patterns import Array, Mask, Pattern
 from ingot.compiler.passes.quantize.gptq import factor
 
 BLOCK = 32  # rows that are chosen from at once: fewer than in the paper, which errs more here
@@ -20,8 +20,8 @@ def sparsegpt(
 ) -> tuple[Array, Mask]:
     """w [K, N] with what `pattern` and `rate` ask for removed, row by row, and what each row loses made up for by those
     behind it; and the mask of what stays. "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot"
-    (Frantar and Alistarh 2023), which solves Optimal Brain Surgeon (Hassibi and Stork 1992) approximately: in each block
-    of rows those go whose removal costs least after later rows have made up for it.
+    (Frantar and Alistarh 2023), which solves Optimal Brain Surgeon (Hassibi and Stork 1992) approximately: in each
+    block of rows those go whose removal costs least after later rows have made up for it.
     """
     depth = len(w)
     upper = factor(moment, damping=damping).upper
@@ -47,15 +47,16 @@ def sparsegpt(
 
 def greedy(w: Array, moment: Array, pattern: Pattern, rate: float, *, taps: int = 1) -> Mask:
     """What stays of w [K, N] if that unit goes next whose removal, given what is gone, changes the output least: the
-    greedy choice of subsets (Das and Kempe 2011, "Submodular meets Spectral"). A column's scores are renewed when one of
-    its units has gone, in turns of half of the columns; where there are more than `ROUNDS` units a column to remove,
+    greedy choice of subsets (Das and Kempe 2011, "Submodular meets Spectral"). A column's scores are renewed when one
+    of its units has gone, in turns of half of the columns; where there are more than `ROUNDS` units a column to remove,
     several of it go at a time. Scores are exact but for products within a unit.
 
     An N:M pattern is chosen in one round.
     """
     wide = w.astype(np.float64)
     if pattern.keep is not None:
-        return pattern.keeps(np.where(wide == 0, -np.inf, wide**2 * np.diagonal(moment)[:, None])[None], rate, taps=taps)[0]
+        scores = np.where(wide == 0, -np.inf, wide**2 * np.diagonal(moment)[:, None])
+        return pattern.keeps(scores[None], rate, taps=taps)[0]
     order, height = pattern.order(len(w), taps)
     width = pattern.columns
     depth = len(w) + -len(w) % height
@@ -77,8 +78,8 @@ def greedy(w: Array, moment: Array, pattern: Pattern, rate: float, *, taps: int 
         chosen = np.argpartition(scores, min(picks, count) - 1, axis=0)[:picks]
         least = np.take_along_axis(scores, chosen, 0)
         # Half of the columns, those that lose least: the others may find better when their turn comes.
-        order_of = np.argsort(least.sum(0), kind="stable")
-        columns = order_of[: max(1, min(-(-lists // 2), left // len(chosen)))]
+        turn = max(1, min(-(-lists // 2), left // len(chosen)))
+        columns = np.argsort(least.min(0), kind="stable")[:turn]
         for unit, score in zip(chosen[:, columns], least[:, columns], strict=True):
             open_ = columns[np.isfinite(score)][:left]
             unit = unit[np.isfinite(score)][:left]
@@ -92,9 +93,9 @@ def greedy(w: Array, moment: Array, pattern: Pattern, rate: float, *, taps: int 
 
 
 def least_squares(w: Array, moment: Array, mask: Mask, *, damping: float = 1e-4, iterations: int = 64) -> Array:
-    """The weights [K, N], zero outside of `mask`, that make ``trace(D.T @ moment @ D)`` least for D, what they differ from
-    w by: the closed form ``moment[s, s] @ v = moment[s] @ w`` of each column's support s, by conjugate gradients on all
-    columns at once (Hestenes and Stiefel 1952). `damping` of the moment's mean diagonal is added to it."""
+    """The weights [K, N], zero outside of `mask`, that make ``trace(D.T @ moment @ D)`` least for D, what they differ
+    from w by: the closed form ``moment[s, s] @ v = moment[s] @ w`` of each column's support s, by conjugate gradients
+    on all columns at once (Hestenes and Stiefel 1952). `damping` of the moment's mean diagonal is added to it."""
     depth = len(w)
     if not moment.any() or mask.all():
         return np.where(mask, w, 0)
@@ -128,6 +129,3 @@ def output_error(w: Array, pruned: Array, moment: Array) -> float:
     lost = np.einsum("gkn,gkn->", change, moment @ change)
     whole = np.einsum("gkn,gkn->", w.astype(np.float64), moment @ w.astype(np.float64))
     return float(lost / whole) if whole > 0 else 0.0
-
-
-__all__ = ["greedy", "least_squares", "lowest", "output_error", "sparsegpt"]
