@@ -11,6 +11,7 @@ from ingot.compiler.request import Request
 
 if TYPE_CHECKING:
     from ingot.compiler.artifact import Artifact
+    from ingot.compiler.lower.sparsity import Sparse
     from ingot.compiler.lower.weight_forms import Memory, Weights
     from ingot.compiler.ops.custom import CustomOp
     from ingot.compiler.pipeline import Pipeline
@@ -42,6 +43,7 @@ class Options(TypedDict, total=False):
     denormals: Denormals
     memory: Memory
     weights: Weights
+    sparse: Sparse
     verify: bool
     checked: bool
     print_after: Collection[str]
@@ -86,7 +88,9 @@ def compile(model: Any, *, target: str = "cpu", **options: Unpack[Options]) -> P
     "flush" takes denormal operands for zeros and gives zeros instead of denormal results, which is faster where
     they appear; the caller's own mode is left as it was (see docs/levels.md). `memory`: "small" leaves out what makes
     weights larger than the model has them; `weights`: "keep" stores those that f16 or bf16 hold exactly in it, "f16"
-    and "bf16" round f32 weights, "f32" stores all as they are computed (see docs/models.md). `verify`: evaluate what
+    and "bf16" round f32 weights, "f32" stores all as they are computed (see docs/models.md). `sparse`: where weights
+    with many zeros are multiplied without these: "auto" where that is expected to be faster, "on" wherever it can be
+    done, "off" nowhere (see docs/sparse.md). `verify`: evaluate what
     was before and after every pass and lowering on probe inputs and refuse what changes a result. `checked`: code
     that checks each access of memory and names the one that is out of bounds (see docs/tools.md). `print_after`,
     `dump` and `stop_at` (rule firings allowed) serve to watch and bisect the passes; `repro` is the folder where a

@@ -156,13 +156,17 @@ def _lowered(request: Request, machine: Machine, stages: _Stages, tune: _Tune, *
     graph = by_samples(graph, machine)
 
     if request.tune is not None and is_whole and tune.share:
-        tune.tuning.measure(graph, tune.work, reorder=reorder, forms=forms, share=tune.share, tell=stages.tell)
+        tune.tuning.measure(
+            graph, tune.work, reorder=reorder, forms=forms, sparse=request.sparse, share=tune.share, tell=stages.tell
+        )
         stages.finish("tuning")
     decided: list[Decision] = []
     with defects_of("lowering"):
         if is_whole:
             schedules = tune.tuning.schedules(decided.append)
-            program = lower(graph, machine, reorder=reorder, forms=forms, schedules=schedules)
+            program = lower(
+                graph, machine, reorder=reorder, forms=forms, sparse=request.sparse, schedules=schedules
+            )
             verify_program(program)
         else:
             program = lower_interface(graph, machine)

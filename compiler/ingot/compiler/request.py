@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 from ingot.compiler.frontend.errors import ModelError
 from ingot.compiler.ir.dims import UNBOUNDED
 from ingot.compiler.ir.graph import Graph
+from ingot.compiler.lower.sparsity import Sparse
 from ingot.compiler.lower.weight_forms import Memory, WeightForms, Weights
 from ingot.compiler.processing.steps import NO_STEPS, Listed, Steps, read_steps
 from ingot.compiler.targets.target import Denormals
@@ -46,6 +47,7 @@ class Request:
     denormals: Denormals = "keep"
     memory: Memory = "fast"
     weights: Weights = "default"
+    sparse: Sparse = "auto"
     verify: bool = False
     checked: bool = False
     print_after: Collection[str] = ()
@@ -73,7 +75,7 @@ class Request:
         if not (self.progress is None or callable(self.progress)):
             raise InputError(f"progress is {self.progress!r}; it is a function that takes a str")
         chosen = {"numerics": Numerics, "requantise": Requantise, "denormals": Denormals}
-        chosen |= {"memory": Memory, "weights": Weights}
+        chosen |= {"memory": Memory, "weights": Weights, "sparse": Sparse}
         for name, words in chosen.items():
             if getattr(self, name) not in get_args(words):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(get_args(words))}")
@@ -174,6 +176,7 @@ class Request:
         asked |= {"denormals": "" if self.denormals == "keep" else self.denormals}
         asked |= {"memory": self.memory if self.memory != "fast" else None}
         asked |= {"weights": self.weights if self.weights != "default" else None}
+        asked |= {"sparse": self.sparse if self.sparse != "auto" else None}
         asked |= {"variants": list(self.variants), "closed": not self.general}
         return {**said, **{key: value for key, value in asked.items() if value}}
 

@@ -62,7 +62,7 @@ def test_a_slice_is_what_it_reads() -> None:
 
 
 def test_matmul() -> None:
-    w = np.zeros((30, 20), np.float32)
+    w = np.ones((30, 20), np.float32)
     found = launches("(float[n, 30] x) => (float[n, 20] y)", "y = MatMul(x, w)", w=w)
     assert numbers(found, n=11) == [(2 * 11 * 30 * 20, 4 * (11 * 30 + 30 * 20 + 11 * 20))]
 

@@ -83,7 +83,8 @@ def program_key(cache: Cache, request: Request, schedules: str = "") -> str | No
     variants = (list(request.variants), request.general)
     target = (request.target, request.checked, request.denormals, machine_text(request.target))
     numerics = (request.numerics, request.requantise)
-    options = (numerics, request.memory, request.weights, request.name, request.before, request.after)
+    forms = (request.memory, request.weights, request.sparse)
+    options = (numerics, forms, request.name, request.before, request.after)
     parts = (target, shapes, ranges, variants, options)
     return cache.program_key(content, passes, schedules, *map(repr, parts))
 

@@ -89,6 +89,12 @@ def _add_code_arguments(parser: argparse.ArgumentParser) -> None:
         help="how f32 weights lie in memory: keep: narrow where that is exact; f16, bf16: rounded",
     )
     parser.add_argument(
+        "--sparse",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="weights with many zeros are multiplied without these: where that is faster, everywhere, nowhere",
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="evaluate what was before and after every pass and lowering and compare"
     )
     parser.add_argument(
@@ -219,6 +225,7 @@ def _asked(options: argparse.Namespace, pipeline: Pipeline | None, console: Cons
         denormals=options.denormals,
         memory=options.memory,
         weights=options.weights,
+        sparse=options.sparse,
         verify=options.verify,
         checked=options.checked,
         print_after=options.print_after,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
+
+from numpy.typing import NDArray
 
 from ingot.compiler.ir.dims import Dim
 from ingot.compiler.ir.graph import Constant, Input, Value
@@ -14,11 +16,14 @@ from ingot.compiler.lower.block_weights import form_of, is_weight
 from ingot.compiler.lower.context import Context, LoweringError
 from ingot.compiler.lower.contraction import Group, Inner, Products, machine_for, wide_type, widths_for
 from ingot.compiler.lower.schedules import Schedule
+from ingot.compiler.lower.sparsity import Sparsity
 from ingot.compiler.lower.spectral import choose_spectrum
 from ingot.compiler.lower.tiles import MOST_ROWS, PANEL_WIDTHS, ContractionTile
 from ingot.compiler.ops.linear import Conv, MatMul
 from ingot.compiler.ops.quantised import DequantizeBlocks
 from ingot.runtime.dtypes import f32
+
+LEAST_SMALL = 0.55  # of zeros, for their form to be no larger than the matrix
 
 
 class ScheduleError(LoweringError):
@@ -57,6 +62,8 @@ def _signature(context: Context, group: Group) -> str | None:
         words += [f"weights as {products.dtype.name}"] if narrow else []
         words += ["sums in 16 bits"] if products.short is not None else []
         words += [] if context.forms.may_grow else ["small"]
+        sparsity = sparsity_of(context, group)
+        words += [] if sparsity is None else [f"zeros {sparsity.described}"]
     elif isinstance(w, DequantizeBlocks):
         words += [f"weights as {form_of(w)}"]
     else:
@@ -99,6 +106,37 @@ def products_of(context: Context, group: Group) -> Products:
     *lead, rows, _ = group.anchor.type.static_shape()
     shared = is_weight(w) and math.prod(w.type.static_shape()[:-2]) == 1
     return Products.of(context, x, w, inner_of(group), math.prod(lead) * rows if shared else rows)
+
+
+def matrix_of(group: Group, w: Constant) -> NDArray[Any]:
+    """The weights of a convolution of one group, or of a product with one matrix, as a matrix: a row for each element
+    of a sum, of a convolution in the order of channels and then of taps."""
+    if isinstance(group.anchor, Conv):
+        return w.data.reshape(w.data.shape[0], -1).T
+    return w.data.reshape(w.data.shape[-2:])
+
+
+def sparsity_of(context: Context, group: Group) -> Sparsity | None:
+    """The pattern of the zeros of a group's constant weights; None where there is none to make use of."""
+    anchor = group.anchor
+    if not isinstance(anchor, Conv | MatMul) or not context.reorder or context.sparse == "off":
+        return None
+    x, w = operands_of(group)
+    if not isinstance(w, Constant) or not x.dtype == w.dtype == f32 or w.data.size == 0:
+        return None
+    if isinstance(anchor, Conv):
+        alone = anchor.group == 1 and anchor.channels_last and len(anchor.strides) == 2
+    else:
+        alone = math.prod(w.data.shape[:-2]) == 1
+    if not alone:
+        return None
+    key = w, isinstance(anchor, Conv)
+    if key not in context.patterns:
+        context.patterns[key] = Sparsity.of(matrix_of(group, w))
+    found = context.patterns[key]
+    # An offset of four bytes comes with each element.
+    fits = found is None or context.forms.may_grow or found.zeros >= LEAST_SMALL
+    return found if fits else None
 
 
 def wanted_schedule(context: Context, group: Group) -> Schedule | None:

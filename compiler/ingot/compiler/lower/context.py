@@ -29,6 +29,7 @@ from ingot.compiler.lower.machine import Machine
 from ingot.compiler.lower.nest import KernelBuilder
 from ingot.compiler.lower.schedules import ANALYTICAL, Option, Schedules
 from ingot.compiler.lower.short_sums import ShortSums
+from ingot.compiler.lower.sparsity import Sparse, Sparsity
 from ingot.compiler.lower.views import View, dense_strides
 from ingot.compiler.lower.weight_forms import FAST, WeightForms
 from ingot.compiler.ops.quantised import DequantizeBlocks
@@ -47,6 +48,7 @@ class Context:
     late: frozenset[str] = frozenset()  # the symbols whose values come from data, of all graphs
     reorder: bool = True  # whether algorithms that reorder the arithmetic (Winograd, Strassen) may be chosen
     forms: WeightForms = FAST
+    sparse: Sparse = "auto"  # where products with sparse weights have kernels of their own
     # The matrices that products multiply by, where tables are read from the same storage (see `tables`).
     matrices: Mapping[Any, Constant] = field(default_factory=dict[Any, Constant])
     schedules: Schedules = ANALYTICAL
@@ -67,6 +69,10 @@ class Context:
     explained: dict[str, tuple[Option, ...]] = field(default_factory=dict[str, tuple[Option, ...]])
     # Weights whose products are summed in 16 bits where they may be; None where they may not.
     short_sums: dict[Constant, ShortSums | None] = field(default_factory=dict[Constant, "ShortSums | None"])
+    # The patterns of weights that are sparse, None for others: as matrices, and as filters.
+    patterns: dict[tuple[Constant, bool], Sparsity | None] = field(
+        default_factory=dict[tuple[Constant, bool], "Sparsity | None"]
+    )
     _names: dict[str, int] = field(default_factory=dict[str, int])
     _widened: dict[Value, Constant] = field(default_factory=dict[Value, Constant])
     _weights: dict[tuple[Any, ...], Storage] = field(default_factory=dict[tuple[Any, ...], Storage])

@@ -34,6 +34,8 @@ from ingot.compiler.lower.contraction import (
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder, grain_for, loop_names, map_dims, zero
 from ingot.compiler.lower.packing import pack_depthwise
 from ingot.compiler.lower.pointwise import copy, materialise
+from ingot.compiler.lower.sparse import launch_product, launch_window
+from ingot.compiler.lower.sparse_plans import Plan, choose_sparse, has_window
 from ingot.compiler.lower.spectral import choose_spectrum, lower_spectral, spectral_halo
 from ingot.compiler.lower.tiles import BYTES_DEPTHWISE_MICROSECONDS, CHUNK_MICROSECONDS, MOST_CHUNKS, choose_depthwise
 from ingot.compiler.lower.views import View
@@ -118,7 +120,7 @@ def conv_halo(context: Context, group: Group, node: linear.Conv) -> tuple[tuple[
     """The zero border (begin, end) per axis of x that the convolution of `group` reads."""
     w = group.resolve(node.w)
     algorithm = choose_winograd(context, group, node)
-    if algorithm is not None:
+    if algorithm is not None and _sparse_plan(context, group, node) is None:
         return winograd_halo(node, algorithm)
     spectrum = choose_spectrum(context, group, node)
     if spectrum is not None:
@@ -187,7 +189,10 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
     w = group.resolve(node.w)
     view = padded_input(context, group, node, group.resolve(node.x))
     algorithm = choose_winograd(context, group, node)
-    if algorithm is not None:
+    plan = _sparse_plan(context, group, node)
+    if plan is not None:
+        _sparse(context, group, node, plan, _Window.of(node, w, view))
+    elif algorithm is not None:
         lower_winograd(context, group, node, view, algorithm)
     elif (spectrum := choose_spectrum(context, group, node)) is not None:
         lower_spectral(context, group, node, view, spectrum)
@@ -195,6 +200,21 @@ def lower_conv(context: Context, group: Group, node: linear.Conv) -> None:
         _depthwise(context, group, node, w, _Window.of(node, w, view))
     else:
         _implicit_gemm(context, group, node, w, _Window.of(node, w, view))
+
+
+def _sparse_plan(context: Context, group: Group, node: linear.Conv) -> Plan | None:
+    """How the convolution is computed without the zeros of its weights, if it is."""
+    shape = node.type.shape
+    return choose_sparse(context, group, product(shape[:-1])) if node.channels_last else None
+
+
+def _sparse(context: Context, group: Group, node: linear.Conv, plan: Plan, window: _Window) -> None:
+    build, n = kernel(context, group.node, "_sparse"), symbol("_n")
+    acc, where = _with_bias(context, group, node, build, n, Local("acc", f32)), window.result(node, n)
+    if has_window(node, group.resolve(node.w).type.static_shape()):
+        launch_window(context, group, node, build, plan, window.view, window.rows, where, acc)
+    else:
+        launch_product(context, group, build, plan, _pixels(node, window), window.rows, where, acc)
 
 
 def _implicit_gemm(context: Context, group: Group, node: linear.Conv, w: Value, window: _Window) -> None:
@@ -254,13 +274,18 @@ def _dense(context: Context, node: linear.Conv, window: _Window, columns: Dim) -
     taps, strided = all(axis.extent == 1 for axis in window.taps), any(stride > 1 for stride in node.strides)
     if not taps or not strided or any(node.pads) or not isinstance(columns, int) or columns < DENSE_COLUMNS:
         return window
-    view, rank = window.view, len(node.strides)
-    if view.strides[-1] != 1:
+    if window.view.strides[-1] != 1:
         return window
-    steps = (multiply(view.strides[1 + i], node.strides[i]) for i in range(rank))
-    shape, strides = (*(axis.extent for axis in window.rows), view.shape[-1]), (view.strides[0], *steps, 1)
-    copied = materialise(context, replace(view, shape=shape, strides=strides), node.origin)
+    copied = materialise(context, _pixels(node, window), node.origin)
     return replace(window, view=copied, where=tuple(symbol(axis.var) for axis in window.rows))
+
+
+def _pixels(node: linear.Conv, window: _Window) -> View:
+    """The pixels [rows ..., channels] that a convolution of one tap without padding reads."""
+    view = window.view
+    steps = (multiply(view.strides[1 + i], stride) for i, stride in enumerate(node.strides))
+    shape, strides = (*(axis.extent for axis in window.rows), view.shape[-1]), (view.strides[0], *steps)
+    return replace(view, shape=shape, strides=(*strides, view.strides[-1]))
 
 
 def _products(context: Context, node: linear.Conv, w: Value, view: View) -> Products:

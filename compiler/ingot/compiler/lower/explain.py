@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from ingot.compiler.ir.program import Launch, Step
+from ingot.compiler.ir.sparse import SparseProduct, SparseVector
 from ingot.compiler.ir.templates import Contraction, Strassen
-from ingot.compiler.lower import strassen
+from ingot.compiler.lower import sparse, sparse_plans, strassen
 from ingot.compiler.lower.block_weights import is_weight
 from ingot.compiler.lower.choices import inner_of, is_plain, operands_of, products_of, signature_of
 from ingot.compiler.lower.context import Context
@@ -18,6 +20,9 @@ from ingot.compiler.lower.tiles import WIDTHS, ContractionTile, Extents, predict
 from ingot.compiler.lower.winograd import algorithms_of, expected_cycles, transform_cycles
 from ingot.compiler.ops.linear import Conv, MatMul
 
+ProductTemplate: TypeAlias = Contraction | SparseProduct | SparseVector | Strassen
+"""Templates of products and convolutions, of which a group has one."""
+
 
 def explain(context: Context, group: Group, steps: Sequence[Step]) -> None:
     """Tell the context's listener what the kernels of `steps`, those of `group`, are and might have been."""
@@ -27,7 +32,7 @@ def explain(context: Context, group: Group, steps: Sequence[Step]) -> None:
     signature = signature_of(context, group)
     launches = [step for step in steps if isinstance(step, Launch)]
     bodies = (item.kernel.body for item in launches)
-    template = next((body for body in bodies if isinstance(body, Contraction | Strassen)), None)
+    template = next((body for body in bodies if isinstance(body, ProductTemplate)), None)
     if signature is None or template is None:
         return
     chosen = schedule_of(group, launches, template)
@@ -44,8 +49,10 @@ def explain(context: Context, group: Group, steps: Sequence[Step]) -> None:
     note(Decision(signature, names, group.node.origin, options))
 
 
-def schedule_of(group: Group, launches: Sequence[Launch], template: Contraction | Strassen) -> Schedule:
+def schedule_of(group: Group, launches: Sequence[Launch], template: ProductTemplate) -> Schedule:
     """The schedule that the launches of `group` have: their contraction is `template`."""
+    if isinstance(template, SparseProduct | SparseVector):
+        return sparse.schedule_of(template)
     if isinstance(template, Strassen):
         return strassen.schedule_of(template.width, template)
     points = next((axis.extent for axis in template.batch if axis.var == "_p"), 0)  # of Winograd's algorithm alone
@@ -74,6 +81,8 @@ def analytical_options(context: Context, group: Group, among: tuple[int, ...] = 
             m, n, k = extents.rows, extents.columns, extents.depth
             halved = (strassen.likely_schedule(machine, width, m, n, k) for width in widths if width in WIDTHS)
             found += [schedule for schedule in halved if schedule is not None]
+    without_zeros = sparse_plans.likely_schedule(context, group)
+    found += [] if without_zeros is None else [without_zeros]
     return [option_of(context, group, schedule) for schedule in found]
 
 
@@ -130,6 +139,8 @@ def _machine(context: Context, group: Group, algorithm: Algorithm) -> Machine:
 
 def option_of(context: Context, group: Group, schedule: Schedule) -> Option:
     """What the cost model expects of a schedule of `group`."""
+    if schedule.algorithm == "sparse":
+        return sparse_plans.option_of(context, group, schedule)
     machine = _machine(context, group, schedule.algorithm)
     extents = extents_of(context, group, schedule.algorithm)
     tile = ContractionTile(schedule.width, schedule.tile_rows, schedule.row_block, schedule.panel_block)

@@ -29,6 +29,7 @@ from ingot.compiler.lower.recurrent import lower_recurrent
 from ingot.compiler.lower.reduction import lower_reduction
 from ingot.compiler.lower.resample import lower_resample
 from ingot.compiler.lower.schedules import ANALYTICAL, Schedules
+from ingot.compiler.lower.sparsity import Sparse
 from ingot.compiler.lower.strings import with_handles
 from ingot.compiler.lower.suppression import lower_suppression
 from ingot.compiler.lower.symbols import called_again, set_apart
@@ -51,19 +52,21 @@ def lower(
     *,
     reorder: bool = True,
     forms: WeightForms = FAST,
+    sparse: Sparse = "auto",
     schedules: Schedules = ANALYTICAL,
     bands: bool = True,
 ) -> Program:
     """The program that computes `graph`, with schedules chosen for `machine` where `schedules` wants no others;
     `reorder` allows algorithms that change the order of floating-point operations beyond sums, `forms` says how weights
-    may lie, `bands` whether launches may be cut into some that take turns.
+    may lie, `sparse` which of them are multiplied without their zeros, `bands` whether launches may be cut into some
+    that take turns.
 
     Raises LoweringError for an op that has no kernel, ScheduleError for a schedule that does not fit.
     """
     graph, called = set_apart(graph)
     graph, strings = with_handles(graph)
     matrices = {} if forms.may_grow else matrices_of(graph)
-    context = Context(machine, bound_symbols(graph), reorder, forms, matrices, schedules, dict(graph.ranges))
+    context = Context(machine, bound_symbols(graph), reorder, forms, sparse, matrices, schedules, dict(graph.ranges))
     targets = _declare_interface(graph, context)
     taken: set[Value] = set()
     for value, view in targets:

@@ -30,6 +30,7 @@ class Machine:
     signed_dot: bool = False  # whether it multiplies signed bytes only
     matrices: bool = False  # whether it multiplies 2 x 8 by 8 x 2 bytes as well, twice as many at a time
     tiles: bool = False  # whether it multiplies 16 x 64 by 64 x 16 bytes as well
+    lookups: bool = False  # whether elements of two registers are looked up by numbers in another
     rows_together: int = 1  # rows that one multiplication takes: fewer cost as much
 
     def lanes(self, element_bytes: int) -> int:
@@ -48,6 +49,6 @@ class Machine:
         return near / self.l2_rate + max(0.0, far - near) / self.l3_rate + (1.0 - far) / self.memory_rate
 
 
-AVX2 = Machine()
-AVX512 = Machine(lanes_f32=16, vector_registers=32)
+AVX2 = Machine(lookups=True)
+AVX512 = Machine(lanes_f32=16, vector_registers=32, lookups=True)
 NEON = Machine(lanes_f32=4, vector_registers=32, l1=64 << 10, l2=512 << 10, load_rate=2.0)

@@ -27,9 +27,12 @@ from ingot.compiler.lower.contraction import (
     wide_type,
 )
 from ingot.compiler.lower.pointwise import copy
+from ingot.compiler.lower.sparse import launch_product
+from ingot.compiler.lower.sparse_plans import choose_sparse
 from ingot.compiler.lower.views import View, step_of
 from ingot.compiler.ops import linear
 from ingot.compiler.ops.quantised import DequantizeBlocks
+from ingot.runtime.dtypes import f32
 
 
 def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
@@ -39,14 +42,19 @@ def lower_matmul(context: Context, group: Group, node: linear.MatMul) -> None:
     depth = node.a.type.shape[-1]
     shared = is_weight(b_value) and len([d for d in b_value.type.shape[:-2] if d != 1]) == 0
     rows = product((*lead, m)) if shared else m
+    axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
+    index: list[Dim] = [symbol(axis.var) for axis in axes]
+    plan = choose_sparse(context, group, rows)
+    if plan is not None:
+        where, acc = [*index, symbol("_n")], Local("acc", f32)
+        launch_product(context, group, kernel(context, group.node, "_sparse"), plan, a, tuple(axes), where, acc)
+        return
     products = Products.of(context, a_value, b_value, Inner.of_matrices(b_value), bounds(rows, context.ranges)[1])
     if products.dot > 1 and isinstance(b_value, Constant):
         depth = products.filled(b_value.data.shape[-2])
         a = _filled(context, a, depth, group.node)
     batch = 1 if shared else product(lead)
     tile = choose_tile(context, group, products, b_value, rows=rows, columns=n, depth=depth, batch=batch)
-    axes = [Axis(f"_m{i}", d) for i, d in enumerate((*lead, m))]
-    index: list[Dim] = [symbol(axis.var) for axis in axes]
     build = kernel(context, group.node, f"_u{b_value.bits}" if isinstance(b_value, DequantizeBlocks) else "")
     if isinstance(b_value, DequantizeBlocks):
         packed = packed_words(context, b_value, tile.width)

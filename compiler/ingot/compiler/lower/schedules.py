@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 from ingot.compiler.ir.graph import Origin
 from ingot.compiler.ir.templates import Order
 
-Algorithm: TypeAlias = Literal["direct", "strassen", "winograd2", "winograd4", "winograd6"]
-"""How a contraction is computed: as it is, by one level of Strassen's algorithm, or as a convolution by Winograd's
-minimal filtering, in tiles of 2, 4 or 6 results along each axis."""
+Algorithm: TypeAlias = Literal["direct", "strassen", "winograd2", "winograd4", "winograd6", "sparse"]
+"""How a contraction is computed: as it is, by one level of Strassen's algorithm, as a convolution by Winograd's minimal
+filtering, in tiles of 2, 4 or 6 results along each axis, or without the zeros of its weights."""
 
 Limit: TypeAlias = Literal["compute", "bandwidth"]
 
@@ -21,7 +21,8 @@ class Schedule:
     """One way to run a contraction of constant extents: the algorithm, columns a panel, rows of a register tile, rows
     and panels of a chunk, and the order of its loops. With Winograd's algorithm all but the first say how the products
     of the transformed data are computed; with Strassen's, whose tiles and loops are its own, chunks are those of a half
-    of the result."""
+    of the result. Without zeros they are rows of a chunk, columns of a visit, steps of a block of the depth, and panels
+    in all."""
 
     algorithm: Algorithm
     width: int
@@ -31,6 +32,8 @@ class Schedule:
     order: Order = "auto"
 
     def __str__(self) -> str:
+        if self.algorithm == "sparse":
+            return f"sparse {self.tile_rows} x 1, {self.width} rows x {self.row_block} deep, {self.panel_block} panels"
         tile = f"{self.tile_rows}x{self.width}, chunks of {self.row_block} rows x {self.panel_block} panels"
         return f"{self.algorithm} {tile}" + ("" if self.order == "auto" else f", {self.order}")
 

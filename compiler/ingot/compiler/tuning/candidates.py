@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import get_args
 
-from ingot.compiler.ir.templates import Contraction, Order, Strassen
+from ingot.compiler.ir.templates import Contraction, Order
 from ingot.compiler.lower import strassen
 from ingot.compiler.lower.choices import operands_of, products_of
 from ingot.compiler.lower.context import Context
 from ingot.compiler.lower.contraction import Group
-from ingot.compiler.lower.explain import analytical_options, extents_of, may_be_halved
+from ingot.compiler.lower.explain import ProductTemplate, analytical_options, extents_of, may_be_halved
 from ingot.compiler.lower.schedules import Algorithm, Schedule
+from ingot.compiler.lower.sparse_plans import choose_sparse
 from ingot.compiler.lower.tiles import MOST_CHUNKS, PANEL_WIDTHS, Extents, most_rows, vectors_of
 from ingot.compiler.lower.winograd import choose_winograd
 from ingot.compiler.ops.linear import Conv
@@ -51,6 +52,9 @@ def analytical_choice(context: Context, group: Group) -> Schedule:
     if form is not None:
         algorithm = form.name
     known = extents_of(context, group, algorithm)
+    plan = choose_sparse(context, group, known.rows) if form is None else None
+    if plan is not None:
+        return plan.schedule
     w = operands_of(group)[1]
     products = products_of(context, group) if form is None else form.products(w)
     m, n, k = known.rows, known.columns, known.depth
@@ -64,9 +68,9 @@ def analytical_choice(context: Context, group: Group) -> Schedule:
     return Schedule(algorithm, tile.width, tile.tile_rows, tile.row_block, tile.panel_block)
 
 
-def orders(chosen: Schedule, template: Contraction | Strassen, level: Level) -> list[Schedule]:
+def orders(chosen: Schedule, template: ProductTemplate, level: Level) -> list[Schedule]:
     """`chosen` with the other orders of its loops. `template` is its contraction."""
-    if isinstance(template, Strassen):
+    if not isinstance(template, Contraction):
         return []
     blocking = Blocking(template, level)
     rows, panels = template.row_block, template.panel_block
@@ -78,8 +82,9 @@ def orders(chosen: Schedule, template: Contraction | Strassen, level: Level) -> 
 
 
 def neighbours(context: Context, group: Group, chosen: Schedule) -> list[Schedule]:
-    """`chosen` with fewer rows a tile, and with chunks of other shapes; Strassen's algorithm has one."""
-    if chosen.algorithm == "strassen":
+    """`chosen` with fewer rows a tile, and with chunks of other shapes; Strassen's algorithm, and products without
+    zeros, have one."""
+    if chosen.algorithm in ("strassen", "sparse"):
         return []
     extents = extents_of(context, group, chosen.algorithm)
     tiles = [replace(chosen, tile_rows=rows) for rows in _tile_rows(context, extents, chosen)]

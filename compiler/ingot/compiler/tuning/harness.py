@@ -23,13 +23,14 @@ from ingot.compiler.ir.dims import symbol
 from ingot.compiler.ir.graph import Constant, Graph, Input, Origin, Value
 from ingot.compiler.ir.loops import Axis, Const
 from ingot.compiler.ir.program import Launch, Program, Step, Storage
-from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.ir.types import TensorType
 from ingot.compiler.labels import Labels
 from ingot.compiler.lower.contraction import Group
+from ingot.compiler.lower.explain import ProductTemplate
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.lower.nest import CHUNK, KernelBuilder
 from ingot.compiler.lower.schedules import Decision, Schedule, Schedules
+from ingot.compiler.lower.sparsity import Sparse
 from ingot.compiler.lower.views import View
 from ingot.compiler.lower.weight_forms import FAST, WeightForms
 from ingot.compiler.ops.fused import Fused
@@ -51,7 +52,7 @@ class Measured:
     group of runs, in microseconds."""
 
     decision: Decision
-    template: Contraction | Strassen
+    template: ProductTemplate
     times: tuple[float, ...]
 
     @property
@@ -70,14 +71,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Harness:
-    """Measures for `target`, whose code runs here; `cold` bytes are read before each candidate; `reorder` and `forms`
-    are those of `lower`."""
+    """Measures for `target`, whose code runs here; `cold` bytes are read before each candidate; `reorder`, `forms`
+    and `sparse` are those of `lower`."""
 
     target: CpuTarget
     compilation: Compilation
     cold: int = 0
     reorder: bool = True
     forms: WeightForms = FAST
+    sparse: Sparse = "auto"
 
     def measure(self, group: Group, candidates: Sequence[Schedule | None]) -> list[Measured | None]:
         """The times of schedules of `group`, None for that of the cost model; nothing for those that lowering does not
@@ -122,8 +124,15 @@ class Harness:
 
     def lowered(self, graph: Graph, schedules: Schedules) -> Program:
         """The program of `graph` with these schedules, each launch whole."""
-        machine = self.target.machine
-        return lower(graph, machine, reorder=self.reorder, forms=self.forms, schedules=schedules, bands=False)
+        return lower(
+            graph,
+            self.target.machine,
+            reorder=self.reorder,
+            forms=self.forms,
+            sparse=self.sparse,
+            schedules=schedules,
+            bands=False,
+        )
 
     def _graph(self, group: Group, count: int) -> Graph:
         """`count` copies of the group, each with operands of its own making after `cold` bytes have been read."""
@@ -167,12 +176,12 @@ def caches(folder: Path = CACHES) -> dict[int, int]:
     return sizes
 
 
-def _templates(program: Program, owners: Mapping[str, int]) -> dict[int, Contraction | Strassen]:
+def _templates(program: Program, owners: Mapping[str, int]) -> dict[int, ProductTemplate]:
     """The contraction of each candidate."""
     return {
         owners[launch.kernel.name]: launch.kernel.body
         for launch in program.launches()
-        if launch.kernel.name in owners and isinstance(launch.kernel.body, Contraction | Strassen)
+        if launch.kernel.name in owners and isinstance(launch.kernel.body, ProductTemplate)
     }
 
 

@@ -15,6 +15,7 @@ from ingot.compiler.environment import Environment
 from ingot.compiler.ir.graph import Graph, Origin
 from ingot.compiler.lower.context import Context
 from ingot.compiler.lower.schedules import Decision, Option, Schedule, Schedules
+from ingot.compiler.lower.sparsity import Sparse
 from ingot.compiler.lower.weight_forms import WeightForms
 from ingot.compiler.request import Request
 from ingot.compiler.targets.registry import find_level
@@ -98,6 +99,7 @@ class Tuning:
         *,
         reorder: bool,
         forms: WeightForms,
+        sparse: Sparse,
         share: float,
         tell: Callable[[str], None],
     ) -> None:
@@ -110,7 +112,7 @@ class Tuning:
         if self.seconds is None or self.level is None:
             return
         target = CpuTarget(self.level)
-        context = Context(target.machine, reorder=reorder, forms=forms, ranges=dict(graph.ranges))
+        context = Context(target.machine, reorder=reorder, forms=forms, sparse=sparse, ranges=dict(graph.ranges))
         tasks, symbolic = tasks_of(graph, context)
         tasks = [task for task in tasks if task.signature not in self.kernels]
         if symbolic:
@@ -120,7 +122,7 @@ class Tuning:
             cache = compilation.cache or _objects(Path(folder))
             cold = cold_bytes(weight_bytes(graph), self.level.l2)
             quiet = replace(compilation, cache=cache, progress=None)
-            harness = Harness(target, quiet, cold, reorder, forms)
+            harness = Harness(target, quiet, cold, reorder, forms, sparse)
             found = search(tasks, context, harness, self.seconds * share, tell)
             found = self._confirmed(graph, found, harness, tell)
         self.record = self.record.joined(self.machine, found)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ingot.compiler.ir import dims, execute
 from ingot.compiler.ir.dims import minimum, symbol
+from ingot.compiler.ir.graph import Graph, Input, constant
 from ingot.compiler.ir.loops import (
     Accumulate,
     Axis,
@@ -33,6 +34,9 @@ from ingot.compiler.ir.loops import (
     Store,
     When,
 )
+from ingot.compiler.ir.types import TensorType
+from ingot.compiler.lower.lowering import lower
+from ingot.compiler.ops.linear import MatMul
 from ingot.compiler.targets import elf
 from ingot.compiler.targets.cpu import emit, features, objects
 from ingot.runtime.dtypes import boolean, f16, f32, i8, i32, i64
@@ -207,3 +211,26 @@ def test_gather_and_branches(tmp_path: Any) -> None:
     data = {"x": rng.standard_normal(100).astype(np.float32), "k": rng.integers(0, 30, 21)}
     data |= {"y": np.zeros(22, np.float32), "t": np.zeros(42, np.int64)}
     check(Kernel("gather", buffers, ("n",), POINT, body), data, tmp_path, n=21)
+
+
+@pytest.mark.parametrize("name", ["aarch64", "aarch64+sve256"])
+@pytest.mark.parametrize("rows", [16, 21])
+def test_sparse_product(name: str, rows: int, tmp_path: Any) -> None:
+    level, rng = features.level(name), np.random.default_rng(rows)
+    weights = rng.standard_normal((40, 27)).astype(np.float32) * (rng.random((40, 27)) < 0.3)
+    x = Input("x", TensorType(f32, (rows, 40)))
+    graph = Graph((x,), (("y", MatMul(x, constant(weights))),))
+    held: dict[str, Array] = {"x": rng.standard_normal(rows * 40).astype(np.float32)}
+    for launch in lower(graph, features.machine(level), sparse="on").launches():
+        data: dict[str, Array] = {}
+        for buffer, argument in zip(launch.kernel.buffers, launch.buffers, strict=True):
+            storage = argument.storage
+            assert isinstance(storage.size, int) and argument.offset == 0
+            if storage.name not in held:
+                zeros = np.zeros(storage.size, storage.dtype.to_numpy())
+                held[storage.name] = zeros if storage.data is None else storage.data
+            data[buffer.name] = held[storage.name]
+        check(launch.kernel, data, tmp_path, level=level)
+        execute.run_kernel(launch.kernel, data, {})
+    wanted = held["x"].reshape(rows, 40).astype(np.float64) @ weights
+    np.testing.assert_allclose(held["y"].reshape(rows, 27), wanted, rtol=1e-5, atol=1e-5)

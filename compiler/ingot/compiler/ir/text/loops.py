@@ -47,6 +47,7 @@ from ingot.compiler.ir.loops import (
     When,
 )
 from ingot.compiler.ir.routines import RoutineCall
+from ingot.compiler.ir.sparse import BlockTranspose, SparseProduct, SparseVector
 from ingot.compiler.ir.text.fields import Fields, Form, field_hints
 from ingot.compiler.ir.text.scanner import Scanner, show_name
 from ingot.compiler.ir.types import IrError
@@ -62,6 +63,9 @@ TEMPLATES: Templates = {
         if cls.__module__ == templates.__name__ and hasattr(cls, "nest")
     },
     "routinecall": RoutineCall,
+    "blocktranspose": BlockTranspose,
+    "sparseproduct": SparseProduct,
+    "sparsevector": SparseVector,
 }
 
 

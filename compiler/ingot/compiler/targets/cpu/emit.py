@@ -32,11 +32,13 @@ from ingot.compiler.ir.loops import (
     When,
 )
 from ingot.compiler.ir.routines import RoutineCall
+from ingot.compiler.ir.sparse import BlockTranspose, SparseProduct, SparseVector
 from ingot.compiler.ir.templates import Attention, Contraction, Depthwise, Lookup, Strassen
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu import (
     access_checks,
     attention,
+    block_transpose,
     contraction,
     declarations,
     depthwise,
@@ -44,6 +46,8 @@ from ingot.compiler.targets.cpu import (
     functions,
     lookup,
     routine,
+    sparse,
+    sparse_vector,
     strassen,
 )
 from ingot.compiler.targets.cpu.expressions import Scope, dtype_of, emit_dim, emit_expr, emit_store, emit_uniform
@@ -59,10 +63,13 @@ Range = tuple[ir.Value, ir.Value]  # begin and end of a grid axis within one chu
 # Emitters of template bodies: (builder, template, scope, ranges by axis variable, level).
 TEMPLATES: dict[type, Callable[..., None]] = {
     Attention: attention.emit_body,
+    BlockTranspose: block_transpose.emit_body,
     Contraction: contraction.emit_body,
     Depthwise: depthwise.emit_body,
     Lookup: lookup.emit_body,
     RoutineCall: routine.emit_body,
+    SparseProduct: sparse.emit_body,
+    SparseVector: sparse_vector.emit_body,
     Strassen: strassen.emit_body,
 }
 

@@ -18,6 +18,7 @@ from llvmlite import ir
 from ingot.compiler.ir import dims
 from ingot.compiler.ir.dims import Dim, symbol
 from ingot.compiler.ir.loops import Call, Const, Expr, Load, Local, Store
+from ingot.compiler.ir.sparse import SparseProduct, SparseVector
 from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.targets.cpu import flow, microkernel
 from ingot.compiler.targets.cpu.expressions import Scope, emit_dim, emit_expr, emit_store
@@ -57,7 +58,7 @@ class Epilogue:
     def __init__(
         self,
         b: ir.IRBuilder,
-        template: Contraction | Strassen,
+        template: Contraction | SparseProduct | SparseVector | Strassen,
         rows: RowOffsets,
         lanes: int,
         most: int,

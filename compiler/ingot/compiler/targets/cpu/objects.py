@@ -20,6 +20,7 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 
 from ingot.compiler.ir.loops import Kernel
+from ingot.compiler.ir.sparse import SparseProduct, SparseVector
 from ingot.compiler.ir.templates import Contraction, Strassen
 from ingot.compiler.ir.types import IrError
 from ingot.compiler.targets.cpu.assembly import module_text
@@ -115,7 +116,7 @@ def reduces_strength(kernel: Kernel, level: Level) -> bool:
     """Whether the loops of a kernel gain by other addresses than those they are written with: not those of products,
     where any load takes a register, a scaled one and a number."""
     match kernel.body:
-        case Strassen() | Contraction(dot=1, blocks=None):
+        case Strassen() | SparseProduct() | SparseVector() | Contraction(dot=1, blocks=None):
             return level.arch != "x86-64"
         case _:
             return True
