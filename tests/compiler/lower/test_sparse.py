@@ -20,7 +20,7 @@ from ingot.compiler.ir.text.program import parse_program, show_program
 from ingot.compiler.ir.verify import verify_program
 from ingot.compiler.lower.lowering import lower
 from ingot.compiler.lower.machine import AVX2, NEON, Machine
-from ingot.compiler.lower.schedules import Decision, Schedule, Schedules
+from ingot.compiler.lower.schedules import ANALYTICAL, Decision, Schedule, Schedules
 from ingot.compiler.lower.sparsity import Sparse
 from ingot.compiler.lower.weight_forms import WeightForms
 from ingot.compiler.targets.cpu import features
@@ -87,12 +87,11 @@ def lowered(
     *,
     sparse: Sparse = "auto",
     reorder: bool = True,
-    schedules: Schedules | None = None,
+    schedules: Schedules = ANALYTICAL,
     forms: WeightForms | None = None,
 ) -> Program:
     graph = default_pipeline().run(load_onnx(model))
-    given = {} if schedules is None else {"schedules": schedules}
-    return lower(graph, machine, sparse=sparse, reorder=reorder, forms=forms or WeightForms(), **given)
+    return lower(graph, machine, sparse=sparse, reorder=reorder, forms=forms or WeightForms(), schedules=schedules)
 
 
 def bodies(program: Program) -> list[type]:
