@@ -26,8 +26,8 @@ from onnx import numpy_helper, version_converter
 
 from benchmarks.judging import Judge, Judgement, measured, observed
 from benchmarks.models import models_folder
-from benchmarks.peers import environments
 from benchmarks.peers.catalogue import NNCF
+from benchmarks.peers.client import PeerError, call
 from benchmarks.peers.environments import NotInstalledError
 from benchmarks.tasks import Outputs, Runner
 from ingot.compiler import Quantized, quantize
@@ -188,7 +188,7 @@ def nncf(path: Path, feeds: Sequence[Arrays], folder: Path, *, is_transformer: b
 
     given, made = folder / "feeds.npz", folder / "nncf.xml"
     np.savez(given, **{f"{i}:{name}": array for i, feed in enumerate(feeds) for name, array in feed.items()})
-    environments.call(NNCF, "benchmarks.peers.nncf_model", str(path), str(given), str(made), str(int(is_transformer)))
+    call(NNCF, "benchmarks.peers.nncf_model", str(path), str(given), str(made), str(int(is_transformer)))
     core = openvino.Core()
     compiled = core.compile_model(
         core.read_model(made), "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -249,7 +249,7 @@ def row(trial: Trial, calibration: Path, evaluation: Path, method: str, wanted: 
                 continue
             try:
                 run = make()
-            except NotInstalledError as error:
+            except (NotInstalledError, PeerError) as error:
                 found[name] = str(error)
                 continue
             if name in JUDGED:

@@ -136,3 +136,21 @@ class Worker:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+def call(peer: Peer, module: str, *arguments: str, limit: float = 1800) -> str:
+    """What ``python -m module`` of this checkout writes in the peer's environment, in `limit` seconds at most.
+
+    Raises NotInstalledError where there is none, PeerError where it fails."""
+    command = (str(environments.python(peer)), "-m", module, *arguments)
+    variables = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", **peer.variables}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit, check=False, env={**os.environ, **variables}
+        )
+    except subprocess.TimeoutExpired:
+        raise PeerError(f"took more than {limit:.0f} s") from None
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or ["no reason given"]
+        raise PeerError(words[-1].strip()[:300])
+    return done.stdout

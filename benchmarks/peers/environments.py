@@ -16,7 +16,6 @@ from pathlib import Path
 
 from benchmarks.peers.catalogue import Peer
 
-ROOT = Path(__file__).resolve().parents[2]
 RECORD = "installed.json"
 Command = Sequence[str]
 
@@ -66,21 +65,6 @@ def install(peer: Peer, *, limit: float = 1800) -> Path:
         raise
     _written(home / RECORD, json.dumps({"packages": packages, "installs": peer.installs}, indent=1))
     return home
-
-
-def call(peer: Peer, module: str, *arguments: str, limit: float = 1800) -> str:
-    """What ``python -m module`` of this checkout writes in the peer's environment, in `limit` seconds at most.
-
-    Raises NotInstalledError where there is none, RuntimeError with the last words where it fails."""
-    command = (str(python(peer)), "-m", module, *arguments)
-    variables = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", **peer.variables}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=limit, check=False, env={**os.environ, **variables}
-    )
-    if done.returncode:
-        words = done.stderr.strip().splitlines() or ["no reason given"]
-        raise RuntimeError(f"{peer.label}: {words[-1].strip()[:300]}")
-    return done.stdout
 
 
 def _interpreter(peer: Peer) -> Path:

@@ -90,9 +90,11 @@ def balancing(readers: Sequence[Product], seen: Channels, options: WeightOptions
     best, least = one, before
     for power in POWERS:
         for lower in LOWER if (seen.low < 0).any() else LOWER[:1]:
-            reach: Array = np.maximum(np.maximum(seen.high, -seen.low / lower), 0)
-            wide: Array = np.where(reach > 0, reach, reach.max())  # nobody knows how large those will be that were zero
-            sizes = power * np.log2(np.maximum(wide / wide.max(), 1 / SPAN))
+            reach: Array = np.asarray(np.maximum(np.maximum(seen.high, -seen.low / lower), 0))
+            # Nobody knows how large those will be that were zero.
+            wide: Array = np.where(reach > 0, reach, float(reach.max()))
+            shares: Array = np.maximum(wide / float(wide.max()), 1 / SPAN)
+            sizes: Array = power * np.log2(shares)
             factors = [np.exp2(np.round(sizes + offset)) for offset in OFFSETS]
             factor = min(factors, key=lambda each: sum(x.of_activations(each, _step(seen, each)) for x in layers))
             noise = _total(layers, seen, factor)
