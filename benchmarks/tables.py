@@ -24,6 +24,7 @@ from benchmarks import (
     footprint,
     mixed,
     neighbour,
+    pruning,
     quantised,
     quantization,
     roofline,
@@ -38,6 +39,7 @@ from benchmarks.peers.catalogue import PEERS
 ROOT = Path(__file__).resolve().parents[1]
 README, MODELS, PERFORMANCE = ROOT / "README.md", ROOT / "docs/models.md", ROOT / "docs/performance.md"
 QUANTIZATION, WEIGHTS = ROOT / "docs/quantization.md", ROOT / "docs/weights.md"
+PRUNING = ROOT / "docs/pruning.md"
 RESULTS = ROOT / "benchmarks/results"
 # Beside those of the README, the models whose compile time, start and memory are measured: each takes half a minute.
 SIZED = ("mobilenet_v2_tf2_qdq", "yolox_nano", "zoo/resnet50", "zoo/vgg19", "zoo/bert_base")
@@ -115,6 +117,7 @@ TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "quantization": (QUANTIZATION, quantization.table),
     "mixed": (QUANTIZATION, mixed.table),
     "weights": (WEIGHTS, weights.table),
+    "pruning": (PRUNING, pruning.table),
     "models agreement": (MODELS, lambda: agreement(cases())),
     "models neighbour": (MODELS, lambda: beside(short(), OTHERS, 5)),
     "models footprint": (MODELS, lambda: sizes(sized())),
