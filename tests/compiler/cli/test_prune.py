@@ -27,7 +27,7 @@ def test_it_writes_both_formats_and_a_report(tmp_path: Path, data: Path, capsys:
     record = json.loads(capsys.readouterr().out)
     assert [each["bytes"] for each in record["outputs"]] == [each.stat().st_size for each in outputs]
     assert record["report"] == json.loads((tmp_path / "r.json").read_text())
-    assert record["report"]["how"] == "greedy, 4x1"
+    assert record["report"]["how"] == "shrinkage, 4x1"
 
 
 def test_it_says_what_is_wrong_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--criterion",
         metavar="NAME",
-        help="magnitude (default without --data), channel-magnitude, shrinkage, shrinkage-literal, wanda, sparsegpt, "
-        "greedy (default with --data), random",
+        help="magnitude (default without --data), shrinkage (default with --data), channel-magnitude, "
+        "shrinkage-literal, wanda, sparsegpt, greedy, random",
     )
     parser.add_argument(
         "--pattern",

@@ -60,7 +60,7 @@ def prune(
     """Prune an ONNX model: what `load_onnx` takes, with `shapes`, `ranges` and `custom` as there.
 
     `rate`: the part of the weights of the chosen layers that becomes zero, from 0 to below 1; `rates` says it for
-    single layers by name. `criterion`: which go (docs/pruning.md; default: greedy with `data`, else magnitude);
+    single layers by name. `criterion`: which go (docs/pruning.md; default: shrinkage with `data`, else magnitude);
     `pattern`: "unstructured", blocks such as "4x1" (output channels x inputs), "kernel", or "2:4" and other N:M;
     `scope`: whether weights compete within a "layer", each "output" channel, or the whole model ("global": a
     `distribution` then); `distribution` of the rate among layers: "uniform", "erk", "global", "sensitivity"; `schedule`
@@ -81,7 +81,7 @@ def prune(
             require_rate(each)
         except PruningError as error:
             raise PruningError(f"{name}: {error}") from None
-    wanted = criterion or ("magnitude" if data is None else "greedy")
+    wanted = criterion or ("magnitude" if data is None else "shrinkage")
     if scope == "global":
         scope, distribution = None, "global"
     options = PruneOptions(
