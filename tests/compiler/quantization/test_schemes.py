@@ -243,3 +243,15 @@ def test_reports_keep_hostile_names_on_their_lines() -> None:
     assert done.report.layers[0].name == "c1\n\x1b[2J\u202e"
     text = done.report.text()
     assert r"c1\n\x1b[2J\u202e  conv " in text and "\x1b" not in text
+
+
+def test_a_value_that_an_operator_reads_twice_is_rounded_once() -> None:
+    text = """g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y, float[1, 4, 6, 6] z) {
+        c1 = Conv (x, w1)
+        r1 = Relu (c1)
+        s1 = Mul (r1, r1)
+        y = Conv (r1, w2)
+        z = Conv (s1, w2) }"""
+    proto = model_of(text, {"w1": (8, 4, 1, 1), "w2": (4, 8, 1, 1)}, np.random.default_rng(0))
+    done = quantize(proto, samples_of(), ends=True)
+    assert done.report.outputs["z"] > 25

@@ -82,7 +82,7 @@ def placed(graph: Graph, layers: Collection[Layer], *, everywhere: bool = False)
             if _scales(node) and node in needed:
                 continue  # part of how its result is made: a grid in front of it would have the channels' old sizes
             large = [v for v in sources if v.shape == node.shape or averaged(node)]
-            read[node] = tuple(v for v in large if v in stored and _may_lie_on_grid(v))
+            read[node] = tuple(v for v in dict.fromkeys(large) if v in stored and _may_lie_on_grid(v))
         needed.update(dict.fromkeys(read.get(node, ())))
     groups, of = _grouped(graph, needed)
     names = names_of(graph, [value for group in groups for value in group.sources])
