@@ -67,6 +67,12 @@ def test_the_first_and_the_last_layer_stay() -> None:
         ({"only": ["nowhere"]}, "nowhere"),
         ({"rates": {"nowhere": 0.5}}, "nowhere"),
         ({"distribution": "sensitivity"}, "needs samples"),
+        ({"pattern": "2:4", "rate": 0.8}, "a rate of 0.5, not 0.8"),
+        ({"scope": "global", "distribution": "erk"}, "leave distribution erk out"),
+        ({"pattern": "2:4", "scope": "output"}, "leave scope output out"),
+        ({"rates": {"nowhere": 0.5}, "distribution": "erk"}, "leave rates of single ones out"),
+        ({"data": {"image": np.zeros((0, 1, 8, 8), np.float32)}}, "all samples are empty"),
+        ({"data": {"image": np.full((1, 1, 8, 8), 3e38, np.float32)}, "ends": True}, "NaN or infinities"),
     ],
 )
 def test_what_is_refused(given: dict[str, object], message: str) -> None:

@@ -24,7 +24,9 @@ HELP = "prune a model (.onnx) and write it as ONNX or as an artifact"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_model_arguments(parser)
-    parser.add_argument("--rate", type=float, default=0.5, metavar="R", help="the part of the weights that goes (0.5)")
+    parser.add_argument(
+        "--rate", type=float, metavar="R", help="the part of the weights that goes (0.5; N:M patterns have their own)"
+    )
     parser.add_argument(
         "--criterion",
         metavar="NAME",

@@ -6,8 +6,11 @@ model --frontend, hold--> --simplify, recognise, fold_norm--> Graph --calibratio
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ingot.compiler.frontend import load_onnx
 from ingot.compiler.ir.graph import Graph
@@ -37,7 +40,7 @@ def prune(
     model: Any,
     data: Any = None,
     *,
-    rate: float = 0.5,
+    rate: float | None = None,
     criterion: str | None = None,
     pattern: str = "unstructured",
     scope: Scope | None = None,
@@ -59,13 +62,13 @@ def prune(
 ) -> Pruned:
     """Prune an ONNX model: what `load_onnx` takes, with `shapes`, `ranges` and `custom` as there.
 
-    `rate`: the part of the weights of the chosen layers that becomes zero, from 0 to below 1; `rates` says it for
-    single layers by name. `criterion`: which go (docs/pruning.md; default: shrinkage with `data`, else magnitude);
-    `pattern`: "unstructured", blocks such as "4x1" (output channels x inputs), "kernel", or "2:4" and other N:M;
-    `scope`: whether weights compete within a "layer", each "output" channel, or the whole model ("global": a
-    `distribution` then); `distribution` of the rate among layers: "uniform", "erk", "global", "sensitivity"; `schedule`
-    and `steps`: how the rate is reached. `repair`: the weights that stay, and biases, make up for those that went, as
-    far as `data` tells.
+    `rate`: the part of the weights of the chosen layers that becomes zero, from 0 to below 1 (default 0.5; N:M patterns
+    have their own); `rates` says it for single layers by name. `criterion`: which go (docs/pruning.md; default:
+    shrinkage with `data`, else magnitude); `pattern`: "unstructured", blocks such as "4x1" (output channels x inputs),
+    "kernel", or "2:4" and other N:M; `scope`: whether weights compete within a "layer", each "output" channel, or the
+    whole model ("global": a `distribution` then); `distribution` of the rate among layers: "uniform", "erk", "global",
+    "sensitivity"; `schedule` and `steps`: how the rate is reached. `repair`: the weights that stay, and biases, make up
+    for those that went, as far as `data` tells.
 
     `data`, `samples` (default 128) and `preprocess`: as `ingot.compiler.calibration.read_samples` takes them. `only`,
     `exclude`: names of layers or patterns of them; without `ends` the first and the last layers, and always depthwise
@@ -75,7 +78,8 @@ def prune(
     CalibrationError (the samples), ModelError and what else `load_onnx` and `compile` raise.
     """
     tell = progress or _silent
-    require_rate(rate)
+    form = Pattern.parse(pattern)
+    rate = _rate(rate, form)
     for name, each in (rates or {}).items():
         try:
             require_rate(each)
@@ -83,10 +87,14 @@ def prune(
             raise PruningError(f"{name}: {error}") from None
     wanted = criterion or ("magnitude" if data is None else "shrinkage")
     if scope == "global":
+        if distribution not in ("uniform", "global"):
+            raise PruningError(f"scope global finds the rates by itself: leave distribution {distribution} out")
         scope, distribution = None, "global"
-    options = PruneOptions(
-        wanted, Pattern.parse(pattern), scope, distribution, schedule, steps, repair and data is not None, seed=seed
-    )
+    if rates and (form.rate is not None or distribution != "uniform"):
+        what = f"pattern {form}" if form.rate is not None else f"distribution {distribution}"
+        raise PruningError(f"{what} says the rates of all layers: leave rates of single ones out")
+    repaired = repair and data is not None
+    options = PruneOptions(wanted, form, scope, distribution, schedule, steps, repaired, seed=seed)
     if options.needs_data and data is None:
         what = wanted if wanted in METHODS or find_criterion(wanted).needs_data else distribution
         raise PruningError(f"{what} needs samples: give data, or prune by magnitude")
@@ -100,7 +108,9 @@ def prune(
     statistics: dict[str, Statistics] = {}
     if read and (options.needs_data or repair):
         tell("observing activations")
-        statistics = observed(graph, read, names, compiled)
+        with np.errstate(invalid="ignore"):  # what is not finite is refused by name
+            statistics = observed(graph, read, names, compiled)
+        _require_numbers(statistics)
     asked = rate if rates is None else {name: rates.get(name, rate) for name in names}
     after, weights = prune_weights(graph, asked, options, statistics=statistics, only=names, progress=tell)
     if repair and statistics:
@@ -151,6 +161,23 @@ def _read(graph: Graph, data: Any, preprocess: Any, limit: int) -> list[Mapping[
 
     given = {} if preprocess is None else {"preprocess": preprocess}
     return [sample.arrays for sample in read_samples(data, graph, limit=limit, **given)]
+
+
+def _rate(rate: float | None, pattern: Pattern) -> float:
+    """The rate that is asked for, or that the pattern has."""
+    if pattern.rate is None:
+        return require_rate(0.5 if rate is None else rate)
+    if rate is not None and not math.isclose(require_rate(rate), pattern.rate, abs_tol=0.005):
+        raise PruningError(f"pattern {pattern} has a rate of {pattern.rate:.2g}, not {rate}: leave the rate out")
+    return pattern.rate
+
+
+def _require_numbers(statistics: Mapping[str, Statistics]) -> None:
+    for name, seen in statistics.items():
+        if not seen.count:
+            raise PruningError(f"all samples are empty at {name}: give some that are not")
+        if not np.isfinite(seen.moment).all():
+            raise PruningError(f"what {name} multiplies has NaN or infinities on these samples: leave out it or them")
 
 
 def compiled(graph: Graph) -> Runner:

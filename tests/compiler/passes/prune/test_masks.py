@@ -81,6 +81,30 @@ def test_a_rate_of_nothing_changes_nothing_and_zeros_are_kept() -> None:
         assert not products(more)[name].weight()[product.weight() == 0].any()
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "greedy", "sparsegpt"])
+@pytest.mark.parametrize("text", ["4x1", "2:4"])
+@pytest.mark.parametrize("repair", [True, False])
+def test_units_that_stay_keep_their_zeros(criterion: str, text: str, repair: bool) -> None:
+    half, _ = prune_weights(network(), 0.5)
+    options = PruneOptions(criterion, Pattern.parse(text), repair=repair)
+    more, found = prune_weights(half, 0.5, options, statistics=observed(half, samples()))
+    assert all(each.zeros >= each.zeros_before for each in found)
+    for name, product in products(half).items():
+        assert not products(more)[name].weight()[product.weight() == 0].any()
+
+
+def test_zeros_do_not_take_their_units_with_them_where_layers_compete() -> None:
+    # Each 2x1 unit of the first layer has a zero, but its other weight is larger than all those of the second.
+    x = Input("x", TensorType(f32, (4, 8)))
+    first = np.where(np.arange(8) % 2, 10, 0) * np.ones((8, 8))
+    second = np.ones((8, 8))
+    layers = [constant(each.astype(np.float32)) for each in (first, second)]
+    graph = Graph((x,), (("y", MatMul(Relu(MatMul(x, layers[0])), layers[1])),))
+    options = PruneOptions("magnitude", Pattern.parse("2x1"), distribution="global")
+    _, found = prune_weights(graph, 0.5, options)
+    assert [each.zeros for each in found] == [32, 64]
+
+
 @pytest.mark.parametrize("distribution", ["uniform", "erk", "global", "sensitivity"])
 def test_distributions_come_to_the_rate_of_the_whole(distribution: str) -> None:
     graph = network()

@@ -43,6 +43,9 @@ class PruneOptions:
         if self.distribution == "global" and (self.criterion in METHODS or self.pattern.keep is not None):
             what = f"pattern {self.pattern}" if self.pattern.keep is not None else self.criterion
             raise PruningError(f"{what} chooses within a layer: take rates that are uniform, erk or by sensitivity")
+        if self.scope == "output" and (self.criterion in METHODS or self.pattern.keep is not None):
+            what = f"pattern {self.pattern}" if self.pattern.keep is not None else self.criterion
+            raise PruningError(f"{what} knows by itself where weights compete: leave scope {self.scope} out")
 
     @property
     def needs_data(self) -> bool:
@@ -175,7 +178,9 @@ def _rates(weights: Sequence[_Weight], rate: float | Mapping[str, float], option
 def _units(weight: _Weight, rate: float, options: PruneOptions) -> tuple[Array, int]:
     """The scores of a weight's units, and how many weights one has."""
     matrices = weight.product.matrices()
-    units = options.pattern.units(_scores(weight, matrices, rate, options), weight.taps)
+    # Zeros that are there do not take the other weights of their units with them.
+    scores = np.maximum(_scores(weight, matrices, rate, options), 0)
+    units = options.pattern.units(scores, weight.taps)
     return units, max(matrices.size // max(units.size, 1), 1)
 
 
@@ -207,6 +212,7 @@ def _step(weight: _Weight, before: Array, current: Array, rate: float, options: 
     else:
         mask = _mask(weight, current, rate, options)
         after = np.where(mask, current, 0)
+    mask &= before != 0  # repair leaves the zeros of units that stay
     if options.repair and weight.statistics is not None:
         triples = zip(before, moment, mask, strict=True)
         after = np.stack([least_squares(w, seen, kept) for w, seen, kept in triples])

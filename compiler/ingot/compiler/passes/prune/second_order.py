@@ -35,7 +35,7 @@ def sparsegpt(
         scores = work[start:end] ** 2 / weight[start:end]
         scores[w[start:end] == 0] = -np.inf
         own = taps if step == depth or pattern.kernel else 1
-        mask[start:end] = pattern.keeps(scores[None], rate, taps=own)[0]
+        mask[start:end] = pattern.keeps(scores[None], rate, taps=own)[0] & (w[start:end] != 0)
         errors = np.empty((end - start, w.shape[1]))
         for i in range(start, end):
             errors[i - start] = np.where(mask[i], 0, work[i]) / upper[i, i]

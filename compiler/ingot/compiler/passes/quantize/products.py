@@ -210,7 +210,7 @@ def _patches(conv: Conv, x: Array) -> Array:
     every = tuple(slice(None, None, s) for s in conv.strides)
     taps = tuple(slice(None, None, d) for d in conv.dilations)
     windows = windows[(slice(None), slice(None), *every, *taps)]
-    grouped = windows.reshape(x.shape[0], conv.group, -1, *windows.shape[2:])
+    grouped = windows.reshape(x.shape[0], conv.group, x.shape[1] // conv.group, *windows.shape[2:])
     order = (1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + 2 * spatial))
     return grouped.transpose(order).reshape(conv.group, -1, x.shape[1] // conv.group * int(np.prod(conv.kernel)))
 
