@@ -12,6 +12,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from tests.compiler.networks import dense_network, model_of
+from tests.compiler.passes.quantize.layered import samples as layered_samples
+from tests.compiler.passes.quantize.test_balance import block
 from tests.compiler.passes.quantize.test_static import byte_products, decibels, runtime
 
 from ingot.compiler import ExportError, QuantisationError, export_onnx, load_onnx, quantize
@@ -95,6 +97,28 @@ def test_biases_make_up_for_rounded_weights(shape: tuple[int, ...], text: str, w
         return float(np.abs((have - want).mean(over)).max())
 
     assert moved(True) < 0.01 < 0.1 < moved(False)
+
+
+def test_where_8_bits_are_too_few() -> None:
+    """Channels are divided, and layers that lose too much by themselves stay in floats, where a bound asks for it."""
+    random = np.random.default_rng(4)
+    graph = block(random, "depthwise")
+    proto, samples = export_onnx(graph), layered_samples(graph, 4, random)
+    plain = quantize(proto, samples, least_snr=None).report
+    assert not plain.notes and plain.outputs["y"] < 40
+    bound = plain.outputs["y"] + 3
+    divided = quantize(proto, iter(samples), least_snr=bound)
+    assert divided.report.outputs["y"] > bound and divided.plan is None
+    assert [note.split(",")[0] for note in divided.report.notes] == [
+        "channels of the operands of 2 layers were divided"
+    ]
+    kept = quantize(proto, samples, least_snr=bound, balance=False).report
+    (note,) = kept.notes
+    left = [layer.name for layer in kept.layers if layer.weights == "as they are"]
+    assert left and note.startswith(f"{len(left)} layers stay in floats") and all(f"{name} (" in note for name in left)
+    assert kept.outputs["y"] > plain.outputs["y"]
+    with pytest.raises(QuantisationError, match="no layer is left for 8 bits"):
+        quantize(proto, samples, least_snr=200, balance=False)
 
 
 def test_all_layers_and_those_by_name() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingot.compiler.calibration import Calibration, Extremes, Moments, Observer, Sample
 from ingot.compiler.ir.graph import Graph, Node
@@ -14,8 +12,6 @@ from ingot.compiler.passes.quantize.balance import Channels, balance
 from ingot.compiler.passes.quantize.layers import Layer
 from ingot.compiler.passes.quantize.products import by_activations, products
 from ingot.compiler.passes.quantize.weights import WeightOptions
-
-FARTHER = 4.0
 
 
 def balanced(
@@ -26,8 +22,7 @@ def balanced(
     progress: Callable[[str], None],
 ) -> tuple[Graph, dict[str, float]]:
     """`graph` with the operands of those layers divided, channel by channel, that one grid serves badly, and how many
-    decibels of noise each is expected to save (see `passes.quantize.balance`); one sample is too few to tell. Raises
-    what calibration raises."""
+    decibels of noise each is expected to save (see `passes.quantize.balance`). Raises what calibration raises."""
     chosen: set[Node] = {layer.node for layer in layers}
     found = {
         name: each
@@ -45,16 +40,9 @@ def balanced(
     for names in readers.values():
         name = names[0]
         extremes = calibration.state(name, Extremes(axes[name]))
-        if extremes["low"].shape[0] > 1:
+        if extremes["low"].shape[0]:
             mean, variance = calibration.moments(name, axes[name])
-            seen = Channels(-_reach(-extremes["low"]), _reach(extremes["high"]), np.square(mean) + variance)
+            low, high = extremes["low"].min(0), extremes["high"].max(0)
+            seen = Channels(low.astype(np.float64), high.astype(np.float64), np.square(mean) + variance)
             channels |= dict.fromkeys(names, seen)
     return balance(graph, channels, options, only=list(channels))
-
-
-def _reach(ends: NDArray[Any]) -> NDArray[np.float64]:
-    """How far channels may be expected to reach, by their ends in samples [samples, channels]: as much farther than the
-    farthest as that is than the second, or `FARTHER` times as far. Few samples do not know the ends of each channel."""
-    second, first = np.sort(ends.astype(np.float64), axis=0)[-2:]
-    ratio = np.divide(first, second, out=np.full_like(first, FARTHER), where=(second > 0) & (first < FARTHER * second))
-    return np.where(first > 0, np.asarray(first * ratio, np.float64), first)
