@@ -8,6 +8,7 @@ contrast and with noise. What is in a picture stays what it is, so that labels h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.models import models_folder
 from benchmarks.tasks import Outputs, Runner, harness
@@ -27,6 +29,8 @@ Score = Callable[[Array], float]
 
 INPUTS = 1000  # that outputs are compared on, at least
 DRAWS = 1000  # of the bootstrap
+VARIANT = "~"  # in the names of pictures that are made of others
+VARIANTS = 8  # of each picture whose objects are known, itself among them
 CONFIDENT = {"yolox_nano": 0.3, "ultraface_rfb_320": 0.7}  # the score from which on a detector says that there is one
 VARIED = ("resnet20_cifar10", "mobilenet_v2_224_fp32", "yolox_nano", "ultraface_rfb_320", "superres_espcn")
 
@@ -106,8 +110,11 @@ def observed(model: str, root: Path, run: Runner, metric: str = "") -> Record:
         a, b = seen["ranked"][0]
         found.score, found.count = (lambda chosen: spearman(a[chosen], b[chosen])), len(a)
     elif seen["boxes"]:
-        names = sorted({name for _, truth in seen["boxes"] for name in truth})
-        found.score, found.count = (lambda chosen: _precision(seen["boxes"], names, chosen, ap50)), len(names)
+        groups: dict[str, list[str]] = {}  # of what was made of one picture
+        for name in sorted({name for _, truth in seen["boxes"] for name in truth}):
+            groups.setdefault(name.partition(VARIANT)[0], []).append(name)
+        every = list(groups.values())
+        found.score, found.count = (lambda chosen: _precision(seen["boxes"], every, chosen, ap50)), len(every)
     return found
 
 
@@ -132,11 +139,13 @@ def _class(model: str, outputs: Outputs) -> int:
     return int((logits[1:] if model.startswith("mobilenet") else logits).argmax())
 
 
-def _precision(classes: Sequence[Any], names: Sequence[str], chosen: Array, ap50: Callable[..., Any]) -> float:
-    """The mean over classes of the average precision on the chosen pictures."""
+def _precision(
+    classes: Sequence[Any], names: Sequence[Sequence[str]], chosen: Array, ap50: Callable[..., Any]
+) -> float:
+    """The mean over classes of the average precision on the chosen pictures, with all that was made of them."""
     found: list[float] = []
+    taken = [name for i in chosen for name in names[int(i)]]
     for detections, truth in classes:
-        taken = [names[int(i)] for i in chosen]
         own = {f"{place}": truth[name] for place, name in enumerate(taken) if name in truth}
         by_name: dict[str, list[Any]] = {}
         for name, score, box in detections:
@@ -166,6 +175,34 @@ def varied(feed: Arrays, random: np.random.Generator) -> Arrays:
     new = (new - middle) * random.uniform(0.8, 1.2) + middle
     new = new + random.normal(0, random.uniform(0, 0.03) * (high - low), x.shape)
     return {**feed, name: np.ascontiguousarray(np.clip(new, low, high), np.float32)}
+
+
+def vary_boxes(folder: Path) -> None:
+    """Beside the pictures in `folder`, of which ``gt.json`` has the objects, some that are made of each: mirrored, with
+    other contrast and noise, and smaller. Average precision of a few pictures changes by leaps."""
+    truth = json.loads((folder / "gt.json").read_text())
+    random = np.random.default_rng(0)
+    for name, boxes in list(truth.items()):
+        with Image.open(folder / f"{name}.jpg") as opened:
+            picture = np.asarray(opened.convert("RGB"), np.float32)
+        height, width = picture.shape[:2]
+        for number in range(1, VARIANTS):
+            data, size = picture, 1.0
+            if number > 1:
+                data = (data - data.mean()) * random.uniform(0.8, 1.2) + data.mean()
+                data = data + random.normal(0, random.uniform(0, 8), data.shape)
+            if number > VARIANTS // 2:
+                size = random.uniform(0.7, 1.0)
+            objects = [list(each) for each in boxes]
+            if number % 2:
+                data = data[:, ::-1]
+                objects = [[kind, width - x2, y1, width - x1, y2, *rest] for kind, x1, y1, x2, y2, *rest in objects]
+            image = Image.fromarray(np.ascontiguousarray(np.clip(data, 0, 255), np.uint8))
+            image = image.resize((int(width * size), int(height * size)), Image.Resampling.BILINEAR)
+            image.save(folder / f"{name}{VARIANT}{number}.jpg", format="PNG")
+            scaled = [[kind, *(float(v) * size for v in place[:4]), *place[4:]] for kind, *place in objects]
+            truth[f"{name}{VARIANT}{number}"] = scaled
+    (folder / "gt.json").write_text(json.dumps(truth))
 
 
 @dataclass

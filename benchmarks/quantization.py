@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, version_converter
 
-from benchmarks.judging import Judge, Judgement, measured, observed
+from benchmarks.judging import Judge, Judgement, measured, observed, vary_boxes
 from benchmarks.models import models_folder
 from benchmarks.peers.catalogue import NNCF
 from benchmarks.peers.client import PeerError, call
@@ -71,6 +71,7 @@ def halves() -> Generator[tuple[Path, Path]]:
         found = Path(folder, "calibration"), Path(folder, "evaluation")
         for root, keeps in zip(found, (lambda i: i % THIRD == 0, lambda i: i % THIRD != 0), strict=True):
             _part(root, keeps)
+        vary_boxes(found[1] / "_data/dev/voc")
         yield found
 
 
