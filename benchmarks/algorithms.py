@@ -100,6 +100,13 @@ def matmul(rows: Dim, depth: int, columns: int, dtypes: tuple[DType, DType] = (f
     return Graph((x,), (("y", MatMul(x, constant(w), origin=("matmul",))),), "matmul")
 
 
+def pruned(rows: int, depth: int, columns: int, rate: float) -> Graph:
+    """x @ w with zeros at random places."""
+    x, w = Input("x", TensorType(f32, (rows, depth))), random(depth, columns)
+    w = np.where(np.random.default_rng(1).random(w.shape) < rate, np.float32(0), w)
+    return Graph((x,), (("y", MatMul(x, constant(w), origin=("matmul",))),), "pruned")
+
+
 def narrow(rows: int, depth: int, columns: int) -> Graph:
     """x @ w with weights of 4 bits, 32 rows a block."""
     x, rng = Input("x", TensorType(f32, (rows, depth))), np.random.default_rng(0)
@@ -338,6 +345,11 @@ TRIALS: tuple[Trial, ...] = (
             "winograd2": compile(g := conv_of_bytes(28, 128), target=AVX2),
             "direct": lowered_without(g, winograd, "SHORT_SUMS_SHARE", 0.0, AVX2),
         },
+    ),
+    Trial(
+        "sparse",
+        "matmul 128 x 768 x 3072, 80 % zeros",
+        lambda: {"without zeros": _native(g := pruned(128, 768, 3072, 0.8)), "dense": _native(g, sparse="off")},
     ),
     Trial(
         "tables of bytes",

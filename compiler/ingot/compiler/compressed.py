@@ -9,9 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Unpack
 
-from ingot.compiler.frontend.export import save_onnx
 from ingot.compiler.ir.graph import Graph
 from ingot.runtime.replacement import replaced
 
@@ -24,10 +23,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Compressed(Generic[R]):
-    """A graph and the report on what it has become."""
+    """A graph and the report on what it has become. `error` is what is raised for what cannot be written."""
 
     graph: Graph
     report: R
+    error: ClassVar[type[ValueError]] = ValueError
 
     def compile(self, target: str = "cpu", **options: Unpack[Options]) -> Artifact:
         """The artifact of the model: arguments and errors as of `ingot.compiler.compile`."""
@@ -37,14 +37,16 @@ class Compressed(Generic[R]):
 
     def save(self, path: str | Path, **options: Any) -> None:
         """Write an ONNX model (``.onnx``; options as of `save_onnx`) or an artifact (``.ingot``; options as of
-        `compile`). Raises ValueError for other names, and what these raise."""
+        `compile`). Raises `error` for other names, and what these raise."""
         match Path(path).suffix:
             case ".onnx":
+                from ingot.compiler.frontend.export import save_onnx
+
                 save_onnx(dataclasses.replace(self.graph, watched={}), path, **options)
             case ".ingot":
                 self.compile(**options).save(path)
             case suffix:
-                raise ValueError(f"{path}: {suffix or 'no suffix'} says no format: write .onnx or .ingot")
+                raise self.error(f"{path}: {suffix or 'no suffix'} says no format: write .onnx or .ingot")
 
 
 @dataclass(frozen=True)

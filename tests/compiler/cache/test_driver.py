@@ -168,7 +168,27 @@ def test_every_option_makes_another_program(model: Path, cache: Store, tmp_path:
     known = {*(key for options in requests for key in options), "preprocess", "postprocess", "tuning"} - {"target"}
     known |= {"custom", "verify", "print_after", "dump", "repro", "stop_at", "tune"}  # programs are not looked for
     known |= {"jobs", "progress", "cache"}  # these change no artifact
+    known |= {"sparse"}  # changes none without zeros; the next test has some
     assert Options.__annotations__.keys() == known, "a new option belongs into the key, or here"
+
+
+def test_whether_zeros_are_skipped_makes_another_program(cache: Store, tmp_path: Path) -> None:
+    weights = np.zeros((256, 256), np.float32)
+    weights[::16] = 1
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    pruned (float[128, 256] x) => (float[128, 256] y) { y = MatMul(x, w) }
+    """
+    sparse = onnx.parser.parse_model(text)
+    sparse.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    path = tmp_path / "pruned.onnx"
+    onnx.save(sparse, path)
+    made = {choice: said_of(path, sparse=choice) for choice in ("on", "off")}
+    found = {choice: said_of(path, sparse=choice) for choice in ("on", "off")}
+    assert all(did == ["from the cache"] for _, did in found.values())
+    parts = {choice: bytes_of(artifact, tmp_path) for choice, (artifact, _) in found.items()}
+    assert parts["on"] != parts["off"]
+    assert parts == {choice: bytes_of(artifact, tmp_path) for choice, (artifact, _) in made.items()}
 
 
 def test_what_is_watched_is_done(model: Path, cache: Store, tmp_path: Path) -> None:

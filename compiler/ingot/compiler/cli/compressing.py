@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingot.compiler.cli.compile import input_names, read_steps, require_model
 from ingot.compiler.cli.console import Console, Progress, bytes_text
@@ -14,7 +14,9 @@ from ingot.compiler.cli.failures import CommandError
 from ingot.compiler.cli.files import output_type, require_writable
 from ingot.compiler.cli.shapes import HELP as SHAPE_HELP
 from ingot.compiler.cli.shapes import for_compile
-from ingot.compiler.compressed import Compressed, LayersReport
+
+if TYPE_CHECKING:
+    from ingot.compiler.compressed import Compressed, LayersReport
 
 SUFFIXES = (".onnx", ".ingot")
 

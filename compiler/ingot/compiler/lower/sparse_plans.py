@@ -112,7 +112,10 @@ def likely_schedule(context: Context, group: Group) -> Schedule | None:
     """How a group of constant extents would go this way, whether that pays or not; None where it cannot."""
     sparsity = sparsity_of(context, group)
     cuts = () if sparsity is None else _cuts(context, group, sparsity, _row_count(group, sparsity))
-    return _best(context.machine, sparsity, cuts).schedule if sparsity is not None and cuts else None
+    if sparsity is None or not cuts:
+        return None
+    found = _best(context.machine, sparsity, cuts).schedule
+    return None if _wanted(context.machine, found, sparsity, cuts) is None else found  # some cuts have no schedule
 
 
 def option_of(context: Context, group: Group, schedule: Schedule) -> Option:

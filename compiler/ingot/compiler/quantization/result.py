@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 from ingot.compiler.compressed import Compressed
+from ingot.compiler.passes.quantize.errors import QuantisationError
 from ingot.compiler.quantization.plan import Plan
 from ingot.compiler.quantization.report import Report
 
@@ -20,6 +21,7 @@ class Quantized(Compressed[Report]):
     report on it. `keeps_halves`: weights are stored as halves. `plan` does the same again; None where the scheme is not
     one of single layers."""
 
+    error = QuantisationError
     keeps_halves: bool = False
     plan: Plan | None = None
 

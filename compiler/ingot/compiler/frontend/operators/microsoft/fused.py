@@ -91,7 +91,7 @@ def fused_mat_mul(ctx: Context) -> Results:
                 perm[-2:] = perm[:-3:-1]
             x = ctx.build(Transpose, x, tuple(perm))
         sides.append(x)
-    product, alpha = matrix_product(ctx, *sides), ctx.attribute("alpha", 1.0)
+    product, alpha = matrix_product(ctx, sides[0], sides[1]), ctx.attribute("alpha", 1.0)
     return product if alpha == 1.0 else ctx.build(ops.Mul, product, ctx.constant(alpha, product.dtype))
 
 
