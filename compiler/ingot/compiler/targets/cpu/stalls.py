@@ -6,8 +6,8 @@
   with a processor that has nothing to do. Once it has waited out of proportion it moves such workers to its own
   processor (sched_setaffinity, taken back when the region is over) and sleeps: they finish at once what they hold.
   Only where cycles can be counted: not on AArch64.
-- A worker that wakes up on the leader's processor runs instead of the leader. It goes back to sleep, and while there is
-  work it looks again every now and then whether the system puts it elsewhere.
+- A worker that wakes up on the leader's processor runs instead of the leader. It moves to another one; where it may use
+  no other it goes back to sleep, and while there is work it looks again every now and then.
 """
 
 from __future__ import annotations
@@ -91,11 +91,13 @@ class Place:
 
     def __init__(self, t: TeamMemory, slot: ir.Value) -> None:
         self.t, self.slot, self.time = t, slot, stack(t.b, I64, 2)
+        self.allowed, self.others = (stack(t.b, I64, layout.MASK_BYTES // 8) for _ in range(2))
 
     def make_way(self) -> None:
-        """Rest for as long as this is the leader's processor and there are regions, or until the team is stopped."""
+        """Leave the leader's processor. Where there is no other, rest for as long as there are regions, or until the
+        team is stopped."""
         t, b = self.t, self.t.b
-        look, rest, done = (b.append_basic_block(name) for name in ("place", "rest", "placed"))
+        look, leave, rest, done = (b.append_basic_block(name) for name in ("place", "leave", "rest", "placed"))
         b.branch(look)
         b.position_at_end(look)
         null = ir.Constant(PTR, None)
@@ -103,7 +105,9 @@ class Place:
         t.system("getcpu", mine, null, null)
         same = b.icmp_unsigned("==", t.load_from(mine, I32), t.load(layout.PROCESSOR, I32))
         going = b.icmp_unsigned("==", t.load(layout.STOP, I32, "seq_cst"), I32(0))
-        b.cbranch(b.and_(same, going), rest, done)
+        b.cbranch(b.and_(same, going), leave, done)
+        b.position_at_end(leave)
+        b.cbranch(self._left(), done, rest)
         b.position_at_end(rest)
         before = t.load(layout.CLAIM, I64)
         t.add(layout.RESTING, 1)
@@ -113,6 +117,29 @@ class Place:
         unclaimed = b.icmp_unsigned("!=", b.and_(after, I64(0xFFFFFFFF)), I64(0))
         b.cbranch(b.or_(unclaimed, b.icmp_unsigned("!=", after, before)), look, done)
         b.position_at_end(done)
+
+
+    def _left(self) -> ir.Value:
+        """i1: whether there is another processor, to which the worker is moved; it may run again where it could."""
+        t, b, size = self.t, self.t.b, I64(layout.MASK_BYTES)
+        me, processor = I64(0), b.zext(t.load(layout.PROCESSOR, I32), I64)
+        for place in range(0, layout.MASK_BYTES, 8):
+            b.store(I64(0), t.within(self.allowed, place), align=8)
+        read = t.system("sched_getaffinity", me, size, self.allowed)
+        for place in range(0, layout.MASK_BYTES, 8):
+            b.store(b.load(t.within(self.allowed, place), typ=I64, align=8), t.within(self.others, place), align=8)
+        word = t.within(self.others, _word(t, processor))
+        bit = b.shl(I64(1), b.and_(processor, I64(63)))
+        b.store(b.and_(b.load(word, typ=I64, align=8), b.not_(bit)), word, align=8)
+        gone = b.icmp_signed("==", t.system("sched_setaffinity", me, size, self.others), I64(0))
+        t.system("sched_setaffinity", me, size, self.allowed)
+        return b.and_(b.icmp_signed(">", read, I64(0)), gone)
+
+
+def _word(t: TeamMemory, processor: ir.Value) -> ir.Value:
+    """The byte of the word of a mask that has a processor's bit."""
+    b = t.b
+    return b.shl(b.and_(b.lshr(processor, I64(6)), I64(layout.MASK_BYTES // 8 - 1)), I64(3))
 
 
 def introduce(t: TeamMemory) -> ir.Value:
@@ -133,7 +160,7 @@ def emit_gather(module: ir.Module, level: Level) -> ir.Function:
     t.store(layout.GATHERED, I32(1))
     tell_processor(t)
     processor = b.zext(t.load(layout.PROCESSOR, I32), I64)
-    word = b.shl(b.and_(b.lshr(processor, I64(6)), I64(layout.MASK_BYTES // 8 - 1)), I64(3))
+    word = _word(t, processor)
     bit = b.shl(I64(1), b.and_(processor, I64(63)))
     for place in range(0, layout.MASK_BYTES, 8):
         b.store(I64(0), t.within(here, place), align=8)
